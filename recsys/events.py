@@ -1,0 +1,171 @@
+"""The events of the one log: their fields, limits and JSON form. Knows no store.
+
+Every event is keyed by its user id, so that one user's events keep their order.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TypeAlias
+
+import msgspec
+
+SCHEMA_VERSION = 1
+MAX_ID_BYTES = 256
+MAX_EVENTS_PER_REQUEST = 1000
+MIN_TIMESTAMP_MS = 631_152_000_000
+"""1990-01-01T00:00:00Z."""
+MAX_FUTURE_MS = 3_600_000
+"""A timestamp may be at most one hour ahead of the receiving clock."""
+
+_WIRE_NAMES = {"timestamp_ms": "timestamp", "received_at_ms": "received_at"}
+"""In JSON both are integers, milliseconds since 1970 in UTC."""
+
+
+class Engagement(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="engagement",
+    rename=_WIRE_NAMES,
+):
+    """A user's act on an item: click, play, like, purchase, dismiss."""
+
+    event_id: str
+    kind: str
+    user_id: str
+    item_id: str
+    timestamp_ms: int
+    received_at_ms: int
+    origin: str
+    """`api`, `import` or `simulation`."""
+    request_id: str | None = None
+    position: int | None = None
+    value: float | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+class ShownItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One position of a served slate, with the signals the scorer saw."""
+
+    item_id: str
+    position: int
+    score: float
+    propensity: float
+    source: str
+    retrieval_score: float
+    retrieval_rank: int
+
+
+class UnshownItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was scored and not shown: a hard negative with its rank by score."""
+
+    item_id: str
+    score: float
+    score_rank: int
+    source: str
+    retrieval_score: float
+    retrieval_rank: int
+
+
+class Impression(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="impression",
+    rename=_WIRE_NAMES,
+):
+    """One served slate."""
+
+    event_id: str
+    request_id: str
+    user_id: str
+    timestamp_ms: int
+    bundle_id: str
+    variant: str
+    slate: tuple[ShownItem, ...]
+    unshown: tuple[UnshownItem, ...] = ()
+    history_version: int = 0
+    history_items: tuple[str, ...] = ()
+    """The most recent item ids the user tower read, oldest first: the features as used."""
+    context: dict[str, str] = {}
+    coverage: float = 1.0
+    degraded: tuple[str, ...] = ()
+    stage_ms: dict[str, float] = {}
+    experiment: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+class Outcome(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="outcome",
+    rename=_WIRE_NAMES,
+):
+    """One failed, shed or degraded request."""
+
+    event_id: str
+    request_id: str
+    user_id: str
+    timestamp_ms: int
+    bundle_id: str
+    variant: str
+    status: int
+    reason: str
+    latency_ms: float
+    schema_version: int = SCHEMA_VERSION
+
+
+class CatalogueChange(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="catalogue",
+    rename=_WIRE_NAMES,
+):
+    """An item put into or taken out of the catalogue; keyed by item id."""
+
+    event_id: str
+    item_id: str
+    timestamp_ms: int
+    deleted: bool = False
+    title: str = ""
+    categories: tuple[str, ...] = ()
+    creator: str = ""
+    created_ms: int | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+Event: TypeAlias = Engagement | Impression | Outcome | CatalogueChange
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode_event(event: Event) -> bytes:
+    """The event as JSON bytes."""
+    return _encoder.encode(event)
+
+
+def decode_event(data: bytes) -> Event:
+    """The event of JSON bytes.
+
+    Raises:
+        msgspec.ValidationError: not an event of this schema (it is a `ValueError`).
+    """
+    return _decoder.decode(data)
+
+
+def event_key(event: Event) -> str:
+    """The key that decides the partition: the user id, or the item id of a catalogue change."""
+    return event.item_id if isinstance(event, CatalogueChange) else event.user_id
+
+
+def new_event_id() -> str:
+    """A fresh event id: 32 hexadecimal digits."""
+    return uuid.uuid4().hex

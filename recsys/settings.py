@@ -1,0 +1,255 @@
+"""The settings tree: every key, its unit, its legal range and its only default.
+
+Reading the TOML layers, the environment and the error for a wrong key are `settings_files`.
+Each app receives its own branch; nothing here is a singleton.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Branch(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EventSettings(_Branch):
+    """The event log."""
+
+    n_partitions: Positive = 4
+    """Partitions of the log; one user's events stay in one of them. Fixed at first use."""
+    max_queued: Positive = 20_000
+    """Impressions and outcomes waiting to be written; past that they are dropped and counted."""
+    negative_kinds: tuple[str, ...] = ("dismiss", "dislike", "hide", "report", "unfollow")
+    """Kinds of engagement that say the user did not want the item."""
+
+
+class FeatureSettings(_Branch):
+    """The online feature store."""
+
+    history_limit: Positive = 200
+    """Engagements kept per user, newest ones."""
+    popular_window_s: Positive = 86_400
+    """The live window of the `popular` source, in seconds of event time."""
+    popular_limit: Positive = 200
+    """Items kept in the live popular list."""
+    poll_interval_s: Annotated[float, Field(gt=0)] = 0.1
+    """How often the follower looks for new events."""
+
+
+class RetrievalSettings(_Branch):
+    """Retrieval: sources and how many candidates each brings."""
+
+    n_candidates: Annotated[int, Field(ge=1, le=2000)] = 200
+    """Candidates handed to the scorer per request."""
+    n_shards: Positive = 2
+    """Slices of the item index; each is its own deployment."""
+    n_popular: Annotated[int, Field(ge=0)] = 20
+    """Candidates from the popular source."""
+    n_fresh: Annotated[int, Field(ge=0)] = 10
+    """Candidates from the fresh source."""
+    fresh_days: Annotated[float, Field(gt=0)] = 7.0
+    """An item is fresh for so many days after it appeared, counted back from the newest item."""
+    exact_below: Annotated[int, Field(ge=0)] = 5_000
+    """A shard with fewer items than this is searched exactly."""
+    recall_target: Share = 0.97
+    """Recall@100 against exact search that the built index is tuned to reach."""
+
+
+class OrderingSettings(_Branch):
+    """Ordering: scored candidates to a slate."""
+
+    pool: Positive = 60
+    """Best-scored candidates the slate is chosen from."""
+    diversity: Share = 0.15
+    """Weight of similarity to the items above (MMR): 0 is score order, 1 ignores the score."""
+    max_per_category: Annotated[int, Field(ge=0)] = 0
+    """At most so many items of one first category in a slate; 0 is no cap."""
+    max_per_creator: Annotated[int, Field(ge=0)] = 0
+    """At most so many items of one creator in a slate; 0 is no cap."""
+    exploration: Share = 0.05
+    """Probability that a position is drawn at random from the pool instead of taken in order."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Softmax temperature of the exploring draw, over utilities; large is uniform."""
+
+
+class ServeSettings(_Branch):
+    """The request graph."""
+
+    host: str = "127.0.0.1"
+    """Address the HTTP port is bound to, where the ingress allows the choice."""
+    port: Port = 8000
+    """HTTP port."""
+    placement: Literal["handle", "fused"] = "handle"
+    """Where stages run: `handle`, each its own deployment; `fused`, inside the gateway."""
+    ingress: Literal["haproxy", "proxy"] = "haproxy"
+    """HTTP ingress of Ray Serve."""
+    gateway_replicas: Positive = 1
+    shard_replicas: Positive = 1
+    scorer_replicas: Positive = 1
+    ordering_replicas: Positive = 1
+    max_batch: Annotated[int, Field(ge=1, le=512)] = 64
+    """Requests in one micro-batch at most."""
+    max_batches_in_flight: Positive = 2
+    """Micro-batches of one bundle between stages at once, per gateway replica."""
+    max_concurrent: Positive = 512
+    """Requests in a gateway replica at once; one more is answered 503."""
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
+    """Deadline of a request that names none."""
+    stage_timeout_ms: Positive = 400
+    """A stage call that takes longer is given up, within the deadline."""
+    plan_poll_s: Annotated[float, Field(gt=0)] = 1.0
+    """How often replicas read the control store."""
+    keep_resident: Annotated[int, Field(ge=0)] = 1
+    """Earlier bundles kept loaded after a promotion, for an instant way back."""
+    log_unshown: Annotated[int, Field(ge=0)] = 5
+    """Scored and not shown candidates logged with each impression."""
+    log_history: Annotated[int, Field(ge=0)] = 20
+    """History items logged with each impression: the features as used."""
+    max_body_bytes: Positive = 65_536
+    """Largest request body, in bytes."""
+    max_events_body_bytes: Positive = 1_048_576
+    """Largest body of `POST /v1/events`, in bytes."""
+
+
+class TowerSettings(_Branch):
+    """The two towers and their training."""
+
+    embedding_dim: Annotated[int, Field(ge=8, le=1024)] = 64
+    n_layers: Positive = 2
+    n_heads: Positive = 2
+    history_length: Annotated[int, Field(ge=4, le=1000)] = 200
+    """Engagements the user tower reads."""
+    dropout: Share = 0.2
+    n_negatives: Annotated[int, Field(ge=0)] = 512
+    """Shared sampled negatives per step, with log-Q correction; 0 is the full softmax."""
+    batch_size: Positive = 64
+    """Histories per step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    epochs: Positive = 40
+    max_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """The learning-rate schedule ends after this time if the epochs have not ended before."""
+    id_dropout: Share = 0.02
+    """Share of items whose id embedding is hidden in a step, so that content alone must do."""
+    n_content_buckets: Positive = 16_384
+    """Hash buckets of content tokens (title words, categories, creator)."""
+
+
+class ScorerSettings(_Branch):
+    """The scorer and its training."""
+
+    hidden_dims: tuple[int, ...] = (128, 64)
+    batch_size: Positive = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    epochs: Positive = 4
+    max_minutes: Annotated[float, Field(gt=0)] = 3.0
+    utility_weights: dict[str, float] = {}
+    """Weight of each kind's probability in the utility; a kind not named weighs 1, a negative
+    kind -1."""
+
+
+class TrainSettings(_Branch):
+    """Training jobs."""
+
+    n_workers: Annotated[int, Field(ge=0)] = 0
+    """Ray Train workers; 0 trains inside the job's own process."""
+    seed: int = 0
+    n_threads: Annotated[int, Field(ge=0)] = 0
+    """Torch threads per worker; 0 is one per core of the machine."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` uses bfloat16 where the processor has it."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """Priority of a training process: above 0 gives way to serving."""
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 30.0
+    holdout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Newest share of the engagements, by time, that is only evaluated on."""
+    min_engagements: Positive = 200
+    """Fewer than this is refused by the data checks."""
+    towers: TowerSettings = TowerSettings()
+    scorer: ScorerSettings = ScorerSettings()
+
+
+class GateSettings(_Branch):
+    """The offline check before a bundle is published."""
+
+    metric: Literal["ndcg@10", "recall@10", "hit@10"] = "ndcg@10"
+    max_evaluated: Positive = 5_000
+    """Held-out engagements evaluated at most, drawn at random by seed."""
+    min_ratio_popularity: Annotated[float, Field(ge=0)] = 1.0
+    """The page's metric must be at least so many times that of popularity."""
+    max_drop_vs_stable: Share = 0.05
+    """The metric may be at most this share below the stable bundle's on the same examples."""
+
+
+class ClusterSettings(_Branch):
+    """Operator's side and the local Ray cluster."""
+
+    logical_cpus: Positive = 8
+    """Admission tokens of the local Ray cluster; not a reservation of cores."""
+    object_store_mb: Annotated[int, Field(ge=80)] = 200
+    start_timeout_s: Positive = 120
+    ready_timeout_s: Positive = 120
+    """How long a rollout waits for every replica to load and check a bundle."""
+    ray_port: Port = 6390
+    """GCS port of the local Ray cluster; off Ray's own default, so that both can run."""
+    haproxy_stats_port: Port = 8404
+    haproxy_metrics_port: Port = 9101
+    fallback_port: Port = 8500
+    metrics_port: Port = 8090
+    """Prometheus series of this node."""
+
+
+class Settings(_Branch):
+    """Everything. `data_dir` holds all local state."""
+
+    data_dir: Path = Path("var")
+    registry_url: str = ""
+    """Where bundles live, any fsspec URL; empty is `data_dir/bundles`."""
+    lake_url: str = ""
+    """Where the lake lives; empty is `data_dir/lake`."""
+    events: EventSettings = EventSettings()
+    features: FeatureSettings = FeatureSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    ordering: OrderingSettings = OrderingSettings()
+    serve: ServeSettings = ServeSettings()
+    train: TrainSettings = TrainSettings()
+    gate: GateSettings = GateSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    @property
+    def registry_location(self) -> str:
+        """The registry's URL or directory."""
+        return self.registry_url or str(self.data_dir / "bundles")
+
+    @property
+    def lake_location(self) -> str:
+        """The lake's URL or directory."""
+        return self.lake_url or str(self.data_dir / "lake")
+
+    @property
+    def log_path(self) -> Path:
+        """The embedded event log."""
+        return self.data_dir / "events.sqlite"
+
+    @property
+    def feature_path(self) -> Path:
+        """The embedded feature store."""
+        return self.data_dir / "features.sqlite"
+
+    @property
+    def control_url(self) -> str:
+        """SQLAlchemy URL of the control store."""
+        return f"sqlite:///{self.data_dir / 'control.sqlite'}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Process records and logs of what `cluster up` started."""
+        return self.data_dir / "run"

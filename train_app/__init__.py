@@ -1,0 +1,1 @@
+"""Learns: imports history, builds examples, trains, evaluates, publishes bundles. Serves nobody."""
