@@ -1,0 +1,65 @@
+# The doors. Each sets up what it needs from nothing but Python >= 3.11; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export RAY_USAGE_STATS_ENABLED = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fmt check test test-unit test-conformance test-integration e2e demo bench lock clean
+
+help: ## list the doors
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(READY) ## make .venv from the pinned requirements and install the command `cluster`
+
+$(READY): requirements.lock requirements-setup.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; set PYTHON to a newer one, as in make setup PYTHON=python3.12" >&2; exit 2; }
+	@echo "set-up: making $(VENV) from requirements.lock (about 6 GB, once)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-setup.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+fmt: $(READY) ## format the code and fix what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(READY) ## formatter check, linter, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest
+
+test-unit: $(READY) ## pure logic: no Ray, no network
+	$(BIN)/python -m pytest tests/unit
+
+test-conformance: $(READY) ## one suite per protocol, against every implementation
+	$(BIN)/python -m pytest tests/conformance
+
+test-integration: $(READY) ## the real graph on local Ray, over real HTTP
+	$(BIN)/python -m pytest tests/integration
+
+e2e: $(READY) ## the whole loop, small
+	$(BIN)/python -m pytest tests/e2e
+
+demo: $(READY) ## the whole loop on simulated data; ONCE=1 stops after the summary
+	@$(BIN)/cluster demo $(if $(ONCE),--once)
+
+bench: $(READY) ## the speed tables, against the baselines; writes bench/results.json
+	@$(BIN)/python -m bench
+
+lock: ## compile requirements.lock and requirements-setup.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --python-version 3.11 --python-platform linux -o requirements.lock
+	grep -o '^uv==[^ ]*' requirements-setup.lock | $(BIN)/uv pip compile - --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --python-version 3.11 -o requirements-setup.lock
+
+clean: ## remove what was built; stores under var/ stay
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(VENV)
