@@ -1,0 +1,48 @@
+"""What a user would pick instead: everything in each worker of a FastAPI service under uvicorn.
+
+Run as `uvicorn bench.fastapi_service:app --workers 2`; settings come from `BENCH_SETTINGS`, the
+bundle's directory from `BENCH_BUNDLE`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+
+from bench.one_process import OneProcess
+from recsys.event_log import SqliteEventLog
+from recsys.settings import Settings
+from serve_app.log_writer import LogWriter
+
+torch.set_num_threads(1)
+settings = Settings.model_validate_json(Path(os.environ["BENCH_SETTINGS"]).read_text())
+service = OneProcess(Path(os.environ["BENCH_BUNDLE"]), settings)
+writer = LogWriter(
+    SqliteEventLog(settings.log_path, settings.events.n_partitions), settings.events.max_queued
+)
+app = FastAPI()
+
+
+@app.get("/v1/recommend")
+async def recommend(user_id: str, k: int = 20) -> dict[str, Any]:
+    """One slate."""
+    impression = service.answer([user_id])[0]
+    writer.offer(impression)
+    return {
+        "request_id": impression.request_id,
+        "bundle_id": impression.bundle_id,
+        "items": [
+            {
+                "item_id": item.item_id,
+                "position": item.position,
+                "score": item.score,
+                "propensity": item.propensity,
+                "source": item.source,
+            }
+            for item in impression.slate[:k]
+        ],
+    }

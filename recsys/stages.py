@@ -1,0 +1,223 @@
+"""A stage as one pure function over arrays, loaded from a bundle directory.
+
+Serving runs stages in any placement, training runs the same ones for offline evaluation and for
+golden answers. Knows nothing of batching, timeouts or where it runs. Torch and ScaNN are loaded
+only with the stage that needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from recsys.candidates import best_columns
+from recsys.errors import BundleError, FeatureSchemaMismatch
+from recsys.features import FeatureSchema
+from recsys.item_table import ITEMS_FILE, ItemCodes, read_item_codes
+from recsys.settings import OrderingSettings, Settings
+from recsys.slate import order_slates
+from recsys.types import NO_ROW, Batch, FloatArray, RowArray
+
+if TYPE_CHECKING:
+    from recsys.index import Shard
+    from recsys.scorer import CandidateScorer
+    from recsys.two_tower import UserEncoder
+
+SCORER = "scorer"
+ORDERING = "ordering"
+GATEWAY = "gateway"
+VECTORS_FILE = "item_vectors.safetensors"
+TOWER_FILES = ("towers.json", "user_tower.safetensors", VECTORS_FILE)
+SCORER_FILES = ("scorer.json", "scorer.safetensors")
+
+
+class BundleFacts(Protocol):
+    """What a stage must know of its bundle; a published manifest or the draft of one."""
+
+    @property
+    def space_fingerprint(self) -> str:
+        """The embedding space of its towers, vectors and shards."""
+
+    @property
+    def feature_schema(self) -> Mapping[str, Any]:
+        """The feature schema as JSON."""
+
+    @property
+    def feature_schema_hash(self) -> str:
+        """The hash the schema must have."""
+
+    @property
+    def n_shards(self) -> int:
+        """Slices of the index."""
+
+
+class Stage(Protocol):
+    """One loaded stage of one bundle."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of bundle files it holds in memory."""
+
+    def __call__(self, method: str, batch: Batch) -> Batch:
+        """Answer one batch.
+
+        Raises:
+            BundleError: the stage has no such method.
+        """
+
+
+def shard_stage_name(shard: int) -> str:
+    """The stage name of an index shard, `shard-000` onwards."""
+    return f"shard-{shard:03d}"
+
+
+def stage_names(n_shards: int) -> tuple[str, ...]:
+    """All stages behind the gateway."""
+    return (SCORER, *(shard_stage_name(shard) for shard in range(n_shards)), ORDERING)
+
+
+def load_stage(stage: str, bundle_dir: Path, manifest: BundleFacts, settings: Settings) -> Stage:
+    """Load one stage of a bundle.
+
+    Args:
+        stage: `scorer`, `ordering` or `shard-000` onwards.
+
+    Raises:
+        BundleError: the bundle has no such stage, or its files do not fit each other.
+    """
+    if stage == SCORER:
+        return ScorerStage.load(bundle_dir, manifest)
+    if stage == ORDERING:
+        return OrderingStage.load(bundle_dir, settings.ordering)
+    if stage in stage_names(manifest.n_shards):
+        return ShardStage.load(stage, bundle_dir, manifest)
+    expected = ", ".join(stage_names(manifest.n_shards))
+    raise BundleError(f"bundle in {bundle_dir} has no stage {stage!r}; it has {expected}")
+
+
+class ScorerStage:
+    """`encode` and `score`: everything that runs the network."""
+
+    def __init__(self, encoder: UserEncoder, scorer: CandidateScorer, nbytes: int = 0) -> None:
+        self._encoder = encoder
+        self._scorer = scorer
+        self.nbytes = nbytes
+
+    @classmethod
+    def load(cls, bundle_dir: Path, manifest: BundleFacts) -> ScorerStage:
+        """Load towers and scorer.
+
+        Raises:
+            FeatureSchemaMismatch: the manifest's schema is not the one its hash names.
+        """
+        from recsys.scorer import load_scorer
+        from recsys.two_tower import load_user_tower
+
+        found = FeatureSchema.from_json(dict(manifest.feature_schema)).hash
+        if found != manifest.feature_schema_hash:
+            raise FeatureSchemaMismatch(
+                f"feature schema of {bundle_dir.name} hashes to {found}, its manifest says "
+                f"{manifest.feature_schema_hash}; publish the bundle again"
+            )
+        nbytes = _size_of(bundle_dir, (*TOWER_FILES, *SCORER_FILES))
+        return cls(load_user_tower(bundle_dir), load_scorer(bundle_dir), nbytes)
+
+    def __call__(self, method: str, batch: Batch) -> Batch:
+        """`encode` histories to `user_emb` [B, D], or `score` candidates."""
+        if method == "encode":
+            return {"user_emb": self._encoder.encode(batch)}
+        if method == "score":
+            return sink_unusable(self._scorer.score(batch), batch["rows"])
+        raise _no_method(SCORER, method, "encode, score")
+
+
+class ShardStage:
+    """`search`: the nearest items of one slice of the index."""
+
+    def __init__(self, name: str, shard: Shard, nbytes: int = 0) -> None:
+        self._name = name
+        self._shard = shard
+        self.nbytes = nbytes
+
+    @classmethod
+    def load(cls, name: str, bundle_dir: Path, manifest: BundleFacts) -> ShardStage:
+        """Load one shard, which must be of the bundle's embedding space."""
+        from recsys.index import load_shard
+
+        directory = bundle_dir / "index" / name
+        nbytes = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+        return cls(name, load_shard(directory, manifest.space_fingerprint), nbytes)
+
+    def __call__(self, method: str, batch: Batch) -> Batch:
+        """`search`: `user_emb` [B, D] and `k` [1] to `rows` and `scores` [B, k]."""
+        if method != "search":
+            raise _no_method(self._name, method, "search")
+        rows, scores = self._shard.search(batch["user_emb"], int(batch["k"][0]))
+        return {"rows": rows, "scores": scores}
+
+
+class OrderingStage:
+    """`order`: scored candidates to a slate with exact propensities."""
+
+    def __init__(self, vectors: FloatArray, codes: ItemCodes, settings: OrderingSettings) -> None:
+        self._vectors = vectors
+        self._codes = codes
+        self._settings = settings
+        self.nbytes = vectors.nbytes + codes.categories.nbytes + codes.creators.nbytes
+
+    @classmethod
+    def load(cls, bundle_dir: Path, settings: OrderingSettings) -> OrderingStage:
+        """Load the vectors that measure similarity and the codes that caps count."""
+        from safetensors.numpy import load_file
+
+        vectors = load_file(bundle_dir / VECTORS_FILE)["vectors"]
+        codes = read_item_codes(bundle_dir)
+        if len(codes.categories) != len(vectors):
+            raise BundleError(
+                f"{bundle_dir / ITEMS_FILE} has {len(codes.categories)} items, "
+                f"{VECTORS_FILE} has {len(vectors)}; publish the bundle again"
+            )
+        return cls(vectors, codes, settings)
+
+    def __call__(self, method: str, batch: Batch) -> Batch:
+        """`order`: `rows`, `utility` [B, C], `k`, `seeds` [B] to `picked`, `propensity` [B, K]."""
+        if method != "order":
+            raise _no_method(ORDERING, method, "order")
+        usable = np.isfinite(batch["utility"]) & (batch["rows"] >= 0)
+        utility = np.where(usable, batch["utility"], -np.inf).astype(np.float32)
+        # Only the widest pool's vectors are gathered: candidates beyond it cannot be shown.
+        n_pool = max(self._settings.pool, int(batch["k"].max(initial=0)))
+        best = best_columns(utility, n_pool)  # [B, P] column of C
+        rows = np.maximum(np.take_along_axis(batch["rows"], best, axis=1), 0)
+        slates = order_slates(
+            np.take_along_axis(utility, best, axis=1),
+            self._vectors[rows] if self._settings.diversity > 0 else None,
+            self._codes.categories[rows],
+            self._codes.creators[rows],
+            batch["k"],
+            batch["seeds"],
+            self._settings,
+        )
+        if best.shape[1] == 0:
+            return {"picked": slates.picked, "propensity": slates.propensity}
+        columns = np.take_along_axis(best, np.maximum(slates.picked, 0), axis=1)
+        picked = np.where(slates.picked >= 0, columns, NO_ROW).astype(np.int32)
+        return {"picked": picked, "propensity": slates.propensity}
+
+
+def sink_unusable(scored: Batch, rows: RowArray) -> Batch:
+    """The scores with the utility of padding and of non-finite estimates set to -inf."""
+    usable = (rows >= 0) & np.isfinite(scored["utility"])
+    utility = np.where(usable, scored["utility"], -np.inf).astype(np.float32)
+    return {**scored, "utility": utility}
+
+
+def _size_of(bundle_dir: Path, names: tuple[str, ...]) -> int:
+    return sum((bundle_dir / name).stat().st_size for name in names)
+
+
+def _no_method(stage: str, method: str, expected: str) -> BundleError:
+    return BundleError(f"stage {stage} has no method {method!r}; expected one of {expected}")

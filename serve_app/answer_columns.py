@@ -1,0 +1,167 @@
+"""From the arrays of a batch to the answer of each request: the only per-item work in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.candidates import CandidateSet, best_columns
+from recsys.types import NO_ROW, RowArray, Source, UserState
+from serve_app.asks import Answer, Ask, Chosen, Explanation
+from serve_app.bundle_loading import GatewayBundle
+from serve_app.ordering import Ordered
+from serve_app.scoring import Scores
+
+SOURCE_NAMES = tuple(source.name.lower() for source in Source)
+PROPENSITY_NOISE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class BatchColumns:
+    """Everything known of a batch's candidates."""
+
+    candidates: CandidateSet
+    scores: Scores
+    ordered: Ordered
+
+
+def answers_of(
+    bundle: GatewayBundle,
+    asks: Sequence[Ask],
+    users: Sequence[UserState],
+    columns: BatchColumns,
+    *,
+    n_unshown: int,
+    n_history: int,
+) -> list[Answer]:
+    """One answer per request; coverage, degraded reasons and timings are the caller's to add."""
+    by_score = best_columns(columns.scores.utility, columns.scores.utility.shape[1])
+    ranks = np.empty_like(by_score)
+    np.put_along_axis(
+        ranks, by_score, np.arange(by_score.shape[1], dtype=np.int32)[None, :], axis=1
+    )
+    shown = _choose(bundle, columns, ranks, columns.ordered.picked)
+    unshown = _choose(bundle, columns, ranks, _unshown(columns, by_score, n_unshown))
+    propensities = columns.ordered.propensity.tolist()
+    return [
+        Answer(
+            ask=ask,
+            bundle_id=bundle.bundle_id,
+            shown=shown[i],
+            propensities=propensities[i][: len(shown[i].item_ids)],
+            unshown=unshown[i],
+            explanations=_explain(bundle, columns, shown[i], i) if ask.request.explain else None,
+            coverage=1.0,
+            degraded=(),
+            history_version=users[i].version,
+            history_items=_newest_items(users[i], n_history),
+            stage_ms={},
+        )
+        for i, ask in enumerate(asks)
+    ]
+
+
+def _choose(
+    bundle: GatewayBundle, columns: BatchColumns, ranks: RowArray, picked: RowArray
+) -> list[Chosen]:
+    """The picked columns [B, K] of every request, padding (-1, at the end) left out."""
+    if picked.shape[1] == 0 or columns.candidates.rows.shape[1] == 0:
+        return [Chosen([], [], [], [], [], []) for _ in picked]
+    lengths = (picked >= 0).sum(axis=1).tolist()
+    safe = np.maximum(picked, 0)
+
+    def taken(values: NDArray[Any]) -> list[list[Any]]:
+        listed: list[list[Any]] = np.take_along_axis(values, safe, axis=1).tolist()
+        return listed
+
+    rows = taken(columns.candidates.rows)
+    # JSON has no infinity and no NaN; they stand only where a stage was away.
+    scores = taken(np.nan_to_num(columns.scores.utility, nan=0.0, posinf=0.0, neginf=0.0))
+    retrieval = taken(
+        np.nan_to_num(columns.scores.retrieval_scores, nan=0.0, posinf=0.0, neginf=0.0)
+    )
+    sources = taken(columns.candidates.sources)
+    source_ranks = taken(columns.candidates.ranks)
+    score_ranks = taken(ranks)
+    item_ids = bundle.items.item_ids
+    return [
+        Chosen(
+            item_ids=[item_ids[row] for row in rows[i][:n]],
+            scores=scores[i][:n],
+            sources=[SOURCE_NAMES[source] for source in sources[i][:n]],
+            retrieval_scores=retrieval[i][:n],
+            retrieval_ranks=source_ranks[i][:n],
+            score_ranks=score_ranks[i][:n],
+        )
+        for i, n in enumerate(lengths)
+    ]
+
+
+def _unshown(columns: BatchColumns, by_score: RowArray, n_unshown: int) -> RowArray:
+    """The best-scored columns [B, n] that no slate shows, -1 where there are no more."""
+    utility = columns.scores.utility
+    if not n_unshown or not utility.shape[1]:
+        return np.empty((len(utility), 0), np.int32)
+    rest = utility.copy()
+    picked = columns.ordered.picked
+    requests, positions = np.nonzero(picked >= 0)
+    rest[requests, picked[requests, positions]] = -np.inf
+    width = min(n_unshown + picked.shape[1], by_score.shape[1])
+    head = by_score[:, :width]
+    alive = np.isfinite(np.take_along_axis(rest, head, axis=1))
+    first = np.argsort(~alive, axis=1, kind="stable")[:, :n_unshown]
+    chosen = np.take_along_axis(head, first, axis=1)
+    is_alive = np.take_along_axis(alive, first, axis=1)
+    return np.where(is_alive, chosen, NO_ROW).astype(np.int32)
+
+
+def _newest_items(user: UserState, n: int) -> tuple[str, ...]:
+    return tuple(event.item_id for event in user.history[-n:]) if n else ()
+
+
+def _explain(
+    bundle: GatewayBundle, columns: BatchColumns, shown: Chosen, request: int
+) -> list[Explanation]:
+    picked = columns.ordered.picked[request]
+    probabilities = columns.scores.probabilities
+    greedy_at_least = 1.0 - bundle.ordering.exploration - PROPENSITY_NOISE
+    explanations = []
+    for position, item_id in enumerate(shown.item_ids):
+        better = shown.score_ranks[position] - sum(
+            rank < shown.score_ranks[position] for rank in shown.score_ranks[:position]
+        )
+        propensity = float(columns.ordered.propensity[request, position])
+        chances = (
+            {}
+            if probabilities is None
+            else dict(
+                zip(
+                    bundle.actions,
+                    map(float, probabilities[request, picked[position]]),
+                    strict=True,
+                )
+            )
+        )
+        explanations.append(
+            Explanation(
+                title=bundle.items.titles[bundle.items.row_of[item_id]],
+                source=shown.sources[position],
+                retrieval_score=shown.retrieval_scores[position],
+                retrieval_rank=shown.retrieval_ranks[position],
+                action_probabilities=chances,
+                score_rank=shown.score_ranks[position],
+                moved_by=_mover(better, propensity, greedy_at_least),
+            )
+        )
+    return explanations
+
+
+def _mover(n_better_left: int, propensity: float, greedy_at_least: float) -> str | None:
+    """What took the item past better-scored ones that the items above it left unshown."""
+    if propensity < greedy_at_least:
+        return "exploration"
+    return "diversity" if n_better_left > 0 else None

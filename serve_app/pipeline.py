@@ -1,0 +1,263 @@
+"""The request path, top to bottom: users, encode, retrieve, score, order, answer; a batch at once.
+
+One batch is answered by one bundle. Whatever fails is left out, named in `degraded`, and never
+fails a neighbour; only a request for which no source found anything is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from recsys.candidates import CandidateSet
+from recsys.errors import DeadlineExceeded, Overloaded, RecsysError
+from recsys.feature_store import FeatureStore
+from recsys.features import history_arrays
+from recsys.settings import Settings
+from recsys.stages import ORDERING, SCORER
+from recsys.types import Batch, UserState
+from serve_app.answer_columns import BatchColumns, answers_of
+from serve_app.asks import Answer, Ask
+from serve_app.bundle_loading import GatewayBundle
+from serve_app.live_items import LiveItems
+from serve_app.micro_batch import IsLive
+from serve_app.ordering import order_candidates
+from serve_app.placement import BundleMiss, StageClient, StageFailure, try_stage
+from serve_app.retrieval import (
+    IndexAnswer,
+    excluded_rows,
+    merge_candidates,
+    no_index,
+    search_index,
+)
+from serve_app.scoring import score_candidates
+from serve_app.telemetry import Telemetry
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(slots=True)
+class _Trip:
+    """One batch under way: what it found out about time and failures."""
+
+    expires_at_s: float
+    stage_timeout_s: float
+    started_s: float = field(default_factory=time.monotonic)
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+
+    def timeout_s(self) -> float:
+        return min(self.stage_timeout_s, self.expires_at_s - time.monotonic())
+
+    def done(self, stage: str) -> None:
+        now_s = time.monotonic()
+        self.stage_ms[stage] = round((now_s - self.started_s) * 1000, 3)
+        self.started_s = now_s
+
+    def failed(self, *failures: StageFailure | None) -> None:
+        self.degraded.extend(str(failure) for failure in failures if failure is not None)
+
+
+class Pipeline:
+    """Answers batches with the stages of any placement.
+
+    Args:
+        stages: a client per stage name.
+        features: read once per batch.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, StageClient],
+        features: FeatureStore,
+        live: LiveItems,
+        settings: Settings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._stages = stages
+        self._features = features
+        self._live = live
+        self._settings = settings
+        self._telemetry = telemetry
+
+    async def answer(
+        self, bundle: GatewayBundle, asks: Sequence[Ask], is_live: IsLive, *, may_miss: bool
+    ) -> list[Answer | Exception]:
+        """Answer a batch with one bundle, in order.
+
+        Args:
+            is_live: whether the caller of an ask still waits; work for the others is left out.
+            may_miss: whether a stage without the bundle fails the requests with `BundleMiss`, so
+                that another bundle can answer them whole; otherwise such a stage counts as dead.
+        """
+        try:
+            return await self._answer_live(bundle, asks, is_live)
+        except BundleMiss as miss:
+            self._telemetry.count("flywheel_bundle_miss", len(asks), bundle_id=bundle.bundle_id)
+            if may_miss:
+                return [miss for _ in asks]
+            error = Overloaded(f"{miss}, and no other bundle may answer; try again later")
+            return [error for _ in asks]
+
+    async def _answer_live(
+        self, bundle: GatewayBundle, asks: Sequence[Ask], is_live: IsLive
+    ) -> list[Answer | Exception]:
+        trip = _Trip(
+            expires_at_s=max(ask.expires_at_s for ask in asks),
+            stage_timeout_s=self._settings.serve.stage_timeout_ms / 1000,
+        )
+        users = self._read_users(asks, trip)
+        features = history_arrays(
+            [user.history for user in users],
+            bundle.items.row_of,
+            bundle.schema,
+            [ask.received_at_ms for ask in asks],
+        )
+        trip.done("features")
+        index, user_emb = await self._retrieve(bundle, features, trip)
+        excluded = excluded_rows(bundle, features, users, asks)
+        live = self._live.rows(bundle.bundle_id, bundle.items)
+        candidates = merge_candidates(bundle, live, index, excluded, self._settings.retrieval)
+        trip.done("retrieval")
+
+        # Scoring costs the most: whoever stopped waiting is taken out before it.
+        kept = np.asarray([i for i in range(len(asks)) if is_live(i)], np.intp)
+        answers: list[Answer | Exception] = [_too_late() for _ in asks]
+        if len(kept):
+            kept_asks = [asks[i] for i in kept]
+            columns = await self._rank(
+                bundle,
+                kept_asks,
+                {name: array[kept] for name, array in features.items()},
+                None if user_emb is None else user_emb[kept],
+                take_requests(candidates, kept),
+                trip,
+            )
+            outcome = self._finish(
+                bundle, kept_asks, [users[i] for i in kept], columns, index, trip
+            )
+            for i, answer in zip(kept, outcome, strict=True):
+                answers[i] = answer
+        self._record(len(asks), index, trip)
+        return answers
+
+    def _read_users(self, asks: Sequence[Ask], trip: _Trip) -> list[UserState]:
+        user_ids = [ask.request.user_id for ask in asks]
+        try:
+            return self._features.read_users(user_ids)
+        except (RecsysError, OSError) as error:
+            logger.warning("features cannot be read, answering as for unknown users: %s", error)
+            trip.degraded.append("features: unavailable")
+            return [UserState(user_id) for user_id in user_ids]
+
+    async def _retrieve(
+        self, bundle: GatewayBundle, features: Batch, trip: _Trip
+    ) -> tuple[IndexAnswer, np.ndarray | None]:
+        n_requests = len(features["items"])
+        encoded = await try_stage(
+            self._stages[SCORER], "encode", "encode", bundle.bundle_id, features, trip.timeout_s()
+        )
+        trip.done("encode")
+        if isinstance(encoded, StageFailure):
+            trip.failed(encoded)
+            return no_index(n_requests, ()), None
+        user_emb = encoded["user_emb"]
+        index = await search_index(
+            self._stages,
+            bundle,
+            user_emb,
+            self._settings.retrieval.n_candidates,
+            trip.timeout_s(),
+        )
+        trip.failed(*index.failures)
+        return index, user_emb
+
+    async def _rank(
+        self,
+        bundle: GatewayBundle,
+        asks: Sequence[Ask],
+        features: Batch,
+        user_emb: np.ndarray | None,
+        candidates: CandidateSet,
+        trip: _Trip,
+    ) -> BatchColumns:
+        scores = await score_candidates(
+            self._stages[SCORER], bundle.bundle_id, features, user_emb, candidates, trip.timeout_s()
+        )
+        trip.failed(scores.failure)
+        trip.done("score")
+        ordered = await order_candidates(
+            self._stages[ORDERING],
+            bundle.bundle_id,
+            candidates.rows,
+            scores.utility,
+            np.asarray([ask.request.k for ask in asks], np.int32),
+            np.asarray([ask.seed for ask in asks], np.uint64),
+            trip.timeout_s(),
+        )
+        trip.failed(ordered.failure)
+        trip.done("order")
+        return BatchColumns(candidates, scores, ordered)
+
+    def _finish(
+        self,
+        bundle: GatewayBundle,
+        asks: Sequence[Ask],
+        users: Sequence[UserState],
+        columns: BatchColumns,
+        index: IndexAnswer,
+        trip: _Trip,
+    ) -> list[Answer | Exception]:
+        answers = answers_of(
+            bundle,
+            asks,
+            users,
+            columns,
+            n_unshown=self._settings.serve.log_unshown,
+            n_history=self._settings.serve.log_history,
+        )
+        finished: list[Answer | Exception] = []
+        for answer in answers:
+            if index.coverage == 0 and not answer.shown.item_ids:
+                finished.append(
+                    Overloaded(f"no source could be asked ({'; '.join(trip.degraded)})")
+                )
+                continue
+            finished.append(
+                replace(
+                    answer,
+                    coverage=index.coverage,
+                    degraded=tuple(trip.degraded),
+                    stage_ms=trip.stage_ms,
+                )
+            )
+        return finished
+
+    def _record(self, n_asks: int, index: IndexAnswer, trip: _Trip) -> None:
+        self._telemetry.observe("flywheel_batch_size", n_asks)
+        self._telemetry.observe("flywheel_coverage", index.coverage)
+        for stage, elapsed_ms in trip.stage_ms.items():
+            self._telemetry.observe("flywheel_stage_ms", elapsed_ms, stage=stage)
+        for reason in trip.degraded:
+            self._telemetry.count("flywheel_degraded", n_asks, reason=reason)
+
+
+def take_requests(candidates: CandidateSet, kept: np.ndarray) -> CandidateSet:
+    """The candidates of some requests of a batch."""
+    if len(kept) == len(candidates.rows):
+        return candidates
+    return CandidateSet(
+        rows=candidates.rows[kept],
+        sources=candidates.sources[kept],
+        ranks=candidates.ranks[kept],
+        retrieval_scores=candidates.retrieval_scores[kept],
+        n_removed=candidates.n_removed[kept],
+    )
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request's deadline passed before it was scored")

@@ -1,0 +1,119 @@
+"""Counts and timings of a replica, gathered per batch and handed to Ray's metrics once a second.
+
+Without Ray they are only gathered. Tags are few-valued by construction: status, stage, reason.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+Tags = tuple[tuple[str, str], ...]
+
+MAX_OBSERVED = 20_000
+"""Values of one histogram kept between two flushes; past that they are dropped."""
+
+COUNTERS = {
+    "flywheel_requests": ("Requests answered, by route and status.", ("route", "status")),
+    "flywheel_degraded": ("Answers that lacked something, by reason.", ("reason",)),
+    "flywheel_bundle_miss": ("Stage calls for a bundle the stage did not hold.", ("bundle_id",)),
+    "flywheel_dropped_events": ("Log records dropped because the queue was full.", ()),
+}
+HISTOGRAMS = {
+    "flywheel_request_latency_ms": (
+        "Time from reading a request to having its answer.",
+        ("variant",),
+        (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000),
+    ),
+    "flywheel_batch_size": (
+        "Requests in a micro-batch.",
+        (),
+        (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+    ),
+    "flywheel_stage_ms": (
+        "Time of a stage for a micro-batch.",
+        ("stage",),
+        (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000),
+    ),
+    "flywheel_coverage": (
+        "Share of the index that answered, per micro-batch.",
+        (),
+        (0.01, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0),
+    ),
+}
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What came together since the last flush."""
+
+    counts: Counter[tuple[str, Tags]] = field(default_factory=Counter)
+    values: dict[tuple[str, Tags], list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+class Telemetry:
+    """Gathers; cheap enough for every request."""
+
+    def __init__(self) -> None:
+        self._gathered = Gathered()
+        self._lock = threading.Lock()
+
+    def count(self, name: str, n: int = 1, **tags: str) -> None:
+        """Add to a counter of `COUNTERS`."""
+        with self._lock:
+            self._gathered.counts[name, tuple(tags.items())] += n
+
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        """Add a value to a histogram of `HISTOGRAMS`."""
+        with self._lock:
+            values = self._gathered.values[name, tuple(tags.items())]
+            if len(values) < MAX_OBSERVED:
+                values.append(value)
+
+    def take(self) -> Gathered:
+        """Everything gathered since the last call."""
+        with self._lock:
+            gathered, self._gathered = self._gathered, Gathered()
+        return gathered
+
+
+class RayMetrics:
+    """Hands what was gathered to Ray's metrics, from a thread of its own."""
+
+    def __init__(self, telemetry: Telemetry, flush_s: float = 1.0) -> None:
+        from ray.serve import metrics
+
+        self._telemetry = telemetry
+        self._flush_s = flush_s
+        self._stopped = threading.Event()
+        self._counters: dict[str, Any] = {
+            name: metrics.Counter(name, description=text, tag_keys=tags)
+            for name, (text, tags) in COUNTERS.items()
+        }
+        self._histograms: dict[str, Any] = {
+            name: metrics.Histogram(
+                name, description=text, boundaries=[float(b) for b in bounds], tag_keys=tags
+            )
+            for name, (text, tags, bounds) in HISTOGRAMS.items()
+        }
+        threading.Thread(target=self._loop, name="telemetry", daemon=True).start()
+
+    def flush(self) -> None:
+        """Hand over once."""
+        gathered = self._telemetry.take()
+        for (name, tags), n in gathered.counts.items():
+            self._counters[name].inc(n, tags=dict(tags))
+        for (name, tags), values in gathered.values.items():
+            for value in values:
+                self._histograms[name].observe(value, tags=dict(tags))
+
+    def stop(self) -> None:
+        """Hand over what is left and end the thread."""
+        self._stopped.set()
+
+    def _loop(self) -> None:
+        while not self._stopped.wait(self._flush_s):
+            self.flush()
+        self.flush()

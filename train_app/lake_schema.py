@@ -1,0 +1,135 @@
+"""The lake's tables: every column, its type and its unit. Evolution only adds columns.
+
+Every table is partitioned by `event_date`, the UTC day of its rows.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+PARTITION_COLUMN = "event_date"
+
+
+def _column(name: str, kind: pa.DataType, comment: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"comment": comment})
+
+
+_TEXT = pa.string()
+_INT = pa.int64()
+_REAL = pa.float64()
+
+_RECEIVED = _column("received_at_ms", _INT, "when Flywheel got it, milliseconds since 1970 UTC")
+_TIME = _column("timestamp_ms", _INT, "when it happened, milliseconds since 1970 UTC")
+_ID = _column("event_id", _TEXT, "unique in its table; an import derives it from the row")
+_PLACE = (
+    _column("sequence", _INT, "order of arrival: log offset, or row number of the imported file"),
+    _column("log_partition", pa.int32(), "partition of the event log; null for an import"),
+    _column("log_offset", _INT, "offset in that partition; null for an import"),
+    _column(PARTITION_COLUMN, pa.date32(), "UTC day, the partition of the table"),
+)
+_REQUEST = (
+    _column("request_id", _TEXT, "the request that was answered"),
+    _column("user_id", _TEXT, "the user"),
+    _TIME,
+    _column("bundle_id", _TEXT, "the bundle that answered"),
+    _column("variant", _TEXT, "stable, baseline or canary"),
+)
+_CANDIDATE = [
+    pa.field("item_id", _TEXT),
+    pa.field("score", _REAL),
+    pa.field("source", _TEXT),
+    pa.field("retrieval_score", _REAL),
+    pa.field("retrieval_rank", pa.int32()),
+]
+_SHOWN = pa.struct([*_CANDIDATE, pa.field("position", pa.int32()), pa.field("propensity", _REAL)])
+_UNSHOWN = pa.struct([*_CANDIDATE, pa.field("score_rank", pa.int32())])
+
+ENGAGEMENTS = pa.schema(
+    [
+        _ID,
+        _column("kind", _TEXT, "view, click, purchase, rating, ..."),
+        _column("user_id", _TEXT, "the user"),
+        _column("item_id", _TEXT, "the item"),
+        _TIME,
+        _RECEIVED,
+        _column("request_id", _TEXT, "the request that showed the item, null where unknown"),
+        _column("position", pa.int32(), "0-based place in that slate, null where unknown"),
+        _column("value", _REAL, "graded relevance such as a rating, null where there was none"),
+        _column("origin", _TEXT, "api, import or simulation"),
+        *_PLACE,
+    ]
+)
+
+IMPRESSIONS = pa.schema(
+    [
+        _ID,
+        *_REQUEST,
+        _column("experiment", _TEXT, "experiment of the request, null where none"),
+        _column("slate", pa.list_(_SHOWN), "what was shown, by 0-based position"),
+        _column("unshown", pa.list_(_UNSHOWN), "a sample of the scored and not shown"),
+        _column("history_version", _INT, "version of the user's state that was read"),
+        _column("history_items", pa.list_(_TEXT), "newest items the user tower read, oldest first"),
+        _column("context", pa.map_(_TEXT, _TEXT), "context of the request"),
+        _column("coverage", _REAL, "share of the item index that was searched, 0 to 1"),
+        _column("degraded", pa.list_(_TEXT), "reasons why the answer was less than whole"),
+        _column("stage_ms", pa.map_(_TEXT, _REAL), "latency of each stage, milliseconds"),
+        *_PLACE,
+    ]
+)
+
+OUTCOMES = pa.schema(
+    [
+        _ID,
+        *_REQUEST,
+        _column("status", pa.int32(), "HTTP status"),
+        _column("reason", _TEXT, "why it failed, was shed or degraded"),
+        _column("latency_ms", _REAL, "milliseconds"),
+        *_PLACE,
+    ]
+)
+
+CATALOGUE = pa.schema(
+    [
+        _ID,
+        _column("item_id", _TEXT, "the item; its row with the newest timestamp_ms is in force"),
+        _TIME,
+        _column("deleted", pa.bool_(), "true takes the item out of the catalogue"),
+        _column("title", _TEXT, "title, empty where unknown"),
+        _column("categories", pa.list_(_TEXT), "categories, the first one is the main one"),
+        _column("creator", _TEXT, "artist, author, seller, empty where unknown"),
+        _column("created_ms", _INT, "when the item appeared, milliseconds since 1970 UTC"),
+        *_PLACE,
+    ]
+)
+
+USERS = pa.schema(
+    [
+        _ID,
+        _column("user_id", _TEXT, "the user; its row with the newest timestamp_ms is in force"),
+        _TIME,
+        _column("attributes", pa.map_(_TEXT, _TEXT), "the file's other columns by name"),
+        *_PLACE,
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        _ID,
+        _column("source", _TEXT, "name of the imported file, or 'log'"),
+        _column("line", _INT, "1-based line or row of the file, null for the log"),
+        _column("reason", _TEXT, "what is wrong with it"),
+        _column("raw", _TEXT, "the record as it came, its first 1000 characters"),
+        _RECEIVED,
+        *_PLACE,
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "engagements": ENGAGEMENTS,
+    "impressions": IMPRESSIONS,
+    "outcomes": OUTCOMES,
+    "catalogue": CATALOGUE,
+    "users": USERS,
+    "quarantine": QUARANTINE,
+}
+MAX_RAW_CHARS = 1000
