@@ -7,6 +7,7 @@ Run as `python -m bench.naive_graph SETTINGS BUNDLE PORT`; it prints READY and s
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 import threading
@@ -47,11 +48,13 @@ class NaiveStage:
 class NaiveGateway:
     """Awaits the stages one after another for each request."""
 
-    def __init__(self, stages: dict[str, DeploymentHandle], bundle: str, settings: str) -> None:
+    def __init__(
+        self, stages: dict[str, DeploymentHandle[Any]], bundle: str, settings: str
+    ) -> None:
         parsed = Settings.model_validate_json(settings)
         self._stages = stages
         self._catalogue = Catalogue(Path(bundle), parsed)
-        self._store = SqliteFeatureStore(parsed.feature_path, read_only=True)
+        self._store = SqliteFeatureStore(parsed.feature_path)
         log = SqliteEventLog(parsed.log_path, parsed.events.n_partitions)
         self._writer = LogWriter(log, parsed.events.max_queued)
         names = [shard_stage_name(shard) for shard in range(parsed.retrieval.n_shards)]
@@ -84,7 +87,7 @@ def main(settings_path: str, bundle: str, port: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = Path(settings_path).read_text()
     n_shards = Settings.model_validate_json(settings).retrieval.n_shards
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     names = [SCORER, ORDERING, *(shard_stage_name(shard) for shard in range(n_shards))]
     stages = {
@@ -97,7 +100,7 @@ def main(settings_path: str, bundle: str, port: str) -> None:
     print("READY", flush=True)
     stop.wait()
     serve.shutdown()
-    ray.shutdown()
+    ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

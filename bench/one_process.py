@@ -103,7 +103,7 @@ class OneProcess:
 
     def __init__(self, bundle_dir: Path, settings: Settings) -> None:
         self.catalogue = Catalogue(bundle_dir, settings)
-        self._store = SqliteFeatureStore(settings.feature_path, read_only=True)
+        self._store = SqliteFeatureStore(settings.feature_path)
         names = [shard_stage_name(shard) for shard in range(self.catalogue.manifest.n_shards)]
         self._stages: dict[str, Stage] = {
             name: load_stage(name, bundle_dir, self.catalogue.manifest, settings)
@@ -119,7 +119,7 @@ class OneProcess:
         query = scorer("encode", history)
         query["k"] = np.array([self.catalogue.retrieval.n_candidates], np.int32)
         found = self.catalogue.merge(users, [shard("search", query) for shard in self._shards])
-        candidates = {"rows": found.rows, "sources": found.sources, "ranks": found.ranks}
+        candidates: Batch = {"rows": found.rows, "sources": found.sources, "ranks": found.ranks}
         scored = scorer("score", {**history, "user_emb": query["user_emb"], **candidates})
         slate = self._stages[ORDERING]("order", order_inputs(found.rows, scored["utility"], seed))
         return [

@@ -27,7 +27,9 @@ def ratios(loads: Mapping[str, Sequence[LoadFigures]], limit: float) -> dict[str
 
 
 def document(
-    loads: Mapping[str, Sequence[LoadFigures]], limits: Mapping[int, float], workload: dict[str, Any]
+    loads: Mapping[str, Sequence[LoadFigures]],
+    limits: Mapping[int, float],
+    workload: dict[str, Any],
 ) -> dict[str, Any]:
     """Every figure and the machine, as JSON values."""
     return {

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def graph(data_dir: Path, port: int, placement: str) -> Iterator[str]:
+def graph(data_dir: Path, port: int, placement: str) -> Generator[str]:
     """The request graph through `cluster up`, in its own data directory."""
     environment = {
         **os.environ,
@@ -47,7 +47,7 @@ def graph(data_dir: Path, port: int, placement: str) -> Iterator[str]:
 
 
 @contextmanager
-def fastapi_service(data_dir: Path, settings: Path, bundle: Path) -> Iterator[str]:
+def fastapi_service(data_dir: Path, settings: Path, bundle: Path) -> Generator[str]:
     """FastAPI under uvicorn with two workers, everything in each."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "bench.fastapi_service:app", "--workers", "2"]
@@ -58,7 +58,7 @@ def fastapi_service(data_dir: Path, settings: Path, bundle: Path) -> Iterator[st
 
 
 @contextmanager
-def naive_graph(data_dir: Path, settings: Path, bundle: Path) -> Iterator[str]:
+def naive_graph(data_dir: Path, settings: Path, bundle: Path) -> Generator[str]:
     """The naive Serve composition with Ray's default flags."""
     port = free_port()
     command = [sys.executable, "-m", "bench.naive_graph", str(settings), str(bundle), str(port)]
@@ -95,7 +95,7 @@ def bare_numerics(
 @contextmanager
 def _process(
     command: list[str], log: Path, environment: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -24,6 +24,7 @@ class Console:
             that help works beside a broken settings file.
         as_json: write one JSON document to stdout instead of text.
         debug: the caller wants tracebacks.
+        write: where a result goes; stdout.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class Console:
         settings: Settings | Callable[[], object],
         as_json: bool = False,
         debug: bool = False,
+        write: Callable[[str], None] = click.echo,
     ) -> None:
         self._settings = settings
         self.as_json = as_json
         self.debug = debug
+        self._write = write
 
     @property
     def settings(self) -> Settings:
@@ -50,9 +53,9 @@ class Console:
     def emit(self, document: Mapping[str, Any], text: str) -> None:
         """Write a verb's result to stdout: the document with `--json`, else the text."""
         if self.as_json:
-            click.echo(json.dumps(document, ensure_ascii=False, default=str))
+            self._write(json.dumps(document, ensure_ascii=False, default=str))
         elif text:
-            click.echo(text.rstrip("\n"))
+            self._write(text.rstrip("\n"))
 
     def note(self, line: str) -> None:
         """Write one line of progress or advice to stderr."""

@@ -159,13 +159,13 @@ class ControlWriter:
                 _append(connection, _entry(rollout, who, now_ms))
         return StoredRollout(rollout, expected_revision + 1, who, now_ms)
 
-    def touch_rollout(self, rollout_id: str, driver: str, now_ms: int) -> None:
+    def touch_rollout(self, fence: Fence, driver: str, now_ms: int) -> None:
         """Say that somebody still drives it; the record stays as it is."""
         stored = tables.rollouts
-        with self._change(None) as connection:
+        with self._change(fence) as connection:
             connection.execute(
                 stored.update()
-                .where(stored.c.rollout_id == rollout_id)
+                .where(stored.c.rollout_id == fence.rollout_id)
                 .values(driver=driver, driven_ms=now_ms)
             )
 
@@ -174,12 +174,10 @@ class ControlWriter:
         with self._change(None) as connection:
             _append(connection, entry)
 
-    def prune_readiness(self, before_ms: int) -> None:
-        """Drop the last words of replicas that were killed before they could take them back."""
+    def forget_replicas(self) -> None:
+        """Drop what replicas last said; those that live say it again at their next poll."""
         with self._change(None) as connection:
-            connection.execute(
-                tables.replicas.delete().where(tables.replicas.c.heartbeat_ms < before_ms)
-            )
+            connection.execute(tables.replicas.delete())
 
     def rollouts(self) -> list[StoredRollout]:
         """All rollouts, oldest first."""
@@ -187,15 +185,6 @@ class ControlWriter:
         order = select(stored).order_by(stored.c.started_ms, stored.c.rollout_id)
         return self._read(
             lambda connection: [_stored(row) for row in connection.execute(order).mappings()], []
-        )
-
-    def rollout(self, rollout_id: str) -> StoredRollout:
-        """One rollout as it is now."""
-        for stored in self.rollouts():
-            if stored.rollout.rollout_id == rollout_id:
-                return stored
-        raise StoreError(
-            f"rollout {rollout_id} is not in the control store; see 'cluster canary history'"
         )
 
     def open_rollout(self) -> StoredRollout | None:

@@ -75,12 +75,11 @@ def deploy(config: dict[str, Any]) -> None:
     Raises:
         FleetError: Serve refuses the configuration.
     """
+    client = _get_global_client()
+    if client is None:
+        raise FleetError("ray serve has no controller, expected it to run; run 'cluster doctor'")
     try:
-        schema = ServeDeploySchema.model_validate(config)
-        client = _get_global_client()
-        if client is None:
-            raise FleetError("serve has no controller, expected it to run")
-        client.deploy_apps(schema)
+        client.deploy_apps(ServeDeploySchema.model_validate(config))
     except Exception as error:
         raise FleetError(
             f"ray serve refused the configuration ({error}), expected it to start deploying"

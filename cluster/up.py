@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -16,26 +15,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console
-from cluster.run_files import RunFiles, RunState, is_locked, last_lines, read_document, read_state
-from recsys.errors import FleetError, WaitTimeout
+from cluster.run_files import RunFiles, RunState, is_locked, read_document, read_state
+from cluster.start_watch import Spawned, follow_start, is_ready
+from recsys.errors import FleetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from recsys.settings import Settings
 
 POLL_S = 0.2
 STOPPING_PATIENCE_S = 60.0
-PREFLIGHT_STEP = "looking for orphans"
-_STEPS = (PREFLIGHT_STEP, "starting ray", "starting ray serve", "deploying applications")
-
-
-@dataclass(frozen=True, slots=True)
-class Spawned:
-    """The supervisor this process started."""
-
-    process: subprocess.Popen[bytes]
-    run_id: str
+_FOLLOW = "cluster status --watch"
 
 
 @click.command(
@@ -72,22 +61,33 @@ def up(console: Console, wait: bool, foreground: bool, serve_config: Path | None
         _stay(console, settings, files, spawned, wait)
         return
     with console.progress("up") as show:
-        state = _follow(settings, files, spawned, wait, show)
+        state = follow_start(settings, files, spawned, wait, show)
     _report(console, settings, files, state, wait)
 
 
 def _adopt_bundle(console: Console, settings: Settings) -> None:
-    """Make the newest valid bundle `stable` if nothing is, so that there is something to serve."""
+    """See that a loadable bundle is `stable` before anything starts; the newest one if none is.
+
+    Raises:
+        FleetError: none is published.
+        BundleError: the stable one is damaged.
+    """
     from cluster.control_writer import ControlWriter
-    from cluster.rollout_runner import adopt_first
+    from cluster.first_stable import adopt_first
     from recsys.registry import Registry
 
-    registry = Registry(settings.registry_location)
     adopted = adopt_first(
-        ControlWriter(settings.control_url), registry, now_ms=time.time_ns() // 1_000_000
+        Registry(settings.registry_location),
+        ControlWriter(settings.control_url),
+        settings,
+        time.time_ns() // 1_000_000,
+        console.note,
     )
     if adopted is None:
-        raise FleetError("no bundle is published; run 'cluster train --publish' first")
+        raise FleetError(
+            f"no bundle is published in {settings.registry_location}, expected one to serve; "
+            "run 'cluster train --publish' first"
+        )
 
 
 def _let_it_stop(files: RunFiles) -> None:
@@ -134,111 +134,8 @@ def _join(console: Console, settings: Settings, files: RunFiles, wait: bool) -> 
             "run 'cluster down' and 'cluster up' to use the present ones"
         )
     with console.progress("up") as show:
-        state = _follow(settings, files, None, wait, show)
+        state = follow_start(settings, files, None, wait, show)
     _report(console, settings, files, state, wait)
-
-
-def _follow(
-    settings: Settings,
-    files: RunFiles,
-    spawned: Spawned | None,
-    wait: bool,
-    show: Callable[[str, float | None], None],
-) -> RunState:
-    """Follow the start: past the preflight, or with `wait` until the service answers.
-
-    Raises:
-        FleetError: the start failed; with the supervisor's reason.
-        WaitTimeout: it did not answer within `cluster.start_timeout_s`.
-    """
-    deadline = time.monotonic() + settings.cluster.start_timeout_s
-    while True:
-        state = _present_state(files, spawned)
-        if state is not None:
-            show(state.step, _share_done(state))
-            is_past_preflight = state.step != PREFLIGHT_STEP
-            if not wait and is_past_preflight and state.phase in {"starting", "serving"}:
-                return state
-            if state.phase == "serving" and _is_ready(settings):
-                return state
-        _raise_for_broken_application(files)
-        if time.monotonic() >= deadline:
-            raise WaitTimeout(
-                f"the service was not ready after {settings.cluster.start_timeout_s} s "
-                f"({_why_not_ready(settings, files)}), expected 200 from /readyz; "
-                f"see {files.log} and run 'cluster status'"
-            )
-        time.sleep(POLL_S)
-
-
-def _present_state(files: RunFiles, spawned: Spawned | None) -> RunState | None:
-    """The state of the run that is followed, once it says anything.
-
-    Raises:
-        FleetError: its supervisor ended.
-    """
-    has_ended = not is_locked(files.lock) if spawned is None else spawned.process.poll() is not None
-    state = read_state(files.state)
-    is_own = state is not None and (spawned is None or state.run_id == spawned.run_id)
-    if not has_ended:
-        return state if is_own else None
-    if state is not None and is_own and state.phase == "failed":
-        error = FleetError(state.error)
-        error.exit_code = state.exit_code
-        raise error
-    if spawned is not None and not is_own and is_locked(files.lock):
-        return state  # another `up` won the race; follow its run
-    reason = "; ".join(last_lines(files.log, 2)) or "it wrote nothing"
-    raise FleetError(
-        f"the supervisor ended ({reason}), expected it to stay; see {files.log} "
-        "and run 'cluster doctor'"
-    )
-
-
-def _share_done(state: RunState) -> float | None:
-    return _STEPS.index(state.step) / len(_STEPS) if state.step in _STEPS else None
-
-
-def _is_ready(settings: Settings) -> bool:
-    from cluster.endpoint import ask
-
-    try:
-        return ask(settings.serve, "GET", "/readyz", timeout_s=2.0).status == 200
-    except OSError:
-        return False
-
-
-def _raise_for_broken_application(files: RunFiles) -> None:
-    status = read_document(files.serve_status) or {}
-    for name, application in status.get("applications", {}).items():
-        if application["status"] == "DEPLOY_FAILED":
-            raise FleetError(
-                f"application {name} could not be deployed ({_last_line(application['message'])}),"
-                f" expected it to run; see {files.log}, then run 'cluster down' and 'cluster up'"
-            )
-
-
-def _why_not_ready(settings: Settings, files: RunFiles) -> str:
-    from cluster.endpoint import ask
-
-    status = read_document(files.serve_status) or {}
-    for name, application in status.get("applications", {}).items():
-        if application["status"] != "RUNNING":
-            messages = [application["message"]]
-            messages += [d["message"] for d in application["deployments"].values()]
-            detail = next((_last_line(m) for m in messages if m.strip()), "no message")
-            return f"application {name} is {application['status']}: {detail}"
-    try:
-        answer = ask(settings.serve, "GET", "/readyz", timeout_s=2.0)
-    except OSError as error:
-        state = read_state(files.state)
-        return f"{state.step if state else 'not started'}; {error}"
-    return f"/readyz says {answer.status}: {answer.document.get('detail', answer.document)}"
-
-
-def _last_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
 
 
 def _report(
@@ -249,7 +146,7 @@ def _report(
     url = base_url(settings.serve)
     document: dict[str, Any] = {
         "phase": state.phase,
-        "ready": wait or (state.phase == "serving" and _is_ready(settings)),
+        "ready": wait or (state.phase == "serving" and is_ready(settings)),
         "url": url,
         "run_id": state.run_id,
         "supervisor_pid": state.supervisor_pid,
@@ -257,9 +154,6 @@ def _report(
     }
     text = f"serving at {url}" if document["ready"] else f"starting; follow it with '{_FOLLOW}'"
     console.emit(document, text)
-
-
-_FOLLOW = "cluster status --watch"
 
 
 def _stay(
@@ -282,7 +176,7 @@ def _stay(
         signal.signal(number, on_signal)
     try:
         with console.progress("up") as show:
-            state = _follow(settings, files, spawned, wait, show)
+            state = follow_start(settings, files, spawned, wait, show)
         _report(console, settings, files, state, wait)
         console.note("Ctrl-C stops it")
         child.wait()

@@ -69,6 +69,15 @@ def load_settings(paths: Sequence[Path] = (), environ: Mapping[str, str] = os.en
     raise ConfigError("; ".join(dict.fromkeys(problems)))
 
 
+def settings_variables(settings: Settings) -> dict[str, str]:
+    """What was set, defaults left out, as variables that `load_settings` reads back."""
+    chosen = settings.model_dump(mode="json", exclude_unset=True)
+    return {
+        f"{VARIABLE_PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in chosen.items()
+    }
+
+
 def setting_keys() -> list[str]:
     """Every settable key as a dotted path, such as `serve.port`."""
     return [_dotted(key) for key in _fields(Settings, ())]

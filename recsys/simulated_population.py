@@ -11,11 +11,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from recsys.errors import ConfigError
 from recsys.simulation_words import ADJECTIVES, CREATOR_NAMES, FORMS, TOPICS
 from recsys.types import Item
 
 DAY_MS = 86_400_000
 TOPICS_PER_CATEGORY = 5
+MIN_CATEGORIES = 4
+"""A user likes three categories and comes to like a fourth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,8 @@ class WorldSettings:
 
     n_users: int = 1500
     n_items: int = 2000
-    n_categories: int = 20  # at most 20
+    n_categories: int = 20
+    """4 to 20."""
     start_ms: int = 1_750_000_000_000
     """Day 0."""
     n_days: float = 30.0
@@ -41,7 +45,7 @@ class WorldSettings:
     """Attraction of an item on its first day."""
     novelty_days: float = 6.0
     """After so many days a third of the novelty is left."""
-    momentum: float = 1.5
+    momentum: float = 2.0
     """Attraction of the topic that follows the last one engaged with."""
     repetition: float = 4.0
     """Loss of attraction of an item already engaged with."""
@@ -49,6 +53,13 @@ class WorldSettings:
     """Position p is examined with probability 1 / (1 + p) ** position_bias."""
     view_report_share: float = 0.1
     """Share of examined items whose view the client reports."""
+
+    def __post_init__(self) -> None:
+        if not MIN_CATEGORIES <= self.n_categories <= len(TOPICS):
+            raise ConfigError(
+                f"a simulated world of {self.n_categories} categories; expected "
+                f"{MIN_CATEGORIES} to {len(TOPICS)}"
+            )
 
 
 def creation_days(settings: WorldSettings, rng: Generator) -> NDArray[np.float64]:

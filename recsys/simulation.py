@@ -115,9 +115,15 @@ class World:
         return [ids[column] for column in np.argsort(-chances, kind="stable")[:k]]
 
     def react(
-        self, user_id: str, item_ids: Sequence[str], now_ms: int, rng: Generator
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        now_ms: int,
+        rng: Generator,
+        *,
+        remember: bool = True,
     ) -> list[Reaction]:
-        """What one user does with one served slate; remembered in the sessions.
+        """What one user does with one served slate; remembered in the sessions unless told not to.
 
         The number of draws depends on the slate's length alone, so two policies that answer the
         same visit with equal generators meet equal luck.
@@ -136,7 +142,7 @@ class World:
             "purchase": clicked & (luck[4] < 0.05 + 0.2 * chance),
             "dismiss": examined & ~clicked & (luck[5] < 0.1 * (1.0 - chance) ** 8),
         }
-        for column in np.flatnonzero(clicked):
+        for column in np.flatnonzero(clicked & remember):
             self._remember(users, items[:, column])
         return [
             Reaction(item_ids[column], int(column), kind)
@@ -178,7 +184,7 @@ class World:
             chance = self.click_chance(users, chosen[:, None], visits[:, visit])[:, 0]
             self._remember(users[exists], chosen[exists])
             happened = (
-                ("click", chance**0),
+                ("click", np.ones(n_users)),
                 ("like", 0.1 + 0.5 * chance),
                 ("purchase", 0.2 * chance),
             )

@@ -1,10 +1,12 @@
-"""Answers as they leave: the JSON of the response, and the impression or outcome for the log."""
+"""Answers as they leave: the JSON of the response, and the impression for the log."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from recsys.events import Impression, Outcome, ShownItem, UnshownItem
+from recsys.events import Impression, ShownItem, UnshownItem
 from serve_app.asks import Answer, Chosen, Explanation
 
 
@@ -36,7 +38,7 @@ _encoder = msgspec.json.Encoder()
 def answer_json(answer: Answer) -> bytes:
     """The response body."""
     shown = answer.shown
-    explanations = answer.explanations or [None] * len(shown.item_ids)
+    explanations: Sequence[Explanation | None] = answer.explanations or [None] * len(shown.item_ids)
     items = [
         AnsweredItem(*fields)
         for fields in zip(
@@ -77,32 +79,6 @@ def impression_of(answer: Answer, event_id: str) -> Impression:
         coverage=answer.coverage,
         degraded=answer.degraded,
         stage_ms=answer.stage_ms,
-    )
-
-
-def outcome_of(
-    *,
-    event_id: str,
-    request_id: str,
-    user_id: str,
-    timestamp_ms: int,
-    bundle_id: str,
-    variant: str,
-    status: int,
-    reason: str,
-    latency_ms: float,
-) -> Outcome:
-    """The log's record of a request that failed, was shed or was answered degraded."""
-    return Outcome(
-        event_id=event_id,
-        request_id=request_id,
-        user_id=user_id,
-        timestamp_ms=timestamp_ms,
-        bundle_id=bundle_id,
-        variant=variant,
-        status=status,
-        reason=reason,
-        latency_ms=round(latency_ms, 3),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a body of `POST /v1/events` says: engagements, or every problem with its index.
+"""What a request that changes the log says: engagements or a catalogue change, or its problems.
 
 Pure: the clock and the ids are passed in. Limits are those of `recsys.events`.
 """
@@ -6,19 +6,27 @@ Pure: the clock and the ids are passed in. Limits are those of `recsys.events`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from recsys.errors import RequestError
 from recsys.events import (
     MAX_EVENTS_PER_REQUEST,
     MAX_FUTURE_MS,
     MIN_TIMESTAMP_MS,
+    CatalogueChange,
     Engagement,
 )
 from serve_app.field_checks import FieldReader, Problem, decode_object, request_error, shown
 
 MAX_KIND_BYTES = 64
 MAX_POSITION = 2**31 - 1
-_FIELDS = frozenset({
+MAX_TITLE_BYTES = 1024
+MAX_CATEGORIES = 32
+# Works are older than 1990, and announced before they appear.
+_EARLIEST_CREATED_MS = int(datetime(1000, 1, 1, tzinfo=UTC).timestamp() * 1000)
+_LATEST_CREATED_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+_ITEM_FIELDS = frozenset({"title", "categories", "creator", "created_at"})
+_EVENT_FIELDS = frozenset({
     "event_id", "kind", "user_id", "item_id", "timestamp", "request_id", "position", "value",
 })  # fmt: skip
 
@@ -66,6 +74,49 @@ def parse_events(body: bytes, now_ms: int, new_id: Callable[[], str]) -> list[En
     return events
 
 
+def parse_item(
+    item_id: str, body: bytes, now_ms: int, new_id: Callable[[], str]
+) -> CatalogueChange:
+    """The change that puts an item: the body replaces all its fields.
+
+    Raises:
+        RequestError: 400 for malformed JSON and wrong types, 422 for values out of their limits.
+    """
+    reader = FieldReader(decode_object(body) if body.strip() else {})
+    reader.refuse_unknown(_ITEM_FIELDS)
+    checked_id = FieldReader({"item_id": item_id})
+    checked_id.text("item_id", required=True)
+    title = reader.text("title", max_bytes=MAX_TITLE_BYTES, may_be_empty=True)
+    categories = reader.texts("categories", max_count=MAX_CATEGORIES)
+    creator = reader.text("creator", may_be_empty=True)
+    created_ms = reader.time_ms("created_at", _EARLIEST_CREATED_MS, _LATEST_CREATED_MS)
+    problems = checked_id.problems + reader.problems
+    if problems:
+        raise request_error(problems)
+    return CatalogueChange(
+        event_id=new_id(),
+        item_id=item_id,
+        timestamp_ms=now_ms,
+        title=title or "",
+        categories=categories,
+        creator=creator or "",
+        created_ms=created_ms,
+    )
+
+
+def parse_item_delete(item_id: str, now_ms: int, new_id: Callable[[], str]) -> CatalogueChange:
+    """The change that takes an item out of the catalogue.
+
+    Raises:
+        RequestError: 422 for an id out of its limits.
+    """
+    reader = FieldReader({"item_id": item_id})
+    reader.text("item_id", required=True)
+    if reader.problems:
+        raise request_error(reader.problems)
+    return CatalogueChange(event_id=new_id(), item_id=item_id, timestamp_ms=now_ms, deleted=True)
+
+
 def _parse_event(
     entry: object, index: int, now_ms: int, new_id: Callable[[], str]
 ) -> Engagement | list[Problem]:
@@ -73,7 +124,7 @@ def _parse_event(
     if not isinstance(entry, dict):
         return [Problem(pointer, f"{shown(entry)}, expected an object", is_malformed=True)]
     reader = FieldReader(entry, pointer)
-    reader.refuse_unknown(_FIELDS)
+    reader.refuse_unknown(_EVENT_FIELDS)
     event_id = reader.text("event_id")
     kind = reader.text("kind", required=True, max_bytes=MAX_KIND_BYTES)
     user_id = reader.text("user_id", required=True)

@@ -5,6 +5,7 @@ Knows types, limits and how to say what was expected; not which fields a request
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -104,12 +105,15 @@ class FieldReader:
         if not value and not may_be_empty:
             self._note(name, "empty, expected at least one character", is_malformed=False)
             return None
-        if 4 * len(value) > max_bytes:
-            n_bytes = len(value.encode())
-            if n_bytes > max_bytes:
-                detail = f"{n_bytes} bytes of UTF-8, expected at most {max_bytes}"
-                self._note(name, detail, is_malformed=False)
-                return None
+        try:
+            n_bytes = len(value) if value.isascii() else len(value.encode())
+        except UnicodeEncodeError:
+            self._note(name, "holds half a character, expected UTF-8", is_malformed=True)
+            return None
+        if n_bytes > max_bytes:
+            detail = f"{n_bytes} bytes of UTF-8, expected at most {max_bytes}"
+            self._note(name, detail, is_malformed=False)
+            return None
         return value
 
     def integer(self, name: str, low: int, high: int) -> int | None:
@@ -232,7 +236,9 @@ def shown(value: object) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
-    text = msgspec.json.encode(value).decode()
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    text = json.dumps(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import best_columns
-from recsys.types import NO_ROW, FloatArray, RowArray
+from recsys.types import NO_ROW, Batch, FloatArray, RowArray
 from serve_app.placement import StageClient, StageFailure, try_stage
 
 
@@ -35,7 +35,7 @@ async def order_candidates(
     Raises:
         BundleMiss: the stage does not hold the bundle.
     """
-    batch = {"rows": rows, "utility": utility, "k": k, "seeds": seeds}
+    batch: Batch = {"rows": rows, "utility": utility, "k": k, "seeds": seeds}
     answer = await try_stage(ordering, "ordering", "order", bundle_id, batch, timeout_s)
     if isinstance(answer, StageFailure):
         return score_order(utility, k, answer)

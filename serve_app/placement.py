@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class HandleStage:
     A call whose replica is lost is tried once more, on another replica: stages are pure.
     """
 
-    def __init__(self, stage: str, handle: DeploymentHandle) -> None:
+    def __init__(self, stage: str, handle: DeploymentHandle[Any]) -> None:
         self._stage = stage
         # Pickle packs these payloads six times faster than the default cloudpickle.
         self._handle = handle.options(

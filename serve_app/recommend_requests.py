@@ -32,7 +32,7 @@ class RecommendRequest:
     """None is the deadline of the settings."""
 
 
-def parse_recommend(body: bytes) -> RecommendRequest:
+def parse_recommend_body(body: bytes) -> RecommendRequest:
     """The request of a JSON body.
 
     Raises:
@@ -41,7 +41,7 @@ def parse_recommend(body: bytes) -> RecommendRequest:
     return _request(decode_object(body))
 
 
-def parse_recommend_query(query: str) -> RecommendRequest:
+def parse_recommend_query(query: bytes) -> RecommendRequest:
     """The request of a query string, percent-encoded and without its question mark.
 
     `exclude_item_ids` may be repeated; `context.NAME=VALUE` is an entry of the context.
@@ -51,7 +51,10 @@ def parse_recommend_query(query: str) -> RecommendRequest:
     """
     try:
         pairs = parse_qsl(
-            query, keep_blank_values=True, errors="strict", max_num_fields=MAX_EXCLUDED + 100
+            query.decode(),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_EXCLUDED + 100,
         )
     except ValueError as error:
         raise RequestError(f"the query string cannot be read: {error}", status=400) from error
@@ -69,7 +72,7 @@ def parse_recommend_query(query: str) -> RecommendRequest:
             fields[name] = _BOOLEANS.get(value.lower(), value)
         else:
             fields[name] = value
-    return _request({**fields, "context": context, "exclude_item_ids": excluded})
+    return _request({"context": context, "exclude_item_ids": excluded, **fields})
 
 
 def _request(fields: dict[str, object]) -> RecommendRequest:

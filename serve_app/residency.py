@@ -76,7 +76,11 @@ class Residency(Generic[T]):
         """A resident bundle, or None."""
         return self._bundles.get(bundle_id)
 
-    def peek(self) -> dict[str, tuple[str, str]]:
+    def peek(self, bundle_id: str) -> T | None:
+        """A resident bundle, without counting as a use of it."""
+        return self._bundles.peek(bundle_id)
+
+    def states(self) -> dict[str, tuple[str, str]]:
         """State and reason of every bundle this replica should or does hold."""
         return self._bundles.states()
 

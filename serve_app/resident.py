@@ -78,6 +78,11 @@ class ResidentBundles(Generic[T]):
         resident.last_used_s = self._clock()
         return resident.value
 
+    def peek(self, bundle_id: str) -> T | None:
+        """The loaded bundle, without counting as a use of it."""
+        resident = self._resident.get(bundle_id)
+        return None if resident is None else resident.value
+
     @property
     def bundle_ids(self) -> tuple[str, ...]:
         """What is resident now."""

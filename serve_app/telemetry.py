@@ -85,15 +85,18 @@ class RayMetrics:
     def __init__(self, telemetry: Telemetry, flush_s: float = 1.0) -> None:
         from ray.serve import metrics
 
+        # Ray's stub says a tuple of one; it takes any number of tags.
+        make: Any = metrics
+
         self._telemetry = telemetry
         self._flush_s = flush_s
         self._stopped = threading.Event()
         self._counters: dict[str, Any] = {
-            name: metrics.Counter(name, description=text, tag_keys=tags)
+            name: make.Counter(name, description=text, tag_keys=tags)
             for name, (text, tags) in COUNTERS.items()
         }
         self._histograms: dict[str, Any] = {
-            name: metrics.Histogram(
+            name: make.Histogram(
                 name, description=text, boundaries=[float(b) for b in bounds], tag_keys=tags
             )
             for name, (text, tags, bounds) in HISTOGRAMS.items()

@@ -78,7 +78,7 @@ class CheckpointFolder:
                 facts = json.loads((file.metadata() or {}).get("facts", "{}"))
                 if facts.get("run_key") != self._run_key:
                     return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # ruff: ignore[in-dict-keys]
         except (OSError, ValueError, SafetensorError):
             return None
         return Checkpoint(int(facts["step"]), tensors, dict(facts["numbers"]))

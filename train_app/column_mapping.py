@@ -87,9 +87,9 @@ def map_columns(
         if name not in found:
             taken = set(found.values())
             matches = (by_plain_name.get(known) for known in known_names)
-            column = next((m for m in matches if m is not None and m not in taken), None)
-            if column is not None:
-                found[name] = column
+            match = next((m for m in matches if m is not None and m not in taken), None)
+            if match is not None:
+                found[name] = match
     missing = [name for name in required if name not in found]
     if missing:
         raise DataError(_missing(missing, columns, where))
@@ -99,8 +99,8 @@ def map_columns(
 def _missing(missing: Sequence[str], columns: Sequence[str], where: str) -> str:
     example = ",".join(f"{name}=COLUMN" for name in missing)
     text = (
-        f"no column of {where} looks like {' or '.join(missing)}; columns found: {_listed(columns)};"
-        f" name them with --map {example}"
+        f"no column of {where} looks like {' or '.join(missing)}; columns found:"
+        f" {_listed(columns)}; name them with --map {example}"
     )
     if not any(any(character.isalpha() for character in column) for column in columns):
         text += ", and give --no-header if the first line is a row of data"

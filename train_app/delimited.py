@@ -11,7 +11,7 @@ import gzip
 import zlib
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -56,9 +56,8 @@ def open_text(path: Path) -> Generator[IO[bytes]]:
         DataError: it cannot be opened, or is damaged.
     """
     try:
-        with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb"))
-            yield stack.enter_context(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
+        with path.open("rb") as raw:
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{path} is damaged or cut short ({error}); copy it again from its source"

@@ -92,10 +92,15 @@ def tabulate(
 
 def _notes(held_out: HeldOut) -> list[str]:
     notes = ["items of a user's history are not ranked; ranks beyond 200 count as not found"]
-    if held_out.n_repeats:
+    if held_out.n_repeats and held_out.protocol == "time":
         notes.append(
-            f"{held_out.n_repeats:,} held-out engagements were repeats of items the user had "
-            "engaged with before and are not evaluated"
+            f"{held_out.n_repeats:,} engagements with items the user had engaged with before are "
+            "not evaluated"
+        )
+    elif held_out.n_repeats:
+        notes.append(
+            f"{held_out.n_repeats:,} users ended with repeats or negative kinds: their last "
+            "engagement with a new item is held out, and what came after it is not used"
         )
     if held_out.protocol == "ncf":
         notes.append("ranked among 99 items drawn uniformly from those the user never met")

@@ -4,7 +4,8 @@ Knows positions in `Interactions`; no model. Legend: M engagements, Q held-out o
 
 `time`: every engagement from a cutoff on is predicted from its user's engagements strictly before
 it, also those after the cutoff (rolling next item); models know only what is before the cutoff.
-`leave-one-out`: the last engagement of every user, ranked among all items.
+`leave-one-out`: the last engagement of every user with an item new to them, ranked among all
+items; what came before it is learned from.
 `ncf`: the same, ranked among 99 items drawn uniformly from those the user never engaged with
 (He et al., Neural Collaborative Filtering, WWW 2017).
 """
@@ -44,7 +45,8 @@ class HeldOut:
     train_until_ms: int | None
     """`time` only: models know what happened before this moment."""
     n_repeats: int
-    """Held-out engagements left out because the user had engaged with the item before."""
+    """`time`: engagements not evaluated because the user had engaged with the item before; else
+    users whose very last engagement was such a repeat, or of a negative kind."""
     candidates: RowArray | None = None  # [Q, 1 + N_NEGATIVES], the held-out item first
 
     def __len__(self) -> int:
@@ -124,40 +126,43 @@ def hold_out(
 
 
 def _after(interactions: Interactions, cutoff_ms: int, negative_kinds: tuple[str, ...]) -> HeldOut:
+    users = interactions.user_of_event()
     is_train = interactions.timestamps_ms < cutoff_ms
     wanted = ~is_train & _is_positive(interactions, negative_kinds)
-    return _held_out("time", interactions, is_train, wanted, cutoff_ms)
-
-
-def _last_of_each_user(interactions: Interactions, negative_kinds: tuple[str, ...]) -> HeldOut:
-    counts = np.diff(interactions.offsets)
-    is_last = np.zeros(len(interactions), np.bool_)
-    is_last[interactions.offsets[1:][counts >= MIN_EVENTS] - 1] = True
-    wanted = is_last & _is_positive(interactions, negative_kinds)
-    held_out = _held_out("leave-one-out", interactions, ~is_last, wanted, None)
-    # The last of several events at one time is the one that arrived last: all others precede it.
-    return replace(held_out, history_ends=held_out.positions)
-
-
-def _held_out(
-    protocol: Protocol,
-    interactions: Interactions,
-    is_train: NDArray[np.bool_],
-    wanted: NDArray[np.bool_],
-    train_until_ms: int | None,
-) -> HeldOut:
-    users = interactions.user_of_event()
     is_first = _is_first_of_item(interactions, users)
     positions = np.flatnonzero(wanted & is_first)
     return HeldOut(
-        protocol=protocol,
+        protocol="time",
         interactions=interactions,
         is_train=is_train,
         positions=positions,
         history_ends=_first_at_same_time(interactions, users)[positions],
         users=users[positions],
-        train_until_ms=train_until_ms,
+        train_until_ms=cutoff_ms,
         n_repeats=int((wanted & ~is_first).sum()),
+    )
+
+
+def _last_of_each_user(interactions: Interactions, negative_kinds: tuple[str, ...]) -> HeldOut:
+    """Holds out each user's last engagement with an item new to them, and what came after it."""
+    users = interactions.user_of_event()
+    position = np.arange(len(interactions))
+    may_be = _is_positive(interactions, negative_kinds) & _is_first_of_item(interactions, users)
+    may_be &= position - interactions.offsets[users] >= MIN_EVENTS - 1
+    last = np.full(interactions.n_users, len(interactions))  # beyond all: nothing is held out
+    last[users[may_be]] = position[may_be]  # of several writes to a user the last one stays
+    positions = last[last < len(interactions)]
+    has_later = positions < interactions.offsets[users[positions] + 1] - 1
+    return HeldOut(
+        protocol="leave-one-out",
+        interactions=interactions,
+        is_train=position < last[users],
+        positions=positions,
+        # Of several events at one time the last to arrive is held out: the others precede it.
+        history_ends=positions,
+        users=users[positions],
+        train_until_ms=None,
+        n_repeats=int(has_later.sum()),
     )
 
 

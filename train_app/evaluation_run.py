@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
-from typing import Protocol as TypingProtocol
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from train_app.evaluation_protocols import HeldOut, Protocol, hold_out
 from train_app.evaluation_table import Evaluation
 from train_app.interactions import Interactions
 from train_app.publish import assemble
-from train_app.rankers import PAGE, BundleRanker
+from train_app.rankers import PAGE, BundleParts, BundleRanker
 from train_app.run_directory import RunDirectory, one_at_a_time
 
 MAX_QUERIES = 50_000
@@ -31,19 +29,8 @@ MAX_QUERIES = 50_000
 Report = Callable[[str, float], None]
 
 
-class TrainModels(TypingProtocol):
-    """What trains towers and scorer into a directory: `train_joint.train_models`, or a fake."""
-
-    def __call__(
-        self,
-        train: Interactions,
-        settings: Settings,
-        workdir: Path,
-        *,
-        warm_start: Path | None,
-        report: Report,
-    ) -> None:
-        """Write the model files of a bundle into `workdir`."""
+TrainModels = Callable[..., None]
+"""`train_joint.train_models`, which writes the model files of a bundle into a directory."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +131,14 @@ def _published(
     manifest = registry.manifest(bundle_id)
     require_unseen(held_out, bundle_id, manifest.lineage)
     directory = registry.fetch(bundle_id, bundle_cache(settings))
-    ranker = BundleRanker(directory, manifest, settings, held_out.interactions, prefix)
-    return _Subject(ranker, {"bundle_id": bundle_id})
+    parts = BundleParts.load(directory, manifest, settings)
+    return _Subject(_ranker(parts, held_out, settings, prefix), {"bundle_id": bundle_id})
+
+
+def _ranker(
+    parts: BundleParts, held_out: HeldOut, settings: Settings, prefix: str = ""
+) -> BundleRanker:
+    return BundleRanker(parts, held_out.interactions, settings.retrieval.n_candidates, prefix)
 
 
 def _trained(
@@ -160,15 +153,17 @@ def _trained(
             f"the {held_out.protocol} protocol leaves nothing to train on; import more history"
         )
     path = settings.data_dir / "evaluations" / _key(train, settings)
-    with one_at_a_time(path.with_suffix(".lock"), "this evaluation"):
+    with one_at_a_time(settings.data_dir / "train.lock", "a training"):
         scratch = RunDirectory(path)
         started_s = perf_counter()
         train_models(train, settings, path / "models", warm_start=None, report=report)
         train_s = perf_counter() - started_s
         draft = assemble(path / "models", path / "bundle", train, settings, report)
-        ranker = BundleRanker(path / "bundle", draft, settings, held_out.interactions)
+        parts = BundleParts.load(path / "bundle", draft, settings)
         scratch.remove()
-    return _Subject(ranker, {"bundle_id": None, "train_s": round(train_s, 1)})
+    return _Subject(
+        _ranker(parts, held_out, settings), {"bundle_id": None, "train_s": round(train_s, 1)}
+    )
 
 
 def _source_note(subject: _Subject) -> str:

@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -58,13 +59,28 @@ class LakeTable:
 
     def files(self, first: date | None = None, last: date | None = None) -> list[str]:
         """Parquet files of the days `first..last`, both inclusive; all without them."""
-        bounds = [(PARTITION_COLUMN, ">=", str(first))] if first else []
-        bounds += [(PARTITION_COLUMN, "<=", str(last))] if last else []
-        return [str(uri) for uri in self.delta.file_uris(bounds or None)]
+        return [str(uri) for uri in self.delta.file_uris(_bounds(first, last))]
 
-    def dataset(self) -> Any:
-        """The rows as an Arrow dataset, which DuckDB reads by name with pushed-down filters."""
-        return self.delta.to_pyarrow_dataset(schema=self.schema)
+    def attach(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        view: str,
+        first: date | None = None,
+        last: date | None = None,
+    ) -> None:
+        """Let DuckDB read the rows of the days `first..last` under the name `view`."""
+        files = self.files(first, last)
+        if not files:
+            connection.register(view, self.schema.empty_table())
+        elif "://" in self.location:
+            dataset = self.delta.to_pyarrow_dataset(partitions=_bounds(first, last))
+            connection.register(view, dataset)
+        else:
+            listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+            connection.execute(
+                f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * FROM"
+                f" read_parquet([{listed}], union_by_name = true, hive_partitioning = true)"
+            )
 
 
 class Lake:
@@ -264,6 +280,12 @@ def lake_errors(verb: str, location: str) -> Generator[None]:
         raise StoreError(
             f"could not {verb} lake table {location}: {error}; nothing of it was committed; {mend}"
         ) from error
+
+
+def _bounds(first: date | None, last: date | None) -> list[tuple[str, str, str]] | None:
+    bounds = [(PARTITION_COLUMN, ">=", str(first))] if first else []
+    bounds += [(PARTITION_COLUMN, "<=", str(last))] if last else []
+    return bounds or None
 
 
 def _is_full(error: BaseException) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from train_app.raw_batch import Dialect
 
-_LATIN = "latin-1"
+_LATIN: Final = "latin-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,7 @@ def _double_colon(folder: Path) -> MovieLensFiles:
     dialect = Dialect("::", has_header=False, quoting=False, encoding=_LATIN)
     users = ("user_id", "gender", "age", "occupation", "zip")
     return MovieLensFiles(
-        KnownFile(
-            folder / "ratings.dat", dialect, ("user_id", "item_id", "value", "timestamp")
-        ),
+        KnownFile(folder / "ratings.dat", dialect, ("user_id", "item_id", "value", "timestamp")),
         _if_there(folder / "movies.dat", dialect, ("item_id", "title", "categories")),
         _if_there(folder / "users.dat", dialect, users),
     )

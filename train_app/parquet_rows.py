@@ -62,7 +62,7 @@ def read_parquet(file: TableFile, wanted: Mapping[str, str]) -> Iterator[RawBatc
             yield RawBatch(rows, _row_text(rows, int(lines[0]) if len(lines) else 0), done)
 
 
-def _row_text(rows: pa.Table, first_line: int) -> "_RowText":
+def _row_text(rows: pa.Table, first_line: int) -> _RowText:
     return _RowText(rows.drop_columns([LINE]), first_line)
 
 

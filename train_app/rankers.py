@@ -6,7 +6,8 @@ items of the query's history left out. Bundles are ranked with by the very stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -59,33 +60,54 @@ def neighbours_ranker(name: str, neighbours: ItemNeighbours) -> Ranker:
     return rank
 
 
-class BundleRanker:
-    """Ranks with a bundle: exact retrieval, retrieval by the index, and the scored page."""
+@dataclass(frozen=True)
+class BundleParts:
+    """What a bundle is ranked with."""
 
-    def __init__(
-        self,
-        bundle_dir: Path,
-        facts: BundleFacts,
-        settings: Settings,
-        interactions: Interactions,
-        prefix: str = "",
-    ) -> None:
+    scorer: Stage
+    shards: Sequence[Stage]
+    vectors: FloatArray  # [N, D]
+    item_ids: Sequence[str]  # [N]
+    schema: FeatureSchema
+
+    @classmethod
+    def load(cls, bundle_dir: Path, facts: BundleFacts, settings: Settings) -> BundleParts:
+        """The stages of a bundle directory, as they serve."""
         from safetensors.numpy import load_file
 
+        return cls(
+            scorer=load_stage(SCORER, bundle_dir, facts, settings),
+            shards=[
+                load_stage(shard_stage_name(number), bundle_dir, facts, settings)
+                for number in range(facts.n_shards)
+            ],
+            vectors=load_file(bundle_dir / VECTORS_FILE)["vectors"],
+            item_ids=ItemTable.read(bundle_dir).item_ids,
+            schema=FeatureSchema.from_json(dict(facts.feature_schema)),
+        )
+
+
+class BundleRanker:
+    """Ranks with a bundle: exact retrieval, retrieval by the index, and the scored page.
+
+    Args:
+        interactions: whose items and kinds the queries are in; the bundle may know others.
+        n_candidates: how many retrieved items the page scores.
+        prefix: stands before the names of the lists.
+    """
+
+    def __init__(
+        self, parts: BundleParts, interactions: Interactions, n_candidates: int, prefix: str = ""
+    ) -> None:
+        self._parts = parts
+        self._schema = parts.schema
+        self._vectors = parts.vectors
+        self._n_candidates = n_candidates
         self._prefix = prefix
-        self._schema = FeatureSchema.from_json(dict(facts.feature_schema))
-        self._scorer: Stage = load_stage(SCORER, bundle_dir, facts, settings)
-        self._shards: list[Stage] = [
-            load_stage(shard_stage_name(number), bundle_dir, facts, settings)
-            for number in range(facts.n_shards)
-        ]
-        self._vectors: FloatArray = load_file(bundle_dir / VECTORS_FILE)["vectors"]
-        self._n_candidates = settings.retrieval.n_candidates
-        table = ItemTable.read(bundle_dir)
-        self._bundle_row = _row_map((item.item_id for item in interactions.items), table.row_of)
-        own_row_of = {item.item_id: row for row, item in enumerate(interactions.items)}
-        self._own_row = _row_map(table.item_ids, own_row_of)
-        kind_index = self._schema.kind_index()
+        own_ids = [item.item_id for item in interactions.items]
+        self._bundle_row = _row_map(own_ids, parts.item_ids)
+        self._own_row = _row_map(parts.item_ids, own_ids)
+        kind_index = parts.schema.kind_index()
         self._kind = np.asarray(
             [kind_index.get(kind, OTHER_KIND) for kind in interactions.kinds], np.uint8
         )
@@ -93,7 +115,7 @@ class BundleRanker:
     def __call__(self, queries: HeldOut) -> dict[str, RowArray]:
         """The lists of every stage of the bundle."""
         features = self.features(queries)
-        features["user_emb"] = self._scorer("encode", features)["user_emb"]
+        features["user_emb"] = self._parts.scorer("encode", features)["user_emb"]
         if queries.candidates is not None:
             lists = self._rank_candidates(features, self._bundle_row[queries.candidates])
         else:
@@ -145,7 +167,7 @@ class BundleRanker:
         n_seen = max((len(rows) for rows in seen), default=0)
         k = min(wanted + n_seen, len(self._vectors))
         query: Batch = {"user_emb": user_emb, "k": np.asarray([k], np.int32)}
-        answers = [shard("search", query) for shard in self._shards]
+        answers = [shard("search", query) for shard in self._parts.shards]
         rows, _ = merge_top_k([a["rows"] for a in answers], [a["scores"] for a in answers], k)
         is_seen = _is_member(rows, seen, len(self._vectors))
         order = np.argsort(is_seen | (rows < 0), axis=1, kind="stable")[:, :wanted]
@@ -155,7 +177,7 @@ class BundleRanker:
     def _page(self, features: Batch, retrieved: RowArray) -> RowArray:
         """The candidates in the order of their utility."""
         shape = retrieved.shape
-        scored = self._scorer(
+        scored = self._parts.scorer(
             "score",
             {
                 **features,
@@ -222,7 +244,7 @@ def _is_member(rows: RowArray, seen: Sequence[RowArray], n_items: int) -> NDArra
     return member
 
 
-def _row_map(item_ids: Iterable[str], row_of: Mapping[str, int]) -> RowArray:
+def _row_map(item_ids: Sequence[str], others: Sequence[str]) -> RowArray:
     """Rows of one item table to rows of another; the last cell maps -1 to -1."""
-    rows = [row_of.get(item_id, NO_ROW) for item_id in item_ids]
-    return np.asarray([*rows, NO_ROW], np.int32)
+    row_of = {item_id: row for row, item_id in enumerate(others)}
+    return np.asarray([*(row_of.get(item_id, NO_ROW) for item_id in item_ids), NO_ROW], np.int32)

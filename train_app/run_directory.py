@@ -52,11 +52,6 @@ class RunDirectory:
         _write_whole(self._record(step), json.dumps(result).encode())
         return result
 
-    def age_s(self, now_s: float) -> float:
-        """Seconds since the directory's first step finished; 0 if none did."""
-        times = [path.stat().st_mtime for path in (self.path / _STEPS_DIR).glob("*.json")]
-        return max(0.0, now_s - min(times)) if times else 0.0
-
     def clear(self) -> None:
         """Forget everything and begin anew."""
         self.remove()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.features import FIRST_KIND
-from recsys.two_tower import gap_buckets
+from recsys.tower_networks import gap_buckets
 from train_app.interactions import Interactions
 
 _MIN_STEPS_PER_EPOCH = 100

@@ -18,7 +18,7 @@ _CHUNK = 512
 
 class _SharedSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any,
         states: Tensor,
         positives: Tensor,
@@ -55,7 +55,7 @@ class _SharedSoftmax(torch.autograd.Function):
         return states * grad_loss, positives * grad_loss, shared * grad_loss, None, None, None
 
 
-def shared_softmax_loss(  # noqa: PLR0917
+def shared_softmax_loss(
     states: Tensor,
     positives: Tensor,
     shared: Tensor,
@@ -73,7 +73,7 @@ def shared_softmax_loss(  # noqa: PLR0917
         positive_rows: [P] item rows.
         shared_rows: [n] item rows.
     """
-    loss: Tensor = _SharedSoftmax.apply(
+    loss: Tensor = _SharedSoftmax.apply(  # type: ignore[no-untyped-call]
         states, positives, shared, corrections, positive_rows, shared_rows
     )
     return loss

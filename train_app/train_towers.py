@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.settings import TowerSettings
-from recsys.two_tower import TwoTower
+from recsys.tower_networks import TwoTower
 from train_app.checkpoints import Checkpoint
 from train_app.negatives import Negatives, NegativeSampler
 from train_app.sequence_batches import (
@@ -125,7 +125,9 @@ class TowerTrainer:
         self.model.load_state_dict(_named_below(tensors, "model."))
         for place, parameter in enumerate(self._parameters):
             state = _named_below(tensors, f"optimizer.{place}.")
-            self._optimizer.state[parameter] = {name: value.clone() for name, value in state.items()}
+            self._optimizer.state[parameter] = {
+                name: value.clone() for name, value in state.items()
+            }
         self.step = checkpoint.step
         self.share_done = checkpoint.numbers["share_done"]
         self._began_s = self._clock_s() - checkpoint.numbers["elapsed_s"]
@@ -149,7 +151,7 @@ class TowerTrainer:
         loss = self._loss(batch, negatives) if batch.n_targets else None
         if loss is not None:
             loss.backward()  # type: ignore[no-untyped-call]
-        total = self._sum_gradients(0.0 if loss is None else float(loss), batch.n_targets)
+        total = self._sum_gradients(0.0 if loss is None else loss.item(), batch.n_targets)
         torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
@@ -220,7 +222,9 @@ def rate_share(share_done: float, step: int) -> float:
 
 
 def _distinct_rows(
-    n_items: int, items: NDArray[np.int32], positive_rows: NDArray[np.int64],
+    n_items: int,
+    items: NDArray[np.int32],
+    positive_rows: NDArray[np.int64],
     negative_rows: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], Callable[[NDArray[np.integer]], NDArray[np.int64]]]:
     """The item rows a step needs, each once, and the map from a row to its place among them."""

@@ -19,11 +19,13 @@ class Page:
 
     async def __call__(self, request: Request) -> JSONResponse:
         """One answer."""
-        return JSONResponse({
-            "text": self.text,
-            "pid": os.getpid(),
-            "nice": os.getpriority(os.PRIO_PROCESS, 0),
-        })
+        return JSONResponse(
+            {
+                "text": self.text,
+                "pid": os.getpid(),
+                "nice": os.getpriority(os.PRIO_PROCESS, 0),
+            }
+        )
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.1})

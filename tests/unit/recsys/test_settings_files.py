@@ -9,7 +9,7 @@ import pytest
 
 from recsys.errors import ConfigError
 from recsys.settings import Settings
-from recsys.settings_files import load_settings, setting_keys
+from recsys.settings_files import load_settings, setting_keys, settings_variables
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -153,6 +153,15 @@ def test_no_shipped_file_repeats_a_default(path: Path) -> None:
         return found
 
     assert repeated(tomllib.loads(path.read_text(encoding="utf-8")), defaults) == []
+
+
+def test_what_was_set_travels_to_another_process_as_variables(tmp_path: Path) -> None:
+    """The variables hold what differs, and read back to the same settings."""
+    text = 'data_dir = "a b"\n[serve]\nport = 8001\n[train.scorer.utility_weights]\nCamelKind = 2'
+    settings = load_settings([a_file(tmp_path, text)], environ={})
+    variables = settings_variables(settings)
+    assert sorted(variables) == ["FLYWHEEL__DATA_DIR", "FLYWHEEL__SERVE", "FLYWHEEL__TRAIN"]
+    assert load_settings(environ=variables) == settings
 
 
 def test_the_list_of_keys_reaches_every_depth() -> None:

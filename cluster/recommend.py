@@ -1,0 +1,179 @@
+"""`cluster recommend`: one request to the running service, shown as a table with titles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster.console import Console, as_text
+from recsys.errors import FleetError, RecsysError, RequestError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from recsys.settings import Settings
+
+TIMEOUT_S = 65.0
+"""Above the longest deadline a request may ask for."""
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      cluster recommend 1
+      cluster recommend 1 -k 5 --explain
+      cluster --json recommend new-user | jq .items[0]
+    """
+)
+@click.argument("user")
+@click.option("-k", "n_items", default=20, show_default=True, help="Items wanted, 1 to 200.")
+@click.option("--explain", is_flag=True, help="Show why each item was chosen.")
+@click.pass_obj
+def recommend(console: Console, user: str, n_items: int, explain: bool) -> None:
+    """Ask for the slate of USER and print it.
+
+    A user nobody has seen gets an answer too.
+    """
+    document = ask_for_slate(console.settings, user, n_items, explain)
+    if console.as_json:
+        console.emit(document, "")
+        return
+    titles = read_titles(console.settings, document)
+    console.emit(document, as_text(header(user, document), slate_table(document, titles, explain)))
+
+
+def ask_for_slate(settings: Settings, user: str, n_items: int, explain: bool) -> dict[str, Any]:
+    """The service's answer.
+
+    Raises:
+        FleetError: nobody answers, or not with a slate.
+        RequestError: the service finds the request wrong.
+    """
+    from cluster.endpoint import ask, base_url
+
+    url = base_url(settings.serve)
+    body: dict[str, Any] = {"user_id": user, "k": n_items}
+    if explain:
+        body["explain"] = True
+    try:
+        answer = ask(settings.serve, "POST", "/v1/recommend", body, timeout_s=TIMEOUT_S)
+    except OSError as error:
+        raise FleetError(
+            f"nothing answers at {url} ({error}), expected the service; run 'cluster up --wait'"
+        ) from error
+    if answer.status == 200:
+        return answer.document
+    detail = _sentence(answer.document)
+    if 400 <= answer.status < 500:
+        raise RequestError(f"the service answered {answer.status}: {detail}", status=answer.status)
+    raise FleetError(
+        f"{url} answered {answer.status}: {detail}, expected a slate; run 'cluster status'"
+    )
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """Problem details (RFC 9457) as one sentence."""
+    said = [str(problem.get("detail") or problem.get("title") or problem)]
+    said += [str(entry.get("detail", entry)) for entry in problem.get("errors", ())]
+    return "; ".join(dict.fromkeys(said))
+
+
+def read_titles(settings: Settings, document: Mapping[str, Any]) -> dict[str, str]:
+    """Titles of the answered items, from the item table of the bundle that answered.
+
+    An answer without them is still an answer: a bundle that cannot be read gives none.
+    """
+    answered = document.get("items", ())
+    titles = {item["item_id"]: item["title"] for item in answered if item.get("title")}
+    missing = [item["item_id"] for item in answered if item["item_id"] not in titles]
+    if missing:
+        titles |= _titles_of_bundle(settings, str(document.get("bundle_id", "")), missing)
+    return titles
+
+
+def _titles_of_bundle(settings: Settings, bundle_id: str, item_ids: list[str]) -> dict[str, str]:
+    from pyarrow import ArrowException
+    from pyarrow import compute as pc
+    from pyarrow import parquet as pq
+
+    try:
+        table = pq.read_table(
+            _bundle_directory(settings, bundle_id) / "items.parquet",
+            columns=["item_id", "title"],
+            filters=pc.field("item_id").isin(item_ids),
+        )
+    except (OSError, ArrowException, RecsysError):
+        return {}
+    return {row["item_id"]: row["title"] or "" for row in table.to_pylist()}
+
+
+def _bundle_directory(settings: Settings, bundle_id: str) -> Path:
+    local = Path(settings.registry_location) / bundle_id
+    if "://" not in settings.registry_location and local.is_dir():
+        return local
+    from recsys.registry import Registry, bundle_cache
+
+    return Registry(settings.registry_location).fetch(bundle_id, bundle_cache(settings))
+
+
+def header(user: str, document: Mapping[str, Any]) -> str:
+    """Who answered, and how completely."""
+    degraded = ", ".join(document.get("degraded", ())) or "no"
+    return (
+        f"user {user} | bundle {document.get('bundle_id')} | variant {document.get('variant')} | "
+        f"coverage {document.get('coverage', 0.0):.0%} | degraded: {degraded}"
+    )
+
+
+def slate_table(document: Mapping[str, Any], titles: Mapping[str, str], explain: bool) -> Table:
+    """The slate, best position first."""
+    from rich.table import Table
+
+    table = Table()
+    for name in ("position", "item", "title", "score", "source", "propensity"):
+        numeric = name in {"position", "score", "propensity"}
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    if explain:
+        table.add_column("explanation", overflow="fold")
+    for item in document.get("items", ()):
+        cells = [
+            str(item["position"]),
+            item["item_id"],
+            titles.get(item["item_id"], ""),
+            f"{item['score']:.4f}",
+            item["source"],
+            f"{item['propensity']:.4f}",
+        ]
+        if explain:
+            cells.append(explanation_text(item.get("explanation")))
+        # As Text: a title may hold square brackets, which rich would take for markup.
+        table.add_row(*(_plain(cell) for cell in cells))
+    return table
+
+
+def _plain(cell: str) -> Any:
+    from rich.text import Text
+
+    return Text(cell)
+
+
+def explanation_text(explanation: object) -> str:
+    """An explanation as `name value` pairs; nested ones are flattened with dots."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in _flat("", explanation))
+
+
+def _flat(prefix: str, value: object) -> list[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        return [
+            pair
+            for key, inner in value.items()
+            for pair in _flat(f"{prefix}.{key}" if prefix else str(key), inner)
+        ]
+    return [] if value is None else [(prefix, value)]
+
+
+def _value(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

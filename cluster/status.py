@@ -1,0 +1,141 @@
+"""`cluster status`: shows what `status_facts` found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster.console import Console, as_text
+from cluster.status_facts import StatusFacts, gather, problems_of, wall_clock_ms
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+REFRESH_S = 1.0
+UNHEALTHY = 1
+UNREACHABLE = 3
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      cluster status
+      cluster status --watch
+      cluster --json status | jq .problems
+    """
+)
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.pass_context
+def status(ctx: click.Context, watch: bool) -> None:
+    """Say what runs: applications, replicas, plan, rollout, log lag and freshness.
+
+    Exit code 0 only if all of it is healthy, 1 if something is not, 3 if nothing is running.
+    """
+    console: Console = ctx.obj
+    settings = console.settings
+    if watch and not console.as_json:
+        _watch(console)
+        return
+    facts = gather(settings, wall_clock_ms())
+    problems = problems_of(facts)
+    document = asdict(facts) | {"healthy": not problems, "problems": problems}
+    console.emit(document, "" if console.as_json else as_text(page(facts, problems)))
+    if problems:
+        ctx.exit(UNHEALTHY if facts.is_running else UNREACHABLE)
+
+
+def _watch(console: Console) -> None:
+    from rich.live import Live
+
+    def draw() -> Group:
+        facts = gather(console.settings, wall_clock_ms())
+        return page(facts, problems_of(facts))
+
+    with Live(draw(), auto_refresh=False) as live:
+        while True:
+            time.sleep(REFRESH_S)
+            live.update(draw(), refresh=True)
+
+
+def page(facts: StatusFacts, problems: list[str]) -> Group:
+    """The whole status for a terminal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    if facts.is_running:
+        parts += [_deployments(facts.serve), _replicas(facts.control), *_lines(facts)]
+    if problems:
+        parts += [Text(f"problem: {sentence}", style="red") for sentence in problems]
+    else:
+        parts.append(Text("healthy", style="green"))
+    return Group(*parts)
+
+
+def _deployments(serve: Mapping[str, Any]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="applications", title_justify="left")
+    for column in ("application", "deployment", "status", "replicas"):
+        table.add_column(column)
+    for name, application in serve.get("applications", {}).items():
+        table.add_row(name, "", application["status"], "")
+        for deployment, found in application["deployments"].items():
+            counts = ", ".join(f"{n} {state.lower()}" for state, n in found["replicas"].items())
+            table.add_row("", deployment, found["status"], counts)
+    return table
+
+
+def _replicas(control: Mapping[str, Any]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="bundles in replicas", title_justify="left")
+    for column in ("stage", "replica", "bundle", "state", "epoch", "reason"):
+        table.add_column(column)
+    for row in control.get("replicas", ()):
+        table.add_row(
+            row["stage"],
+            row["replica_id"],
+            row["bundle_id"] or "none",
+            row["state"],
+            str(row["plan_epoch"]),
+            row["reason"],
+        )
+    return table
+
+
+def _lines(facts: StatusFacts) -> list[RenderableType]:
+    from rich.text import Text
+
+    control, log = facts.control, facts.log
+    lines = []
+    plan = control.get("plan")
+    if plan:
+        arms = ", ".join(
+            f"{arm['variant']} {arm['bundle_id']} {arm['share']:.0%}" for arm in plan["arms"]
+        )
+        lines.append(f"plan: epoch {plan['epoch']}: {arms}")
+    else:
+        lines.append("plan: none")
+    aliases = control.get("aliases") or {}
+    lines.append("aliases: " + (", ".join(f"{k} = {v}" for k, v in aliases.items()) or "none"))
+    rollout = control.get("rollout")
+    lines.append(f"rollout: {_rollout_line(rollout) if rollout else 'none under way'}")
+    if log:
+        lines.append(
+            f"log: {log['n_events']} events, the feature store is {log['lag_events']} events and "
+            f"{log['lag_s']:.1f} s behind"
+        )
+    lines.append(f"ready: /readyz answers {facts.ready.get('status')}")
+    return [Text(line) for line in lines]
+
+
+def _rollout_line(rollout: Mapping[str, Any]) -> str:
+    return (
+        f"{rollout['rollout_id']} of {rollout['bundle_id']} is {rollout['phase']}: "
+        f"{rollout['message']}"
+    )

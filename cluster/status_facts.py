@@ -1,0 +1,183 @@
+"""Gathers what `cluster status` shows, and judges it. Asks no Ray; every part may be away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cluster.run_files import RunFiles, is_locked, read_document, read_state
+from cluster.start_watch import last_line
+from recsys.errors import StoreError
+
+if TYPE_CHECKING:
+    from recsys.settings import Settings
+
+STALE_STATUS_MS = 15_000
+"""Serve's status is written every 2 s; older than this, nobody writes it."""
+MAX_LAG_S = 10.0
+"""An event waits at most so long for the feature store while all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFacts:
+    """What was found; an empty part could not be read, with the reason in `unreadable`."""
+
+    is_running: bool
+    run: Mapping[str, Any]
+    serve: Mapping[str, Any]
+    """Serve's own status document, with its age in `age_ms`."""
+    control: Mapping[str, Any]
+    """Plan, aliases, required bundles, the unfinished rollout and the living replicas."""
+    log: Mapping[str, Any]
+    """How far the feature store is behind the event log."""
+    ready: Mapping[str, Any]
+    """Status and body of /readyz; status 0 if nobody answered."""
+    unreadable: tuple[str, ...] = field(default=())
+
+
+def gather(settings: Settings, now_ms: int) -> StatusFacts:
+    """Read everything once."""
+    files = RunFiles(settings.run_dir)
+    unreadable: list[str] = []
+
+    def part(read: Any) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = read()
+        except StoreError as error:
+            unreadable.append(str(error))
+            return {}
+        return found
+
+    state = read_state(files.state)
+    return StatusFacts(
+        is_running=is_locked(files.lock),
+        run=asdict(state) if state is not None else {},
+        serve=_serve_status(files, now_ms),
+        control=part(lambda: _control(settings, now_ms)),
+        log=part(lambda: _log_lag(settings, now_ms)),
+        ready=_readiness(settings),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _serve_status(files: RunFiles, now_ms: int) -> dict[str, Any]:
+    document = read_document(files.serve_status)
+    return {} if document is None else document | {"age_ms": now_ms - document["updated_ms"]}
+
+
+def _control(settings: Settings, now_ms: int) -> dict[str, Any]:
+    from cluster.control_writer import ControlWriter
+    from cluster.observation import living
+    from recsys.control import ControlReader
+
+    reader = ControlReader(settings.control_url)
+    view = reader.view()
+    unfinished = ControlWriter(settings.control_url).open_rollout()
+    rows = sorted(living(reader.readiness(), now_ms), key=lambda row: (row.stage, row.replica_id))
+    return {
+        "plan": None if view.plan is None else view.plan.to_json(),
+        "aliases": dict(view.aliases),
+        "required": list(view.required),
+        "rollout": None if unfinished is None else unfinished.rollout.to_json(),
+        "replicas": [asdict(row) | {"age_ms": now_ms - row.heartbeat_ms} for row in rows],
+    }
+
+
+def _log_lag(settings: Settings, now_ms: int) -> dict[str, Any]:
+    if not settings.log_path.exists():
+        return {"n_events": 0, "lag_events": 0, "lag_s": 0.0}
+    from recsys.event_log import SqliteEventLog
+    from recsys.feature_store import SqliteFeatureStore
+
+    log = SqliteEventLog(settings.log_path, settings.events.n_partitions)
+    store = SqliteFeatureStore(settings.feature_path)
+    try:
+        ends, applied = log.end_offsets(), store.offsets()
+        behind = {p: end - applied.get(p, 0) for p, end in ends.items()}
+        waiting_since = [
+            _appended_ms(record.value, now_ms)
+            for partition, lag in behind.items()
+            if lag > 0
+            for record in log.read(partition, applied.get(partition, 0), 1)
+        ]
+    finally:
+        log.close()
+        store.close()
+    oldest_ms = min(waiting_since, default=now_ms)
+    return {
+        "n_events": sum(ends.values()),
+        "lag_events": sum(behind.values()),
+        "lag_s": max(0.0, (now_ms - oldest_ms) / 1000.0),
+    }
+
+
+def _appended_ms(value: bytes, now_ms: int) -> int:
+    """About when the event was appended: its receipt where it has one, else its own time."""
+    from recsys.events import Engagement, decode_event
+
+    try:
+        event = decode_event(value)
+    except ValueError:
+        return now_ms
+    return event.received_at_ms if isinstance(event, Engagement) else event.timestamp_ms
+
+
+def _readiness(settings: Settings) -> dict[str, Any]:
+    from cluster.endpoint import ask
+
+    try:
+        answer = ask(settings.serve, "GET", "/readyz", timeout_s=2.0)
+    except OSError as error:
+        return {"status": 0, "detail": str(error)}
+    return answer.document | {"status": answer.status}
+
+
+def problems_of(facts: StatusFacts) -> list[str]:
+    """What keeps the cluster from being healthy, one sentence each; empty if it is healthy."""
+    if not facts.is_running:
+        last_error = facts.run.get("error")
+        why = f" (it ended with: {last_error})" if last_error else ""
+        return [f"nothing is running{why}; run 'cluster up --wait'"]
+    problems = list(facts.unreadable)
+    if facts.run.get("phase") != "serving":
+        problems.append(f"the cluster is {facts.run.get('phase')}: {facts.run.get('step')}")
+    problems += _serve_problems(facts.serve)
+    if facts.ready.get("status") != 200:
+        detail = facts.ready.get("detail", "no answer")
+        problems.append(f"/readyz answers {facts.ready.get('status')}, expected 200: {detail}")
+    problems += [
+        f"{row['stage']} replica {row['replica_id']} failed on bundle {row['bundle_id']}: "
+        f"{row['reason']}"
+        for row in facts.control.get("replicas", ())
+        if row["state"] == "failed"
+    ]
+    lag_s = facts.log.get("lag_s", 0.0)
+    if lag_s > MAX_LAG_S:
+        problems.append(
+            f"the feature store is {facts.log['lag_events']} events and {lag_s:.0f} s behind the "
+            f"log, expected under {MAX_LAG_S:.0f} s; see application workers"
+        )
+    return problems
+
+
+def _serve_problems(serve: Mapping[str, Any]) -> list[str]:
+    if not serve:
+        return ["ray serve has not reported yet"]
+    if serve["age_ms"] > STALE_STATUS_MS:
+        return [f"ray serve last reported {serve['age_ms'] / 1000:.0f} s ago; see supervisor.log"]
+    problems = []
+    for name, application in serve["applications"].items():
+        if application["status"] == "RUNNING":
+            continue
+        said = [application["message"]]
+        said += [found["message"] for found in application["deployments"].values()]
+        detail = next((last_line(text) for text in said if text.strip()), "no reason given")
+        problems.append(f"application {name} is {application['status']}: {detail}")
+    return problems
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,148 @@
+"""The networks of the user tower and the item tower, as they are trained.
+
+Retrieval score = inner product of a user embedding and an item vector. The user tower has no
+user-id table: it reads item vectors (tied to the item tower), kinds and the gaps between events.
+Legend: B requests, T tokens (a start token, then events), L history length, N items, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.transformer import CausalTransformer
+from recsys.types import FloatArray, RowArray
+
+_GAP_BOUNDS_S = (300.0, 3_600.0, 43_200.0, 259_200.0, 1_209_600.0, 7_776_000.0)
+"""Five minutes, an hour, half a day, three days, two weeks, three months. Coarse on purpose: an
+age of years as float32 seconds is exact to a minute only."""
+N_GAP_BUCKETS = len(_GAP_BOUNDS_S) + 2
+_INITIAL_SCALE = 0.02
+"""Small, so that the first steps of Adam already decide where a vector points."""
+_ROWS_AT_ONCE = 65_536
+RESERVED_KINDS = 2
+"""Kind index 0 is padding, 1 any kind the schema does not name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TowerConfig:
+    """What the shapes of both towers follow from; kept as `towers.json`."""
+
+    n_items: int
+    embedding_dim: int
+    n_layers: int
+    n_heads: int
+    history_length: int
+    kinds: tuple[str, ...]
+    n_content_buckets: int
+    dropout: float = 0.0
+
+    @property
+    def n_tokens(self) -> int:
+        """Longest token sequence: the start token and the history."""
+        return self.history_length + 1
+
+
+def gap_buckets(gaps_s: NDArray[np.float64] | FloatArray) -> NDArray[np.uint8]:
+    """Seconds since the event before as a bucket from 1; NaN, no event before, is bucket 0."""
+    buckets = np.searchsorted(_GAP_BOUNDS_S, gaps_s, side="right") + 1
+    return np.where(np.isnan(gaps_s), 0, buckets).astype(np.uint8)
+
+
+class ItemTower(nn.Module):
+    """Item vector = id embedding + mean of content embeddings.
+
+    An item whose id is hidden, or that no engagement trained, has the learned unknown-id vector in
+    place of its own, so that its content decides.
+
+    Args:
+        content: [N, tokens] content buckets, -1 padding.
+        is_known: [N] true where training saw engagements with the item.
+    """
+
+    content: Tensor
+    is_known: Tensor
+
+    def __init__(self, config: TowerConfig, content: RowArray, is_known: NDArray[np.bool_]) -> None:
+        super().__init__()
+        dim = config.embedding_dim
+        self.register_buffer("content", torch.from_numpy(content.astype(np.int32)))
+        self.register_buffer("is_known", torch.from_numpy(is_known.astype(np.bool_)))
+        self.ids = nn.Parameter(torch.randn(config.n_items, dim) * _INITIAL_SCALE)
+        self.unknown_id = nn.Parameter(torch.zeros(dim))
+        self.has_content = bool((content >= 0).any())
+        n_buckets = config.n_content_buckets if self.has_content else 1
+        self.content_table = nn.Parameter(torch.randn(n_buckets, dim) * _INITIAL_SCALE)
+
+    def forward(self, rows: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Vectors [n, D] of item rows [n]; `hidden` [n] marks ids to pretend not to know."""
+        vectors = self.ids.index_select(0, rows)
+        known = self.is_known[rows]
+        if hidden is not None:
+            known = known & ~hidden
+        vectors = torch.where(known[:, None], vectors, self.unknown_id)
+        return vectors + self._content_vectors(rows) if self.has_content else vectors
+
+    def all_vectors(self) -> Tensor:
+        """Vectors of every row, [N, D]."""
+        with torch.inference_mode():
+            rows = torch.split(torch.arange(len(self.ids)), _ROWS_AT_ONCE)
+            return torch.cat([self(chunk) for chunk in rows])
+
+    def _content_vectors(self, rows: Tensor) -> Tensor:
+        tokens = self.content[rows]
+        present = tokens >= 0
+        counts = present.sum(1)
+        starts = torch.cumsum(counts, 0) - counts
+        return functional.embedding_bag(
+            tokens[present], self.content_table, starts.to(torch.int32), mode="mean"
+        )
+
+
+class UserTower(nn.Module):
+    """States of a user after every event of the history, from item vectors, kinds and gaps."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        dim = config.embedding_dim
+        self.scale = dim**0.5
+        self.start = nn.Parameter(torch.randn(dim) * 0.1)
+        self.kinds = nn.Parameter(torch.randn(len(config.kinds) + RESERVED_KINDS, dim) * 0.02)
+        self.gaps = nn.Parameter(torch.randn(N_GAP_BUCKETS, dim) * 0.02)
+        self.transformer = CausalTransformer(
+            dim, config.n_layers, config.n_heads, config.n_tokens, config.dropout
+        )
+
+    def forward(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor) -> Tensor:
+        """States [B, T, D] of events [B, T - 1, D] after the start token, padding at the end."""
+        return self.transformer(self._tokens(item_vectors, kinds, gaps))  # type: ignore[no-any-return]
+
+    def last_state(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor, n: Tensor) -> Tensor:
+        """The state after event `n` [B] (0: after the start token alone), [B, D]."""
+        return self.transformer.last_state(self._tokens(item_vectors, kinds, gaps), n)
+
+    def _tokens(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor) -> Tensor:
+        events = item_vectors * self.scale
+        events = events + functional.embedding(kinds, self.kinds)
+        events = events + functional.embedding(gaps, self.gaps)
+        start = self.start.expand(len(events), 1, -1)
+        return torch.cat([start.to(events.dtype), events], dim=1)
+
+
+class TwoTower(nn.Module):
+    """Both towers, as they are trained."""
+
+    def __init__(self, config: TowerConfig, content: RowArray, is_known: NDArray[np.bool_]) -> None:
+        super().__init__()
+        self.config = config
+        self.user = UserTower(config)
+        self.item = ItemTower(config, content, is_known)
+
+    def item_vectors(self) -> FloatArray:
+        """Vectors of every item, [N, D]."""
+        return self.item.all_vectors().float().numpy()

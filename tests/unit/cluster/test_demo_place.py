@@ -1,0 +1,100 @@
+"""Where the demo runs: its own folder, its own settings, children that end with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from cluster.demo import MARKER, _fresh_place, demo_settings
+from cluster.demo_verbs import Verbs, _last_document, verb_environment
+from cluster.spoiled_bundle import spoil_weights
+from recsys.errors import ConfigError, RecsysError
+from recsys.settings import Settings
+from recsys.settings_files import load_settings
+
+
+def test_an_earlier_demo_is_stopped_and_swept_away(tmp_path: Path) -> None:
+    """The folder is fresh inside the block, and everything is stopped before and after."""
+    place = tmp_path / "demo"
+    place.mkdir()
+    (place / MARKER).touch()
+    (place / "old").touch()
+    stops: list[bool] = []
+    with _fresh_place(place, lambda: stops.append((place / "old").exists())):
+        assert [path.name for path in place.iterdir()] == [MARKER]
+    assert stops == [True, False]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """Files without the demo's mark are never deleted."""
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ConfigError, match="no demo wrote"), _fresh_place(tmp_path, list):
+        pass
+    assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, ValueError])
+def test_everything_is_stopped_however_the_demo_ends(
+    tmp_path: Path, ending: type[BaseException]
+) -> None:
+    """Ctrl-C, a signal and an error all lead through `down`."""
+    stops: list[str] = []
+    with pytest.raises(ending), _fresh_place(tmp_path / "demo", lambda: stops.append("down")):
+        raise ending
+    assert stops == ["down"]
+
+
+def test_the_demo_lays_the_callers_settings_over_its_own(tmp_path: Path) -> None:
+    """A port given with --config holds, the data directory is a folder inside the caller's."""
+    given = Settings.model_validate({
+        "data_dir": tmp_path, "serve": {"port": 8123}, "train": {"towers": {"epochs": 2}},
+        "registry_url": "s3://elsewhere",
+    })  # fmt: skip
+    settings = demo_settings(given)
+    assert (settings.serve.port, settings.train.towers.epochs) == (8123, 2)
+    assert settings.train.towers.embedding_dim == 32
+    assert settings.data_dir == (tmp_path / "demo").resolve()
+    assert settings.registry_location == str(settings.data_dir / "bundles")
+
+
+def test_a_verb_reads_exactly_the_demos_settings(tmp_path: Path) -> None:
+    """Variables of the caller's environment do not leak past the resolved settings."""
+    settings = demo_settings(Settings.model_validate({"data_dir": tmp_path}))
+    outside = {"FLYWHEEL__SERVE__PORT": "1", "FLYWHEEL_CONFIG": "none.toml", "PATH": "/bin"}
+    environment = verb_environment(settings, outside)
+    assert load_settings(environ=environment) == settings
+    assert environment["PATH"] == "/bin"
+
+
+def test_a_verb_that_fails_is_quoted_with_its_reason() -> None:
+    """The demo's one error line says which verb, which code and why."""
+    notes: list[str] = []
+    verbs = Verbs(dict(os.environ), notes.append)
+    with pytest.raises(RecsysError, match=r"'cluster bogus' ended with exit code 2 \(there is no"):
+        verbs.run("bogus")
+    assert any("there is no verb" in note for note in notes)
+    assert verbs.run("bogus", accepted=(2,)).exit_code == 2
+
+
+def test_the_document_of_a_verb_is_found_whole_or_as_its_last_line() -> None:
+    """Pretty-printed or after other lines."""
+    assert _last_document('{\n "a": 1\n}\n') == {"a": 1}
+    assert _last_document('loading\n{"a": 2}\n') == {"a": 2}
+    assert _last_document("nothing") == {}
+
+
+def test_spoiling_puts_nan_in_every_weight_and_keeps_the_rest(tmp_path: Path) -> None:
+    """Shapes, integer tensors and metadata stay, so that only the load check can tell."""
+    path = tmp_path / "scorer.safetensors"
+    save_file({"w": np.ones((2, 3), np.float32), "n": np.arange(3)}, path, {"format": "x"})
+    spoil_weights(path)
+    with safe_open(path, framework="numpy") as file:
+        assert np.isnan(file.get_tensor("w")).all()
+        assert file.get_tensor("w").shape == (2, 3)
+        assert file.get_tensor("n").tolist() == [0, 1, 2]
+        assert file.metadata() == {"format": "x"}

@@ -1,0 +1,175 @@
+"""What makes a cluster healthy, and what `cluster status` shows where nothing runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.__main__ import run
+from cluster.console import as_text
+from cluster.run_files import RunFiles, RunState, hold_lock, is_locked, read_state, write_state
+from cluster.start_watch import last_line
+from cluster.status import page
+from cluster.status_facts import StatusFacts, gather, problems_of
+from recsys.event_log import SqliteEventLog
+from recsys.events import Engagement
+from recsys.settings import Settings
+
+
+def an_application(status: str = "RUNNING", message: str = "") -> dict[str, Any]:
+    """One application of Serve's status."""
+    deployment = {"status": "HEALTHY", "message": message, "replicas": {"RUNNING": 1}}
+    return {"status": status, "message": "", "deployments": {"Gateway": deployment}}
+
+
+def a_replica(state: str = "ready", reason: str = "") -> dict[str, Any]:
+    """One readiness row."""
+    return {
+        "replica_id": "g1",
+        "stage": "gateway",
+        "bundle_id": "b1",
+        "state": state,
+        "reason": reason,
+        "plan_epoch": 3,
+        "age_ms": 200,
+    }
+
+
+def healthy_facts() -> StatusFacts:
+    """A cluster with nothing to complain of."""
+    arms = [{"variant": "stable", "bundle_id": "b1", "share": 1.0}]
+    return StatusFacts(
+        is_running=True,
+        run={"phase": "serving", "step": "applications run"},
+        serve={"age_ms": 900, "applications": {"recommend": an_application()}},
+        control={
+            "plan": {"epoch": 3, "salt": "s", "arms": arms},
+            "aliases": {"stable": "b1"},
+            "rollout": None,
+            "replicas": [a_replica()],
+        },
+        log={"n_events": 10, "lag_events": 0, "lag_s": 0.0},
+        ready={"status": 200},
+    )
+
+
+def shown(facts: StatusFacts) -> str:
+    """The page as plain text."""
+    return as_text(page(facts, problems_of(facts)))
+
+
+def test_a_cluster_with_everything_in_order_is_healthy() -> None:
+    """No problem, and the page names plan, bundle and lag."""
+    assert problems_of(healthy_facts()) == []
+    text = shown(healthy_facts())
+    assert "healthy" in text
+    assert "epoch 3: stable b1 100%" in text
+    assert "stable = b1" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"is_running": False}, "nothing is running"),
+        ({"is_running": False, "run": {"error": "raylet (7) died"}}, "raylet (7) died"),
+        ({"run": {"phase": "starting", "step": "starting ray"}}, "starting ray"),
+        ({"serve": {}}, "has not reported"),
+        ({"serve": {"age_ms": 60_000, "applications": {}}}, "60 s ago"),
+        (
+            {
+                "serve": {
+                    "age_ms": 1,
+                    "applications": {"workers": an_application("UNHEALTHY", "a\nboom")},
+                }
+            },
+            "application workers is UNHEALTHY: boom",
+        ),
+        ({"ready": {"status": 503, "detail": "no plan"}}, "no plan"),
+        ({"control": {"replicas": [a_replica("failed", "bad sha")]}}, "bad sha"),
+        ({"log": {"n_events": 9, "lag_events": 9, "lag_s": 42.0}}, "42 s behind"),
+        ({"unreadable": ("events.sqlite is damaged",)}, "events.sqlite is damaged"),
+    ],
+)
+def test_each_fault_is_one_sentence(change: dict[str, Any], expected: str) -> None:
+    """Whatever is wrong is named, and shown."""
+    facts = replace(healthy_facts(), **change)
+    problems = problems_of(facts)
+    assert len(problems) == 1
+    assert expected in problems[0]
+    assert "problem:" in shown(facts)
+
+
+def test_a_short_lag_is_no_problem() -> None:
+    """Events are on their way all the time."""
+    facts = replace(healthy_facts(), log={"n_events": 9, "lag_events": 9, "lag_s": 0.4})
+    assert problems_of(facts) == []
+
+
+def test_status_without_a_cluster_is_exit_code_3_and_one_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program learns the same as a person."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLYWHEEL__SERVE__PORT", "1")
+    assert run(["--json", "status"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["healthy"] is False
+    assert "cluster up --wait" in document["problems"][0]
+
+
+def test_the_lag_counts_what_the_feature_store_has_not_applied(tmp_path: Path) -> None:
+    """An event nobody follows yet waits since it was received."""
+    settings = Settings.model_validate({"data_dir": tmp_path, "serve": {"port": 1}})
+    log = SqliteEventLog(settings.log_path, settings.events.n_partitions)
+    log.append(
+        [
+            Engagement(
+                event_id=f"e{n}",
+                kind="view",
+                user_id=f"u{n}",
+                item_id="i",
+                timestamp_ms=1_000_000,
+                received_at_ms=1_000_000 + n,
+                origin="api",
+            )
+            for n in range(3)
+        ]
+    )
+    log.close()
+    facts = gather(settings, now_ms=1_005_000)
+    assert facts.log == {"n_events": 3, "lag_events": 3, "lag_s": 5.0}
+    assert facts.ready["status"] == 0
+
+
+def test_the_lock_is_held_by_one_and_seen_by_all(tmp_path: Path) -> None:
+    """A second supervisor is turned away; looking takes nothing from the holder."""
+    import os
+
+    path = RunFiles(tmp_path / "run").lock
+    assert not is_locked(path)
+    first = hold_lock(path)
+    assert first is not None
+    assert is_locked(path)
+    assert hold_lock(path, patience_s=0.0) is None
+    os.close(first)
+    assert not is_locked(path)
+
+
+def test_a_state_is_read_as_written_and_a_foreign_one_as_none(tmp_path: Path) -> None:
+    """A file of another release does not stop a command."""
+    path = tmp_path / "state.json"
+    state = RunState("run-1", 7, "failed", "starting ray", "port 8000 is used", 3)
+    write_state(path, state)
+    assert read_state(path) == state
+    path.write_text('{"phase": "x", "unknown": 1}')
+    assert read_state(path) is None
+
+
+def test_the_last_line_of_a_traceback_is_its_error() -> None:
+    """A person reads the error, not the frames."""
+    assert last_line("Traceback:\n  File x\nValueError: no\n\n") == "ValueError: no"
+    assert last_line(" \n") == "no message"

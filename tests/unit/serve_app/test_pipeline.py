@@ -1,0 +1,304 @@
+"""The request path with real stages of a small bundle, some of them failing on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from recsys.errors import DeadlineExceeded, Overloaded, StoreError
+from recsys.feature_store import CatalogueView
+from recsys.settings import Settings
+from recsys.stages import stage_names
+from recsys.types import Batch, HistoryEvent, UserState
+from serve_app.asks import Answer, Ask
+from serve_app.bundle_loading import BundleLoader, GatewayBundle, LoadedBundle
+from serve_app.live_items import LiveItems
+from serve_app.pipeline import Pipeline
+from serve_app.placement import BundleMiss, FusedStage, StageClient
+from serve_app.recommend_requests import RecommendRequest
+from serve_app.telemetry import Telemetry
+from tests.bundles_for_tests import NOW_MS, publish_small, small_history, small_settings
+
+N_ITEMS = 120
+
+
+@dataclass
+class Users:
+    """A feature store in memory."""
+
+    histories: Mapping[str, Sequence[HistoryEvent]] = field(default_factory=dict)
+    blocked: frozenset[str] = frozenset()
+    live: tuple[str, ...] = ()
+    is_away: bool = False
+
+    def read_users(self, user_ids: Sequence[str]) -> list[UserState]:
+        if self.is_away:
+            raise StoreError("feature store is away")
+        return [UserState(name, tuple(self.histories.get(name, ())), 1) for name in user_ids]
+
+    def popular(self, limit: int) -> list[tuple[str, float]]:
+        return [(item_id, 1.0) for item_id in self.live[:limit]]
+
+    def catalogue(self, since_version: int = 0) -> CatalogueView:
+        return CatalogueView(1, self.blocked)
+
+    def offsets(self) -> dict[int, int]:
+        return {}
+
+
+class Failing:
+    """A stage that fails its calls in one way."""
+
+    def __init__(self, error: Callable[[], Exception], only: str | None = None) -> None:
+        self._error = error
+        self._only = only
+        self.inner: StageClient | None = None
+
+    async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
+        if self._only is None or method == self._only:
+            raise self._error()
+        assert self.inner is not None
+        return await self.inner.call(method, bundle_id, batch, timeout_s)
+
+
+@dataclass
+class Rig:
+    """A pipeline over one loaded bundle."""
+
+    loaded: LoadedBundle
+    settings: Settings
+
+    @property
+    def bundle(self) -> GatewayBundle:
+        assert self.loaded.gateway is not None
+        return self.loaded.gateway
+
+    def pipeline(
+        self, users: Users | None = None, failing: Mapping[str, Failing] | None = None
+    ) -> tuple[Pipeline, Telemetry]:
+        store = users or Users()
+        stages: dict[str, StageClient] = {}
+        for name in stage_names(2):
+            fused = FusedStage(name, lambda _, name=name: self.loaded.stages[name])
+            stages[name] = fused
+            if failing and name in failing:
+                failing[name].inner = fused
+                stages[name] = failing[name]
+        live = LiveItems(store, 100, self.settings.retrieval.n_candidates)
+        live.refresh([(self.bundle.bundle_id, self.bundle.items)])
+        telemetry = Telemetry()
+        return Pipeline(stages, store, live, self.settings, telemetry), telemetry
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    """A small bundle with all its stages, read only."""
+    root = tmp_path_factory.mktemp("pipeline")
+    settings = small_settings(root)
+    manifest = publish_small(settings, root / "staging", n_items=N_ITEMS)
+    loader = BundleLoader(settings, None, is_gateway=True)
+    return Rig(loader.load(manifest.bundle_id), settings)
+
+
+def an_ask(user_id: str = "u1", k: int = 10, **fields: object) -> Ask:
+    """An ask with plenty of time."""
+    request = RecommendRequest(user_id=user_id, k=k, **fields)  # type: ignore[arg-type]
+    return Ask(request, f"request-{user_id}", "stable", NOW_MS, time.monotonic() + 30)
+
+
+def run(
+    pipeline: Pipeline,
+    bundle: GatewayBundle,
+    asks: Sequence[Ask],
+    is_live: Callable[[int], bool] = lambda _: True,
+    *,
+    may_miss: bool = False,
+) -> list[Answer | Exception]:
+    """Answer a batch."""
+    return asyncio.run(pipeline.answer(bundle, asks, is_live, may_miss=may_miss))
+
+
+def answer_of(answers: list[Answer | Exception]) -> Answer:
+    """The only answer, which must be one."""
+    assert len(answers) == 1
+    assert isinstance(answers[0], Answer), answers[0]
+    return answers[0]
+
+
+def test_a_healthy_graph_answers_whole_slates_with_full_coverage(rig: Rig) -> None:
+    """Items are distinct, in order of position, with a propensity each."""
+    pipeline, _ = rig.pipeline(Users({"u1": small_history(1, N_ITEMS)}))
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=12)]))
+    assert len(set(answer.shown.item_ids)) == 12
+    assert len(answer.propensities) == 12
+    assert all(0 < propensity <= 1 for propensity in answer.propensities)
+    assert (answer.coverage, answer.degraded) == (1.0, ())
+    assert set(answer.stage_ms) == {"features", "encode", "retrieval", "score", "order"}
+    assert len(answer.unshown.item_ids) == rig.settings.serve.log_unshown
+    assert not set(answer.unshown.item_ids) & set(answer.shown.item_ids)
+    assert answer.unshown.score_ranks == sorted(answer.unshown.score_ranks)
+
+
+def test_an_unknown_user_gets_an_answer(rig: Rig) -> None:
+    """Cold start is not an error."""
+    pipeline, _ = rig.pipeline()
+    assert len(answer_of(run(pipeline, rig.bundle, [an_ask("nobody")])).shown.item_ids) == 10
+
+
+def test_seen_excluded_and_deleted_items_are_never_answered(rig: Rig) -> None:
+    """Even where little else is left."""
+    history = [HistoryEvent(f"i{n}", "click", NOW_MS - 1000 * (100 - n)) for n in range(90)]
+    users = Users({"u1": history}, blocked=frozenset({"i119", "i118"}))
+    pipeline, _ = rig.pipeline(users)
+    ask = an_ask(k=200, exclude_item_ids=("i117", "no such item"))
+    shown = set(answer_of(run(pipeline, rig.bundle, [ask])).shown.item_ids)
+    assert shown
+    assert shown <= {f"i{n}" for n in range(90, 117)}
+
+
+def test_an_answer_does_not_depend_on_its_batch(rig: Rig) -> None:
+    """Batching is for speed only."""
+    users = Users({f"u{n}": small_history(n, N_ITEMS, n) for n in range(8)})
+    pipeline, _ = rig.pipeline(users)
+    asks = [an_ask(f"u{n}", k=5 + n) for n in range(8)]
+    together = run(pipeline, rig.bundle, asks)
+    for ask, batched in zip(asks, together, strict=True):
+        alone = answer_of(run(pipeline, rig.bundle, [ask]))
+        assert isinstance(batched, Answer)
+        assert alone.shown.item_ids == batched.shown.item_ids
+        assert alone.propensities == pytest.approx(batched.propensities)
+
+
+def test_what_is_popular_now_is_a_source_of_its_own(rig: Rig) -> None:
+    """Live popularity comes before the bundle's own."""
+    pipeline, _ = rig.pipeline(Users(live=("i7", "unheard of", "i9")))
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=40)]))
+    source_of = dict(zip(answer.shown.item_ids, answer.shown.sources, strict=True))
+    assert {"popular", "fresh", "index"} >= set(source_of.values())
+    ranks = dict(zip(answer.shown.item_ids, answer.shown.retrieval_ranks, strict=True))
+    for rank, item_id in enumerate(("i7", "i9")):
+        if source_of.get(item_id) == "popular":
+            assert ranks[item_id] == rank
+
+
+@pytest.mark.parametrize(
+    ("stage", "error", "only", "reason", "coverage"),
+    [
+        ("shard-001", TimeoutError, None, "shard-001: timeout", 0.5),
+        ("shard-000", lambda: RuntimeError("dead"), None, "shard-000: unavailable", 0.5),
+        ("scorer", lambda: RuntimeError("dead"), "score", "scorer: unavailable", 1.0),
+        ("ordering", TimeoutError, None, "ordering: timeout", 1.0),
+        ("scorer", TimeoutError, "encode", "encode: timeout", 0.0),
+    ],
+)
+def test_a_stage_that_fails_degrades_the_answer_and_is_named(
+    rig: Rig,
+    stage: str,
+    error: Callable[[], Exception],
+    only: str | None,
+    reason: str,
+    coverage: float,
+) -> None:
+    """Whatever dies, the user gets a slate."""
+    pipeline, telemetry = rig.pipeline(
+        Users({"u1": small_history(1, N_ITEMS)}), {stage: Failing(error, only)}
+    )
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=8)]))
+    assert len(set(answer.shown.item_ids)) == 8
+    assert answer.coverage == coverage
+    assert reason in answer.degraded
+    counts = telemetry.take().counts
+    assert counts["flywheel_degraded", (("reason", reason),)] == 1
+
+
+def test_without_a_scorer_the_order_of_retrieval_is_served(rig: Rig) -> None:
+    """Every propensity still is that of the policy that was run."""
+    failing = {"scorer": Failing(lambda: RuntimeError("dead"), "score")}
+    pipeline, _ = rig.pipeline(failing=failing)
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=30)]))
+    assert answer.shown.scores == [1 - rank / 39 for rank in answer.shown.score_ranks] or (
+        pytest.approx([1 - rank / 39 for rank in answer.shown.score_ranks]) == answer.shown.scores
+    )
+
+
+def test_without_ordering_the_slate_is_by_score_and_without_chance(rig: Rig) -> None:
+    """A deterministic policy has propensity 1."""
+    pipeline, _ = rig.pipeline(failing={"ordering": Failing(TimeoutError)})
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=9)]))
+    assert answer.shown.score_ranks == list(range(9))
+    assert answer.propensities == [1.0] * 9
+
+
+def test_without_features_the_user_is_answered_as_unknown(rig: Rig) -> None:
+    """The feature store may be away."""
+    pipeline, _ = rig.pipeline(Users({"u1": small_history(1, N_ITEMS)}, is_away=True))
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask()]))
+    assert answer.degraded == ("features: unavailable",)
+    stranger, _ = rig.pipeline()
+    expected = answer_of(run(stranger, rig.bundle, [an_ask()]))
+    assert answer.shown.item_ids == expected.shown.item_ids
+
+
+def test_without_any_source_the_request_is_refused(rig: Rig) -> None:
+    """The one thing that cannot be degraded: every item is taken out and no shard answers."""
+    everything = frozenset(f"i{n}" for n in range(N_ITEMS))
+    failing = {name: Failing(TimeoutError) for name in ("shard-000", "shard-001")}
+    pipeline, _ = rig.pipeline(Users(blocked=everything), failing)
+    (answer,) = run(pipeline, rig.bundle, [an_ask()])
+    assert isinstance(answer, Overloaded)
+    assert "shard-000: timeout" in str(answer)
+
+
+def test_an_empty_catalogue_is_an_empty_slate(rig: Rig) -> None:
+    """Nothing left to show is an answer."""
+    pipeline, _ = rig.pipeline(Users(blocked=frozenset(f"i{n}" for n in range(N_ITEMS))))
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask()]))
+    assert answer.shown.item_ids == []
+    assert answer.coverage == 1.0
+
+
+def test_a_stage_without_the_bundle_fails_the_whole_request_where_another_bundle_can_answer(
+    rig: Rig,
+) -> None:
+    """One request is never answered by two bundles."""
+    failing = {"shard-001": Failing(lambda: BundleMiss("shard-001 lacks it"))}
+    pipeline, telemetry = rig.pipeline(failing=failing)
+    answers = run(pipeline, rig.bundle, [an_ask("u1"), an_ask("u2")], may_miss=True)
+    assert [type(answer) for answer in answers] == [BundleMiss, BundleMiss]
+    assert telemetry.take().counts["flywheel_bundle_miss", (("bundle_id", "b0000"),)] == 2
+
+
+def test_callers_that_left_are_not_scored_and_their_neighbours_are(rig: Rig) -> None:
+    """Work is dropped at the costly stage."""
+    pipeline, _ = rig.pipeline()
+    answers = run(
+        pipeline, rig.bundle, [an_ask("u1"), an_ask("u2"), an_ask("u3")], lambda i: i != 1
+    )
+    assert isinstance(answers[1], DeadlineExceeded)
+    for user_id, answer in (("u1", answers[0]), ("u3", answers[2])):
+        assert isinstance(answer, Answer)
+        assert answer.ask.request.user_id == user_id
+        alone = answer_of(run(pipeline, rig.bundle, [an_ask(user_id)]))
+        assert answer.shown.item_ids == alone.shown.item_ids
+
+
+def test_explanations_tell_source_rank_probabilities_and_what_moved_an_item(rig: Rig) -> None:
+    """Items that kept their place by score were moved by nothing."""
+    pipeline, _ = rig.pipeline(Users({"u1": small_history(1, N_ITEMS)}))
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=20, explain=True)]))
+    assert answer.explanations is not None
+    assert len(answer.explanations) == 20
+    for item_id, explanation, propensity in zip(
+        answer.shown.item_ids, answer.explanations, answer.propensities, strict=True
+    ):
+        assert explanation.title == f"Title {item_id[1:]}"
+        assert set(explanation.action_probabilities) == {"click", "like", "dismiss"}
+        assert (explanation.moved_by == "exploration") == (propensity < 0.95 - 1e-6)
+    first = answer.explanations[0]
+    if first.score_rank == 0:
+        assert first.moved_by is None

@@ -1,0 +1,99 @@
+"""The gate's decisions: what passes, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from recsys.errors import DataRefused
+from recsys.settings import GateSettings
+from train_app.gate import GateDecision, Measured, decide
+
+
+def decision_for(
+    page: float,
+    popularity: float = 0.1,
+    stable: float | None = None,
+    *,
+    n: int = 100,
+    comparable: bool = True,
+    gate: GateSettings | None = None,
+) -> GateDecision:
+    """The decision on constant metrics."""
+    measured = Measured(
+        page=np.full(n, page),
+        popularity=np.full(n, popularity),
+        users=np.arange(n),
+        stable=None if stable is None else np.full(n, stable),
+        comparable=np.full(n, comparable),
+    )
+    return decide(measured, gate or GateSettings(), seed=0)
+
+
+def test_a_page_better_than_popularity_passes() -> None:
+    """Equal to the bound is enough."""
+    decision_for(0.2).require_passed()
+    decision_for(0.1).require_passed()
+
+
+def test_a_page_worse_than_popularity_is_refused_with_figures_and_remedy() -> None:
+    """The sentence holds figure, bound and what to change; the exit code is 6."""
+    decision = decision_for(0.09)
+    assert not decision.passed
+    with pytest.raises(DataRefused, match=r"0\.0900, at least 0\.1000.*min_ratio_popularity") as e:
+        decision.require_passed()
+    assert e.value.exit_code == 6
+    assert "nothing was published" in str(e.value)
+
+
+def test_the_ratio_to_popularity_is_a_setting() -> None:
+    """Twice popularity may be demanded, or nothing."""
+    assert not decision_for(0.15, gate=GateSettings(min_ratio_popularity=2.0)).passed
+    assert decision_for(0.01, gate=GateSettings(min_ratio_popularity=0.0)).passed
+
+
+def test_a_page_may_drop_a_little_below_the_stable_bundle() -> None:
+    """Five per cent by default; the paired difference is told."""
+    assert decision_for(0.191, stable=0.2).passed
+    refused = decision_for(0.189, stable=0.2)
+    assert not refused.passed
+    assert refused.versus_stable is not None
+    assert refused.versus_stable.mean == pytest.approx(-0.011)
+    assert [rule.passed for rule in refused.rules] == [True, True, False]
+
+
+def test_only_engagements_new_to_the_stable_bundle_are_compared() -> None:
+    """Where it was trained on all of them the comparison decides nothing."""
+    assert decision_for(0.15, stable=0.9, comparable=False).passed
+    n = 100
+    comparable = np.arange(n) < 50
+    measured = Measured(
+        page=np.where(comparable, 0.3, 0.1),
+        popularity=np.full(n, 0.1),
+        users=np.arange(n),
+        stable=np.where(comparable, 0.3, 0.9),
+        comparable=comparable,
+    )
+    assert decide(measured, GateSettings(), seed=0).passed
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(broken: float) -> None:
+    """In the page, in popularity and in the stable bundle; and the decision is still JSON."""
+    for decision in (
+        decision_for(broken),
+        decision_for(0.5, popularity=broken),
+        decision_for(0.5, stable=broken),
+    ):
+        assert not decision.passed
+        json.dumps(decision.as_dict(), allow_nan=False)
+
+
+def test_no_data_is_refused() -> None:
+    """Nothing evaluated proves nothing."""
+    decision = decision_for(0.5, n=0)
+    assert not decision.passed
+    with pytest.raises(DataRefused, match="import more history"):
+        decision.require_passed()

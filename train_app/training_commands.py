@@ -1,0 +1,99 @@
+"""The verbs that learn and judge: train and evaluate. Loads torch and ScaNN."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+
+from recsys.errors import DataRefused, RecsysError
+from recsys.settings import Settings
+from train_app.command_outcome import Outcome
+from train_app.data_checks import check, refuse_unfit
+from train_app.evaluation_protocols import Protocol
+from train_app.evaluation_run import EvaluationRequest, run_evaluation
+from train_app.examples import load_interactions, split_by_time
+from train_app.gate_evaluation import gate_text
+from train_app.ingest import run_ingest
+from train_app.interactions import Interactions
+from train_app.progress import Progress, duration, open_progress
+from train_app.train_joint import train_models
+from train_app.train_run import TrainRequest, TrainResult, TrainTools, run_training
+
+
+def train_bundle(
+    settings: Settings, *, warm_start: bool, publish: bool, until_ms: int | None
+) -> Outcome:
+    """`train`: from the lake to a bundle that passed the gate."""
+    with open_progress(sys.stderr) as progress:
+        tools = TrainTools(
+            load=partial(_read_lake, settings, progress),
+            cutoff_ms=partial(split_by_time, holdout_share=settings.train.holdout_share),
+            train_models=train_models,
+            report=progress,
+            say=progress.say,
+        )
+        result = run_training(TrainRequest(publish, warm_start, until_ms), settings, tools)
+    return Outcome(result.as_dict(), _train_text(result, publish), _refusal(result))
+
+
+def evaluate_offline(
+    settings: Settings, *, bundle_id: str | None, protocol: Protocol, against: str | None
+) -> Outcome:
+    """`evaluate`: the offline table."""
+    with open_progress(sys.stderr) as progress:
+        interactions = _read_lake(settings, progress)
+        table = run_evaluation(
+            interactions,
+            split_by_time(interactions, settings.train.holdout_share),
+            EvaluationRequest(protocol, bundle_id, against),
+            settings,
+            train_models=train_models,
+            report=progress,
+        )
+    return Outcome(table.as_dict(), table.text())
+
+
+def _read_lake(settings: Settings, progress: Progress, until_ms: int | None = None) -> Interactions:
+    """The engagements of log and imports, checked.
+
+    Raises:
+        DataRefused: the data checks refused.
+    """
+    label = "reading the lake"
+    progress(label, 0.0)
+    run_ingest(settings)
+    progress(label, 0.3)
+    interactions = load_interactions(settings.lake_location, settings, until_ms=until_ms)
+    progress(label, 1.0)
+    progress.say(
+        f"{len(interactions):,} engagements of {interactions.n_users:,} users with "
+        f"{interactions.n_items:,} items"
+    )
+    findings = check(interactions, settings, time.time_ns() // 1_000_000)
+    for finding in findings:
+        if finding.level == "warning":
+            progress.say(f"warning: {finding.detail}")
+    refuse_unfit(findings)
+    return interactions
+
+
+def _train_text(result: TrainResult, publish: bool) -> str:
+    lines = [
+        f"trained on {result.n_engagements:,} engagements in {duration(result.train_s)}",
+        result.evaluation.table.text(),
+        gate_text(result.evaluation.decision),
+    ]
+    if result.manifest is not None:
+        lines.append(f"published {result.manifest.bundle_id}")
+    elif not publish:
+        lines.append("nothing was published; add --publish")
+    return "\n".join(lines)
+
+
+def _refusal(result: TrainResult) -> RecsysError | None:
+    try:
+        result.evaluation.decision.require_passed()
+    except DataRefused as error:
+        return error
+    return None
