@@ -99,8 +99,8 @@ def main(settings_path: str, bundle: str, port: str) -> None:
     serve.run(graph, name="naive", route_prefix="/", logging_config=quiet)
     print("READY", flush=True)
     stop.wait()
-    serve.shutdown()
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -142,11 +142,14 @@ def evaluate(ctx: click.Context, bundle: str | None, protocol: str, against: str
     ctx.exit(run_learning(ctx.obj, arguments)[0])
 
 
-def child_command(settings_file: Path, arguments: Sequence[str], as_json: bool) -> list[str]:
+def child_command(
+    settings_file: Path, arguments: Sequence[str], as_json: bool, debug: bool = False
+) -> list[str]:
     """The command line of the child: the verb first, then its settings and options."""
     verb, *options = arguments
     command = [sys.executable, "-m", "train_app", verb, "--settings", str(settings_file)]
     command += ["--json"] if as_json else []
+    command += ["--debug"] if debug else []
     return command + options
 
 
@@ -167,7 +170,8 @@ def run_learning(
     with tempfile.TemporaryDirectory(prefix="flywheel-job-") as directory:
         settings_file = Path(directory) / "settings.json"
         settings_file.write_text(settings.model_dump_json())
-        command = child_command(settings_file, arguments, console.as_json or reads_result)
+        as_json = console.as_json or reads_result
+        command = child_command(settings_file, arguments, as_json, console.debug)
         return _run(command, _niceness(settings, arguments[0]), reads_result)
 
 

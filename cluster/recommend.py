@@ -96,18 +96,22 @@ def read_titles(settings: Settings, document: Mapping[str, Any]) -> dict[str, st
 
 def _titles_of_bundle(settings: Settings, bundle_id: str, item_ids: list[str]) -> dict[str, str]:
     from pyarrow import ArrowException
-    from pyarrow import compute as pc
     from pyarrow import parquet as pq
 
+    wanted, titles = set(item_ids), {}
     try:
-        table = pq.read_table(
-            _bundle_directory(settings, bundle_id) / "items.parquet",
-            columns=["item_id", "title"],
-            filters=pc.field("item_id").isin(item_ids),
-        )
+        path = _bundle_directory(settings, bundle_id) / "items.parquet"
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["item_id", "title"]):
+                item_column, title_column = (column.to_pylist() for column in batch.columns)
+                titles |= {
+                    item_id: title or ""
+                    for item_id, title in zip(item_column, title_column, strict=True)
+                    if item_id in wanted
+                }
     except (OSError, ArrowException, RecsysError):
         return {}
-    return {row["item_id"]: row["title"] or "" for row in table.to_pylist()}
+    return titles
 
 
 def _bundle_directory(settings: Settings, bundle_id: str) -> Path:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,6 @@ SPACE_FILES = ("user_tower.safetensors", "item_tower.safetensors", "item_vectors
 
 _BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CHECKSUM = "checksum"
-
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -169,7 +169,7 @@ def write_manifest(
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read a bundle's manifest, without looking at the other files.
+    """Read the manifest alone.
 
     Raises:
         BundleCorrupt: it is missing, was changed after it was written, or is of another format.
@@ -262,12 +262,10 @@ def _render(document: Mapping[str, Any]) -> bytes:
 
 
 def _check_unchanged(document: Mapping[str, Any], text: bytes) -> None:
-    try:
-        unchanged = _render(document) == text
-    except ValueError:
-        unchanged = False
-    if not unchanged:
-        raise BundleCorrupt(f"{MANIFEST_NAME} was changed after it was written")
+    with suppress(ValueError):
+        if _render(document) == text:
+            return
+    raise BundleCorrupt(f"{MANIFEST_NAME} was changed after it was written")
 
 
 def _regular_files(directory: Path) -> Iterator[str]:

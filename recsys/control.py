@@ -116,7 +116,7 @@ class ReadinessReporter:
 
         self._replicas = control_tables.replicas
         self._create_tables = control_tables.create_tables
-        self._engine = control_tables.open_engine(url, writes=True)
+        self._engine = control_tables.open_engine(url, writes=True, is_durable=False)
         self._is_created = False
 
     def report(

@@ -25,8 +25,8 @@ from sqlalchemy import (
     event,
     inspect,
 )
-from sqlalchemy.exc import ArgumentError, DatabaseError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from recsys.errors import ConfigError, StoreError
@@ -111,37 +111,50 @@ history = Table(
 )
 
 
-def open_engine(url: str, *, writes: bool) -> Engine:
+def open_engine(url: str, *, writes: bool, is_durable: bool = True) -> Engine:
     """A lazily connecting engine whose transactions see one consistent state.
 
     Args:
         url: SQLAlchemy URL.
         writes: take the write lock at the start of a transaction, so that what was read in it
             still holds when it writes.
+        is_durable: a transaction outlives a power cut; heartbeats, which are written anew every
+            second, need no such promise and then cost no wait for the disk.
     """
     try:
         if not url.startswith("sqlite"):
             level = "SERIALIZABLE" if writes else "REPEATABLE READ"
             return create_engine(url, isolation_level=level, pool_pre_ping=True)
-        engine = create_engine(url, poolclass=NullPool)
+        engine = create_engine(url)
     except (ArgumentError, ImportError) as error:
         raise ConfigError(
             f"control store '{url}' cannot be opened: {error}; expected an SQLAlchemy URL such as "
             "sqlite:///var/control.sqlite, with its driver installed"
         ) from error
 
-    def prepare(connection: sqlite3.Connection, _: object) -> None:
+    pragmas = [
+        f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
+        f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}",
+    ]
+
+    def prepare(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
         # The driver must not begin transactions on its own: it would begin them too late.
         connection.isolation_level = None
-        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-        connection.execute("PRAGMA synchronous=FULL")
+        for pragma in pragmas:
+            connection.execute(pragma)
         if writes and connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode=WAL")
+        entry.info["inode"] = _inode(engine)
+
+    def check(_: object, entry: ConnectionPoolEntry, __: object) -> None:
+        if entry.info["inode"] != _inode(engine):
+            raise DisconnectionError("the database file was replaced")
 
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     event.listen(engine, "connect", prepare)
+    event.listen(engine, "checkout", check)
     event.listen(engine, "begin", begin)
     return engine
 
@@ -151,6 +164,15 @@ def sqlite_file(engine: Engine) -> Path | None:
     if engine.dialect.name != "sqlite" or engine.url.database in {None, "", ":memory:"}:
         return None
     return Path(str(engine.url.database))
+
+
+def _inode(engine: Engine) -> int | None:
+    """Tells the file that is there from the one a connection was opened on."""
+    file = sqlite_file(engine)
+    try:
+        return None if file is None else file.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def has_tables(engine: Engine) -> bool:

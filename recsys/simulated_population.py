@@ -36,16 +36,16 @@ class WorldSettings:
     appear."""
     new_share: float = 0.5
     """Share of the items that appear after day 0, evenly over the days."""
-    reluctance: float = 4.0
+    reluctance: float = 6.0
     """How far below even odds a click on an indifferent item lies."""
-    taste: float = 3.5
-    quality: float = 0.6
+    taste: float = 6.0
+    quality: float = 0.5
     """Standard deviation of the item's own attraction, which moves as tastes do."""
     novelty: float = 2.5
     """Attraction of an item on its first day."""
     novelty_days: float = 6.0
     """After so many days a third of the novelty is left."""
-    momentum: float = 2.0
+    momentum: float = 3.0
     """Attraction of the topic that follows the last one engaged with."""
     repetition: float = 4.0
     """Loss of attraction of an item already engaged with."""

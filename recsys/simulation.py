@@ -163,7 +163,7 @@ class World:
         return self.all_items[int(chosen[0])].item_id
 
     def history(
-        self, days: float, events_per_user: int, rng: Generator, n_shown: int = 20
+        self, days: float, events_per_user: int, rng: Generator, n_shown: int = 60
     ) -> HistoryColumns:
         """The log of a weak policy from day 0 on: it shows what is popular, half of it at random.
 

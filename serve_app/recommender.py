@@ -19,7 +19,7 @@ from serve_app.placement import BundleMiss, StageClient
 from serve_app.problems import NotReady
 from serve_app.reach import unreachable_stage
 from serve_app.recommend_requests import RecommendRequest
-from serve_app.residency import Residency
+from serve_app.residency import Residency, stable_arm
 
 
 class Recommender:
@@ -147,4 +147,4 @@ class Recommender:
         plan = self._residency.plan
         if plan is None:
             raise NotReady("no traffic plan yet: no bundle is stable; publish one and promote it")
-        return next((arm for arm in plan.arms if arm.variant == STABLE), plan.arms[0])
+        return stable_arm(plan)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from recsys.control import ControlReader, ControlView, ReadinessReporter
 from recsys.errors import RecsysError
 from recsys.settings import Settings
-from recsys.traffic import TrafficPlan
+from recsys.traffic import STABLE, Arm, TrafficPlan
 from serve_app.plan_watch import PlanWatch
 from serve_app.resident import ResidentBundles
 
@@ -47,6 +47,7 @@ class Residency(Generic[T]):
         self._stage = stage
         self._replica_id = replica_id
         self._after_poll = after_poll
+        self._plan: TrafficPlan | None = None
         self._reporter = ReadinessReporter(settings.control_url)
         self._watch = PlanWatch(
             ControlReader(settings.control_url).view,
@@ -63,9 +64,8 @@ class Residency(Generic[T]):
 
     @property
     def plan(self) -> TrafficPlan | None:
-        """The traffic plan as this replica knows it."""
-        view = self._watch.view
-        return None if view is None else view.plan
+        """The traffic plan this replica follows: the newest whose stable bundle it holds."""
+        return self._plan
 
     @property
     def bundle_ids(self) -> tuple[str, ...]:
@@ -111,8 +111,9 @@ class Residency(Generic[T]):
     def _follow(self, view: ControlView) -> None:
         planned = view.plan.bundle_ids if view.plan is not None else ()
         self._bundles.require((*view.required, *planned))
+        self._adopt(view.plan)
         self._after_poll()
-        epoch = view.plan.epoch if view.plan is not None else 0
+        epoch = self._plan.epoch if self._plan is not None else 0
         now_ms = int(time.time() * 1000)
         try:
             self._reporter.report(
@@ -121,3 +122,17 @@ class Residency(Generic[T]):
         except (RecsysError, OSError) as error:
             # The poll that read this view already told of a store that is away.
             logger.info("readiness of %s could not be reported: %s", self._replica_id, error)
+        else:
+            self._bundles.reported()
+
+    def _adopt(self, plan: TrafficPlan | None) -> None:
+        """Follow a plan once its main bundle is here; until then the one before answers."""
+        if plan is None:
+            return
+        if self._plan is None or self._bundles.peek(stable_arm(plan).bundle_id) is not None:
+            self._plan = plan
+
+
+def stable_arm(plan: TrafficPlan) -> Arm:
+    """The arm of stable, which answers for any other that cannot."""
+    return next((arm for arm in plan.arms if arm.variant == STABLE), plan.arms[0])

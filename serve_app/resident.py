@@ -2,6 +2,10 @@
 
 Knows when a bundle is loaded and let go, not what a bundle is or who asked for it. Loading runs
 in a thread of its own at the lowest priority, so that requests go first.
+
+A bundle is let go in two steps. First it is withdrawn: no longer said to be ready, yet still
+answering. Only when that was reported, and requirements read after the report still leave it out,
+is it dropped. So whoever requires a bundle and then reads that it is ready, finds it ready.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ LOADING = "loading"
 READY = "ready"
 FAILED = "failed"
 
-LOAD_NICE = 19
+LOAD_NICE = 1
 FIRST_RETRY_S = 5.0
 MAX_RETRY_S = 300.0
 
@@ -40,6 +44,8 @@ class _Failure:
 class _Resident(Generic[T]):
     value: T
     last_used_s: float
+    is_withdrawn: bool = False
+    is_withdrawal_reported: bool = False
 
 
 class ResidentBundles(Generic[T]):
@@ -89,18 +95,29 @@ class ResidentBundles(Generic[T]):
         return tuple(self._resident)
 
     def require(self, bundle_ids: Sequence[str]) -> None:
-        """Say which bundles must be resident; the loading thread does the rest."""
+        """Say which bundles must be resident, as read since the last `reported`."""
         with self._changed:
             self._required = tuple(dict.fromkeys(bundle_ids))
+            self._let_go()
             self._failures = {
                 name: failure for name, failure in self._failures.items() if name in self._required
             }
             self._changed.notify_all()
 
+    def reported(self) -> None:
+        """Say that the last `states` have reached whoever decides what is required."""
+        with self._changed:
+            for resident in self._resident.values():
+                resident.is_withdrawal_reported = resident.is_withdrawn
+
     def states(self) -> dict[str, tuple[str, str]]:
         """State and reason of every required or resident bundle."""
         with self._changed:
-            states = {name: (READY, "") for name in self._resident}
+            states = {
+                name: (READY, "")
+                for name, resident in self._resident.items()
+                if not resident.is_withdrawn
+            }
             for name in self._required:
                 if name not in states:
                     failure = self._failures.get(name)
@@ -126,12 +143,11 @@ class ResidentBundles(Generic[T]):
             self._thread.join(timeout=5)
 
     def turn(self) -> bool:
-        """One turn of the loading thread: load one bundle or let old ones go.
+        """One turn of the loading thread: load one bundle.
 
         Returns:
             Whether there may be more to do at once.
         """
-        self._unload_unused()
         bundle_id = self._due()
         if bundle_id is None:
             return False
@@ -197,19 +213,17 @@ class ResidentBundles(Generic[T]):
             self._failures[bundle_id] = _Failure(reason, n_attempts, self._clock() + delay_s)
             self._changed.notify_all()
 
-    def _unload_unused(self) -> None:
+    def _let_go(self) -> None:
         now_s = self._clock()
-        with self._changed:
-            unused = [
-                name
-                for name, resident in self._resident.items()
-                if name not in self._required
-                and now_s - resident.last_used_s >= self._unload_after_s
-            ]
-            for name in unused:
+        for name, resident in list(self._resident.items()):
+            if name in self._required:
+                resident.is_withdrawn = resident.is_withdrawal_reported = False
+            elif now_s - resident.last_used_s < self._unload_after_s:
+                continue
+            elif resident.is_withdrawal_reported:
                 del self._resident[name]
-        if unused:
-            self._on_change()
+            else:
+                resident.is_withdrawn = True
 
 
 def _give_way() -> None:

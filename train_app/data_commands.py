@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from recsys.settings import Settings
 from train_app.command_outcome import Outcome
 from train_app.import_history import ImportOptions, run_import
 from train_app.ingest import run_ingest
-from train_app.progress import Progress, open_progress
+from train_app.progress import open_progress
 
 
 def import_files(
@@ -56,7 +57,7 @@ def ingest_log(settings: Settings) -> Outcome:
 class CountProgress:
     """Turns counts of stages, whose end may not be known, into shares of steps."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Callable[[str, float], None]) -> None:
         self._progress = progress
         self._label = ""
 

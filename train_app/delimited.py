@@ -42,10 +42,7 @@ def read_delimited(file: TableFile, wanted: Mapping[str, str]) -> Iterator[RawBa
     with open_text(file.path) as stream:
         blocks = _blocks(stream, file.path, file.dialect)
         for block in blocks:
-            batch = parse_block(block, file.dialect, len(file.columns), indices)
-            if batch is None:
-                batch = _parse_records(block, blocks, file.dialect, len(file.columns), indices)
-            yield batch
+            yield read_block(block, blocks, file.dialect, len(file.columns), indices)
 
 
 @contextlib.contextmanager
@@ -91,7 +88,26 @@ def first_lines(path: Path, encoding: str, n_bytes: int = 1 << 16) -> list[str]:
     return [line for line in lines if line]
 
 
-def parse_block(
+def read_block(
+    block: Block,
+    following: Iterator[Block],
+    dialect: Dialect,
+    n_columns: int,
+    indices: Mapping[str, int],
+) -> RawBatch:
+    """The rows of a block.
+
+    Args:
+        following: the blocks after it, of which some are used up where a record runs into them.
+        indices: names to answer under, each with the 0-based column.
+    """
+    batch = _parse_whole(block, dialect, n_columns, indices)
+    if batch is None:
+        batch = _parse_records(block, following, dialect, n_columns, indices)
+    return batch
+
+
+def _parse_whole(
     block: Block, dialect: Dialect, n_columns: int, indices: Mapping[str, int]
 ) -> RawBatch | None:
     """The rows of a block in which every record is one line of UTF-8; None of any other."""
@@ -111,22 +127,20 @@ def parse_block(
 
     names = [str(index) for index in range(n_columns)]
     needed = sorted({str(index) for index in indices.values()})
+    parsing = pa_csv.ParseOptions(
+        delimiter=_SEPARATOR if len(dialect.delimiter) > 1 else dialect.delimiter,
+        quote_char='"' if dialect.quoting else False,
+        newlines_in_values=dialect.quoting,
+        ignore_empty_lines=False,
+        invalid_row_handler=skip,
+    )
+    as_text = dict.fromkeys(needed, pa.string())
     try:
         table = pa_csv.read_csv(
             pa.BufferReader(data),
             pa_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(data) + 1),
-            pa_csv.ParseOptions(
-                delimiter=_SEPARATOR if len(dialect.delimiter) > 1 else dialect.delimiter,
-                quote_char='"' if dialect.quoting else False,
-                newlines_in_values=dialect.quoting,
-                ignore_empty_lines=False,
-                invalid_row_handler=skip,
-            ),
-            pa_csv.ConvertOptions(
-                check_utf8=False,
-                include_columns=needed,
-                column_types=dict.fromkeys(needed, pa.string()),
-            ),
+            parsing,
+            pa_csv.ConvertOptions(check_utf8=False, include_columns=needed, column_types=as_text),
         )
     except pa.ArrowInvalid:
         return None

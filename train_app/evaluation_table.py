@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from recsys.types import RowArray
 from train_app.metrics import (
@@ -28,7 +31,7 @@ from train_app.metrics import (
 HR, NDCG, RECALL, MRR, COVERAGE = "HR@10", "NDCG@10", "recall@200", "MRR", "coverage@10"
 COLUMNS = (HR, NDCG, RECALL, MRR, COVERAGE)
 PAGE_LENGTH = 10
-_TEXT_WIDTH = 132
+_TEXT_WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -93,16 +96,14 @@ class Evaluation:
 
     def text(self) -> str:
         """As a table for a terminal."""
-        from rich.console import Console
-        from rich.table import Table
-
         title = (
             f"{self.protocol}: {self.n_queries:,} held-out engagements of {self.n_users:,} users, "
-            f"{self.n_items:,} items"
+            f"{self.n_items:,} items; 95 % intervals"
         )
-        table = Table("method", title=title, title_justify="left")
+        table = Table(title=title, title_justify="left")
+        table.add_column("method", no_wrap=True)
         for column in COLUMNS:
-            table.add_column(f"{column}, 95 % interval", justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         for row in self.figures:
             table.add_row(row.method, *(_cell(row.metrics.get(name)) for name in COLUMNS))
         for difference in self.differences:
@@ -113,7 +114,7 @@ class Evaluation:
         console.print(table)
         for note in self.notes:
             console.print(note, markup=False, highlight=False)
-        return buffer.getvalue().rstrip()
+        return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
 def measure(lists: RowArray, targets: RowArray) -> Ranked:
@@ -165,8 +166,9 @@ def _as_json(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
     return {name: interval.as_dict() for name, interval in metrics.items()}
 
 
-def _cell(interval: Interval | None, *, signed: bool = False) -> str:
+def _cell(interval: Interval | None, *, signed: bool = False) -> Text:
     if interval is None:
-        return ""
+        return Text("")
     form = "+.3f" if signed else ".3f"
-    return f"{interval.mean:{form}}  {interval.low:{form}} to {interval.high:{form}}"
+    bounds = f"{interval.low:{form}}..{interval.high:{form}}"
+    return Text(f"{interval.mean:{form}}\n{bounds}")

@@ -43,7 +43,8 @@ class Rule:
     def sentence(self) -> str:
         """The rule as one line."""
         verdict = "passed" if self.passed else "refused"
-        return f"{self.name}: {self.figure:.4f}, at least {self.bound:.4f} expected: {verdict}"
+        figure, bound = _number(self.figure), _number(self.bound)
+        return f"{self.name}: {figure}, at least {bound} expected: {verdict}"
 
 
 @dataclass(frozen=True)
@@ -154,3 +155,8 @@ def _at_least(name: str, figure: float, bound: float, remedy: str) -> Rule:
         remedy = f"a figure is not finite; lower train.towers.learning_rate, or {remedy}"
     # Equal up to the rounding of two sums in another order is equal.
     return Rule(name, figure, bound, finite and figure >= bound - 1e-9, remedy)
+
+
+def _number(value: float) -> str:
+    is_count = value >= 1.0 and value.is_integer()
+    return f"{value:,.0f}" if is_count else f"{value:.4f}"

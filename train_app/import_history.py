@@ -224,7 +224,7 @@ def _load_features(job: _Import, facts: StagedFacts) -> int:
     def counted() -> Iterator[tuple[str, list[HistoryEvent]]]:
         for done, history in enumerate(histories, start=1):
             yield history
-            if not done % 500:
+            if done % 500 == 1:
                 job.progress("histories", done, facts.n_users)
 
     return load_histories(job.settings.feature_path, counted(), job.settings).n_users

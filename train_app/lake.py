@@ -59,7 +59,9 @@ class LakeTable:
 
     def files(self, first: date | None = None, last: date | None = None) -> list[str]:
         """Parquet files of the days `first..last`, both inclusive; all without them."""
-        return [str(uri) for uri in self.delta.file_uris(_bounds(first, last))]
+        return [
+            str(uri) for uri in self.delta.file_uris(file_pruning_predicate=_bounds(first, last))
+        ]
 
     def attach(
         self,
@@ -73,7 +75,7 @@ class LakeTable:
         if not files:
             connection.register(view, self.schema.empty_table())
         elif "://" in self.location:
-            dataset = self.delta.to_pyarrow_dataset(partitions=_bounds(first, last))
+            dataset = self.delta.to_pyarrow_dataset(file_pruning_predicate=_bounds(first, last))
             connection.register(view, dataset)
         else:
             listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
@@ -225,19 +227,14 @@ class Append:
     def _close_day(self) -> None:
         if self._open is None:
             return
-        done, self._open = self._open, None
-        self._actions.append(
-            AddAction(
-                done.path,
-                0,
-                {PARTITION_COLUMN: str(_EPOCH + timedelta(days=done.day))},
-                int(time.time() * 1000),
-                True,
-                json.dumps(done.statistics()),
-            )
-        )
+        done = self._open
         done.writer.close()
-        self._actions[-1].size = self.filesystem.get_file_info(f"{self.root}/{done.path}").size
+        size = self.filesystem.get_file_info(f"{self.root}/{done.path}").size
+        day = {PARTITION_COLUMN: str(_EPOCH + timedelta(days=done.day))}
+        statistics = json.dumps(done.statistics())
+        now_ms = int(time.time() * 1000)
+        self._actions.append(AddAction(done.path, size, day, now_ms, True, statistics))
+        self._open = None
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError):

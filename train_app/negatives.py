@@ -18,9 +18,9 @@ _FULL_SOFTMAX_BELOW = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Negatives:
-    """Item rows, each once, and what to add to their logits so that the partition is unbiased."""
+    """Item rows and what to add to their logits so that the partition is unbiased; -inf is padding."""
 
-    rows: NDArray[np.int64]  # [n]
+    rows: NDArray[np.int64]  # [n], always the same number
     corrections: NDArray[np.float32]  # [n] log(times drawn) - log(expected times drawn)
 
 
@@ -55,5 +55,8 @@ class NegativeSampler:
             np.searchsorted(self._cumulative, points, side="right"), return_counts=True
         )
         drawn = np.minimum(drawn, len(self._seen) - 1)
-        corrections = np.log(times) - np.log(self._n) - self._log_shares[drawn]
-        return Negatives(self._seen[drawn], corrections.astype(np.float32))
+        rows = np.full(self._n, self._seen[0])
+        rows[: len(drawn)] = self._seen[drawn]
+        corrections = np.full(self._n, -np.inf, dtype=np.float32)
+        corrections[: len(drawn)] = np.log(times) - np.log(self._n) - self._log_shares[drawn]
+        return Negatives(rows, corrections)

@@ -19,6 +19,7 @@ from train_app.interactions import Interactions
 _MIN_STEPS_PER_EPOCH = 100
 """Short histories are packed more to a step, but an epoch keeps about so many steps."""
 _MIN_TOKENS_PER_HISTORY = 8
+_WIDTH_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,17 @@ class Windows:
     def pick(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Windows:
         """The windows at `index`."""
         return Windows(self.starts[index], self.ends[index], self.is_first[index])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """Which windows make a batch, and the shape they are padded to."""
+
+    index: NDArray[np.int64]
+    width: int
+    """Tokens of a window."""
+    height: int
+    """Windows, padding included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +136,11 @@ def cut_windows(sequences: Sequences, history_length: int, rng: np.random.Genera
 
 def plan_epoch(
     windows: Windows, batch_size: int, history_length: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Window indices of every batch, of similar length within a batch, in random order.
+) -> list[BatchPlan]:
+    """The batches of an epoch, each of windows of similar length, in random order.
+
+    Widths and heights come from short lists, because every new shape of a matrix product costs a
+    processor's library more to prepare than to compute.
 
     Args:
         batch_size: full-length windows per batch; shorter ones fill the same number of tokens.
@@ -133,31 +148,34 @@ def plan_epoch(
     if len(windows) == 0:
         return []
     lengths = windows.ends - windows.starts
+    longest = history_length + 1
+    widths = np.minimum(-(-lengths // _WIDTH_STEP) * _WIDTH_STEP, longest)
     per_step = int(lengths.sum()) // _MIN_STEPS_PER_EPOCH
-    budget = min(
-        batch_size * (history_length + 1), max(batch_size * _MIN_TOKENS_PER_HISTORY, per_step)
-    )
-    order = np.argsort(lengths + rng.random(len(lengths)) * (1 + lengths // 8), kind="stable")
-    batches = []
-    start, widest = 0, 0
-    for place, length in enumerate(lengths[order].tolist()):
-        widest = max(widest, length)
-        if place > start and widest * (place - start + 1) > budget:
-            batches.append(order[start:place])
-            start, widest = place, length
-    batches.append(order[start:])
-    return [batches[index] for index in rng.permutation(len(batches))]
+    budget = min(batch_size * longest, max(batch_size * _MIN_TOKENS_PER_HISTORY, per_step))
+    plans = []
+    for width in np.unique(widths).tolist():
+        members = rng.permutation(np.flatnonzero(widths == width))
+        height = max(budget // width, 1)
+        for start in range(0, len(members), height):
+            index = members[start : start + height]
+            rounded = min(1 << (len(index) - 1).bit_length(), height)
+            plans.append(BatchPlan(index, width, rounded))
+    return [plans[place] for place in rng.permutation(len(plans))]
 
 
-def assemble(sequences: Sequences, windows: Windows) -> SequenceBatch:
-    """The arrays of a batch of windows."""
-    lengths = windows.ends - windows.starts
-    width = int(lengths.max(initial=1))
-    places = windows.starts[:, None] + np.arange(width)
+def assemble(sequences: Sequences, windows: Windows, width: int, height: int) -> SequenceBatch:
+    """The arrays of a batch of windows, padded to `width` tokens and `height` windows."""
+    lengths = np.zeros(height, dtype=np.int64)
+    lengths[: len(windows)] = windows.ends - windows.starts
+    starts = np.zeros(height, dtype=np.int64)
+    starts[: len(windows)] = windows.starts
+    is_first = np.zeros(height, dtype=bool)
+    is_first[: len(windows)] = windows.is_first
+    places = starts[:, None] + np.arange(width)
     present = np.arange(width) < lengths[:, None]  # of targets
-    places = np.where(present, places, windows.starts[:, None])
+    places = np.where(present, places, 0)
     is_target = present & sequences.is_target[places]
-    is_target[:, 0] &= windows.is_first
+    is_target[:, 0] &= is_first
     inputs, read = places[:, :-1], present[:, 1:]
     gaps = np.where(read, sequences.gaps[inputs], 0)
     gaps[:, :1] = 0  # a truncated history does not know the gap before its oldest event

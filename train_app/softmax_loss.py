@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 _CHUNK = 512
-"""Predictions at a time: their logits against a thousand items stay in a core's cache."""
+"""Predictions at a time: their logits against a thousand items stay in a core's cache. Predictions
+are padded to whole chunks, because a new shape costs the library more than it saves."""
 
 
 class _SharedSoftmax(torch.autograd.Function):
@@ -26,6 +28,7 @@ class _SharedSoftmax(torch.autograd.Function):
         corrections: Tensor,
         positive_rows: Tensor,
         shared_rows: Tensor,
+        n_real: int,
     ) -> Tensor:
         grad_states = torch.empty_like(states)
         grad_positives = torch.empty_like(positives)
@@ -39,9 +42,12 @@ class _SharedSoftmax(torch.autograd.Function):
             logits.masked_fill_(is_same, -torch.inf)
             own = (state * positive).sum(-1, dtype=torch.float32)
             log_sum = torch.logaddexp(own, torch.logsumexp(logits, dim=1))
-            loss += (log_sum - own).sum()
+            real = max(min(n_real - start, _CHUNK), 0)
+            loss += (log_sum - own)[:real].sum()
             weights = logits.sub_(log_sum[:, None]).exp_().to(shared.dtype)
             excess = torch.expm1(own - log_sum).to(states.dtype)[:, None]
+            weights[real:] = 0
+            excess[real:] = 0
             grad_states[part] = weights @ shared + excess * positive
             grad_positives[part] = excess * state
             grad_shared += weights.T @ state
@@ -52,7 +58,8 @@ class _SharedSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         states, positives, shared = ctx.saved_tensors
-        return states * grad_loss, positives * grad_loss, shared * grad_loss, None, None, None
+        grads = states * grad_loss, positives * grad_loss, shared * grad_loss
+        return *grads, None, None, None, None
 
 
 def shared_softmax_loss(
@@ -73,7 +80,16 @@ def shared_softmax_loss(
         positive_rows: [P] item rows.
         shared_rows: [n] item rows.
     """
+    n_real = len(states)
+    padding = -n_real % _CHUNK
+    states, positives = (functional.pad(part, (0, 0, 0, padding)) for part in (states, positives))
     loss: Tensor = _SharedSoftmax.apply(  # type: ignore[no-untyped-call]
-        states, positives, shared, corrections, positive_rows, shared_rows
+        states,
+        positives,
+        shared,
+        corrections,
+        functional.pad(positive_rows, (0, padding), value=-1),
+        shared_rows,
+        n_real,
     )
     return loss

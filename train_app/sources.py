@@ -90,8 +90,8 @@ def find_source(options: ImportOptions) -> ImportSource:
         raise ConfigError(f"--format is {options.format}, expected one of {', '.join(FORMATS)}")
     if not options.source.exists():
         raise DataError(f"{options.source} does not exist, expected a file or a folder to import")
-    items = _catalogue(options.items, ITEM_FIELDS, ("item_id",), options.delimiter)
-    users = _catalogue(options.users, USER_FIELDS, ("user_id",), options.delimiter)
+    items = _catalogue(options.items, ITEM_FIELDS, ("item_id",))
+    users = _catalogue(options.users, USER_FIELDS, ("user_id",))
     if options.format in {"auto", "movielens"} and options.source.is_dir():
         known = find_movielens(options.source)
         if known is not None:
@@ -191,28 +191,31 @@ def _parquet_table(path: Path) -> TableFile:
     return TableFile(path, parquet_columns(path), None, path.stat().st_size)
 
 
-def _text_table(path: Path, delimiter: str | None, has_header: bool) -> TableFile:
+def _text_table(
+    path: Path, delimiter: str | None, has_header: bool, min_columns: int = 2
+) -> TableFile:
     lines = first_lines(path, "utf-8")[:20]
-    if delimiter is not None:
-        delimiter = delimiter.encode().decode("unicode_escape") if "\\" in delimiter else delimiter
-    else:
-        delimiter = find_delimiter(lines)
+    if delimiter is None:
+        delimiter = find_delimiter(lines) or ("," if min_columns == 1 else None)
+    elif "\\" in delimiter:
+        delimiter = delimiter.encode().decode("unicode_escape")
     if not delimiter:
         raise DataError(
             f"no delimiter splits the first lines of {path} evenly; name it with --delimiter"
         )
-    return _text_file(path, Dialect(delimiter, has_header), lines[0])
+    file = _text_file(path, Dialect(delimiter, has_header), lines[0])
+    if len(file.columns) < min_columns:
+        raise DataError(
+            f"the first line of {path} has one column only when split at {delimiter!r}, expected a"
+            " user and an item at least; name the right one with --delimiter"
+        )
+    return file
 
 
 def _text_file(
     path: Path, dialect: Dialect, first_line: str, names: tuple[str, ...] = ()
 ) -> TableFile:
     cells = _split(first_line, dialect)
-    if len(cells) < 2:
-        raise DataError(
-            f"the first line of {path} has one column only when split at {dialect.delimiter!r},"
-            " expected a user and an item at least; name the right one with --delimiter"
-        )
     numbered = tuple(str(index + 1) for index in range(len(cells)))
     columns = tuple(cells) if dialect.has_header else (*names, *numbered[len(names) :])
     return TableFile(path, columns[: len(cells)], dialect, path.stat().st_size)
@@ -239,7 +242,6 @@ def _catalogue(
     path: Path | None,
     fields: Mapping[str, tuple[str, ...]],
     required: Sequence[str],
-    delimiter: str | None,
 ) -> MappedFiles | None:
     """A file of items or users; `movies.dat` and its like are known by their names."""
     if path is None:
@@ -250,5 +252,5 @@ def _catalogue(
     for candidate in (known.items, known.users) if known else ():
         if candidate is not None and candidate.path == path:
             return _known(candidate, fields, required)
-    table = _parquet_table(path) if _is_parquet(path) else _text_table(path, delimiter, True)
+    table = _parquet_table(path) if _is_parquet(path) else _text_table(path, None, True, 1)
     return MappedFiles((table,), map_columns(table.columns, fields, required, {}, str(path)))

@@ -149,7 +149,7 @@ def open_staging(scratch: Path) -> Generator[Staging]:
     try:
         with scratch_folder(scratch) as folder, open_database(folder) as connection:
             yield Staging(connection)
-    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+    except (OSError, duckdb.OperationalError, duckdb.FatalException) as error:
         raise StoreError(
             f"could not write scratch files in {scratch}: {error}; nothing was imported; free"
             " space and run it again"

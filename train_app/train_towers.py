@@ -20,6 +20,7 @@ from recsys.tower_networks import TwoTower
 from train_app.checkpoints import Checkpoint
 from train_app.negatives import Negatives, NegativeSampler
 from train_app.sequence_batches import (
+    BatchPlan,
     SequenceBatch,
     Sequences,
     Windows,
@@ -103,7 +104,7 @@ class TowerTrainer:
                 if self.share_done >= 1.0:
                     return
                 exact_epoch = epoch + (place + 1) / len(batches)
-                yield self._take_step(windows.pick(batches[place]), exact_epoch)
+                yield self._take_step(windows, batches[place], exact_epoch)
             step += len(batches)
 
     def elapsed_s(self) -> float:
@@ -132,21 +133,21 @@ class TowerTrainer:
         self.share_done = checkpoint.numbers["share_done"]
         self._began_s = self._clock_s() - checkpoint.numbers["elapsed_s"]
 
-    def _epoch(self, epoch: int) -> tuple[Windows, list[NDArray[np.int64]]]:
+    def _epoch(self, epoch: int) -> tuple[Windows, list[BatchPlan]]:
         rng = np.random.default_rng((self._run.seed, epoch))
         length = self.model.config.history_length
         windows = cut_windows(self._run.sequences, length, rng)
         return windows, plan_epoch(windows, self._run.settings.batch_size, length, rng)
 
-    def _take_step(self, windows: Windows, exact_epoch: float) -> TowerProgress:
+    def _take_step(self, windows: Windows, plan: BatchPlan, exact_epoch: float) -> TowerProgress:
         run, peers = self._run, self._run.peers
         rng = np.random.default_rng((run.seed, self.step, 1))
         negatives = self._sampler.draw(rng)
         torch.manual_seed(int(rng.integers(2**62)) + peers.rank)
         for group in self._optimizer.param_groups:
             group["lr"] = run.settings.learning_rate * rate_share(self.share_done, self.step)
-        own = np.arange(peers.rank, len(windows), peers.size)
-        batch = assemble(run.sequences, windows.pick(own))
+        own = windows.pick(plan.index[peers.rank :: peers.size])
+        batch = assemble(run.sequences, own, plan.width, -(-plan.height // peers.size))
         self._optimizer.zero_grad()
         loss = self._loss(batch, negatives) if batch.n_targets else None
         if loss is not None:

@@ -6,6 +6,8 @@ import sys
 import time
 from functools import partial
 
+import torch
+
 from recsys.errors import DataRefused, RecsysError
 from recsys.settings import Settings
 from train_app.command_outcome import Outcome
@@ -25,6 +27,7 @@ def train_bundle(
     settings: Settings, *, warm_start: bool, publish: bool, until_ms: int | None
 ) -> Outcome:
     """`train`: from the lake to a bundle that passed the gate."""
+    _limit_threads(settings)
     with open_progress(sys.stderr) as progress:
         tools = TrainTools(
             load=partial(_read_lake, settings, progress),
@@ -41,6 +44,7 @@ def evaluate_offline(
     settings: Settings, *, bundle_id: str | None, protocol: Protocol, against: str | None
 ) -> Outcome:
     """`evaluate`: the offline table."""
+    _limit_threads(settings)
     with open_progress(sys.stderr) as progress:
         interactions = _read_lake(settings, progress)
         table = run_evaluation(
@@ -52,6 +56,12 @@ def evaluate_offline(
             report=progress,
         )
     return Outcome(table.as_dict(), table.text())
+
+
+def _limit_threads(settings: Settings) -> None:
+    """Evaluation takes the threads that training may take."""
+    if settings.train.n_threads:
+        torch.set_num_threads(settings.train.n_threads)
 
 
 def _read_lake(settings: Settings, progress: Progress, until_ms: int | None = None) -> Interactions:

@@ -191,10 +191,10 @@ def test_up_answers_on_loopback_only_and_down_leaves_nothing(place: Place) -> No
     assert json.loads(place.run("--json", "down").stdout)["was_running"] is False
 
 
-def test_after_kill_9_of_the_supervisor_the_next_up_serves_and_ends_the_orphans(
+def test_after_kill_9_the_next_up_serves_and_after_the_death_of_ray_the_run_ends(
     place: Place,
 ) -> None:
-    """Orphans are found by record and session, ended, and their ports taken over."""
+    """Orphans are found and ended, their ports taken over; half a cluster is not kept."""
     first = place.up()
     answering = identity_of(ask(place.settings.serve, "GET", "/").document["pid"])
     assert wait_until(lambda: answering.pid in {process.pid for process in place.owned()})
@@ -208,8 +208,17 @@ def test_after_kill_9_of_the_supervisor_the_next_up_serves_and_ends_the_orphans(
     assert answer.document["text"] == "hello"
     assert answer.document["pid"] != answering.pid
 
-    for process in place.owned():
-        send_signal(process, signal.SIGKILL)
+    supervisor = identity_of(second["supervisor_pid"])
+    run = place.owned()
+    raylets = [process for process in run if process.name == "raylet"]
+    assert len(raylets) == 1
+    send_signal(raylets[0], signal.SIGKILL)
+    assert wait_until(lambda: not is_alive(supervisor))
+    assert not any(is_alive(process) for process in run)
+    assert place.ports_in_use() == set()
+    status = place.run("status")
+    assert status.returncode == 3
+    assert "raylet" in status.stdout
     assert place.run("down").returncode == 0
     assert nothing_is_left(place, run)
 
@@ -225,21 +234,6 @@ def test_a_port_held_by_another_process_is_told_and_nothing_starts(place: Place)
         assert f"{os.getpid()}" in done.stderr
         assert "FLYWHEEL__CLUSTER__FALLBACK_PORT" in done.stderr
     assert place.owned() == ()
-
-
-def test_the_death_of_ray_ends_the_run_with_its_reason(place: Place) -> None:
-    """Half a cluster is not kept: the supervisor cleans up, says why, and exits."""
-    started = place.up()
-    supervisor = identity_of(started["supervisor_pid"])
-    raylets = [process for process in place.owned() if process.name == "raylet"]
-    assert len(raylets) == 1
-    send_signal(raylets[0], signal.SIGKILL)
-    assert wait_until(lambda: not is_alive(supervisor))
-    assert place.owned() == ()
-    assert place.ports_in_use() == set()
-    status = place.run("status")
-    assert status.returncode == 3
-    assert "raylet" in status.stdout
 
 
 def test_a_foreground_run_ends_with_its_command(place: Place) -> None:

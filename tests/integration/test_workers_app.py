@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -60,7 +59,7 @@ def an_engagement(event_id: str, user_id: str) -> Engagement:
 
 def seconds_until(holds: Callable[[], bool], timeout_s: float) -> float:
     """How long it takes until something holds; fails after the timeout."""
-    pause: Any = __import__("threading").Event()
+    pause = threading.Event()
     started_s = time.monotonic()
     while not holds():
         assert time.monotonic() - started_s < timeout_s, f"not within {timeout_s} s"

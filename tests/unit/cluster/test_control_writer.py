@@ -214,12 +214,15 @@ def count_up(url: str, n_times: int) -> None:
     while done < n_times:
         plan = reader.view().plan
         epoch = 0 if plan is None else plan.epoch
-        done += attempt(
-            lambda epoch=epoch: writer.set_plan(  # type: ignore[misc]
-                TrafficPlan.single("b1", epoch + 1, f"{multiprocessing.current_process().pid}"),
-                epoch,
+        done += (
+            attempt(
+                lambda epoch=epoch: writer.set_plan(  # type: ignore[misc]
+                    TrafficPlan.single("b1", epoch + 1, f"{multiprocessing.current_process().pid}"),
+                    epoch,
+                )
             )
-        ) == "won"
+            == "won"
+        )
 
 
 def test_no_change_of_rival_processes_is_lost(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.observation import bundle_health, expected_replicas, followed_epoch
 from cluster.rollout import abort, actions_of, advance, pause, resume, retry
 from cluster.rollout_record import (
+    Action,
     BundleHealth,
     Health,
     Observation,
@@ -216,6 +217,21 @@ turns = st.lists(
 )
 
 
+def one_turn(
+    rollout: Rollout, now: Observation, verdict: Verdict, verb: str
+) -> tuple[Rollout, tuple[Action, ...]]:
+    """The controller's turn, or an operator's word in between."""
+    match verb:
+        case "x":
+            return abort(rollout, now, Reason.OPERATOR, "stop")
+        case "p":
+            return pause(rollout, now.now_ms, "wait"), ()
+        case "r":
+            return resume(rollout, now)
+        case _:
+            return advance(rollout, now, verdict)
+
+
 @settings(max_examples=50, deadline=None)
 @given(turns, st.sampled_from([(), (0.1,), (0.05, 0.5)]))
 def test_no_history_of_turns_breaks_a_rule(
@@ -225,15 +241,7 @@ def test_no_history_of_turns_breaks_a_rule(
     rollout = a_rollout(steps=steps)
     for now, verdict, verb in history:
         before = rollout
-        match verb:
-            case "x":
-                rollout, actions = abort(before, now, Reason.OPERATOR, "stop")
-            case "p":
-                rollout, actions = pause(before, now.now_ms, "wait"), ()
-            case "r":
-                rollout, actions = resume(before, now)
-            case _:
-                rollout, actions = advance(before, now, verdict)
+        rollout, actions = one_turn(before, now, verdict, verb)
         if before.is_closed:
             assert (rollout, actions) == (before, ())
         if before.is_finished:

@@ -28,7 +28,7 @@ from recsys.errors import (
 )
 from recsys.features import FeatureSchema
 from recsys.registry import Registry
-from recsys.settings import ServeSettings, Settings
+from recsys.settings import ClusterSettings, ServeSettings, Settings
 from recsys.traffic import TrafficPlan
 
 SCHEMA = FeatureSchema(("view",), 10, 16)
@@ -66,7 +66,7 @@ class World:
 
     def poll(self, seconds: float = 1.0) -> None:
         """Time passes, and every replica reads and reports once."""
-        self.now_ms += round(seconds * 1000)
+        self.now_ms += max(1000, round(seconds * 1000))
         if not self.is_up:
             return
         view = self.reader.view()
@@ -80,7 +80,7 @@ class World:
         for stage, count in expected_replicas(self.settings).items():
             for number in range(0 if stage in self.silent else count):
                 states = {name: ("ready", "") for name in names}
-                if stage == "ordering":
+                if stage in {"ordering", "gateway"} and number == count - 1:
                     states |= {n: ("failed", self.refuses[n]) for n in names if n in self.refuses}
                 self._reporter.report(f"{stage}-{number}", stage, states, self.epoch, self.now_ms)
 
@@ -131,9 +131,13 @@ class World:
         return plan.bundle_ids
 
 
-def a_world(folder: Path, *, bundles: int = 2, **serve: Any) -> World:
-    """A running fleet with b1 stable, and b2.. published."""
-    settings = Settings(data_dir=folder / "var", serve=ServeSettings(**serve))
+def a_world(folder: Path, *, bundles: int = 2, placement: str = "fused", **serve: Any) -> World:
+    """A running fleet with b1 stable, and b2.. published; one replica, which is cheap to run."""
+    settings = Settings(
+        data_dir=folder / "var",
+        serve=ServeSettings.model_validate({"placement": placement, **serve}),
+        cluster=ClusterSettings(ready_timeout_s=8),
+    )
     world = World(folder, settings)
     world.publish("b1")
     assert world.adopt() == "b1"
@@ -170,9 +174,9 @@ def test_as_many_earlier_bundles_stay_resident_as_the_setting_says(
     assert world.reader.view().required == required
 
 
-def test_only_the_gateway_is_expected_where_stages_are_fused(tmp_path: Path) -> None:
-    """Two of them here."""
-    world = a_world(tmp_path, placement="fused", gateway_replicas=2)
+def test_a_rollout_over_a_split_graph_asks_every_stage(tmp_path: Path) -> None:
+    """With two gateways here."""
+    world = a_world(tmp_path, placement="handle", gateway_replicas=2)
     assert world.runner().start("b2").phase is Phase.PROMOTED
 
 
@@ -192,7 +196,7 @@ def test_a_bundle_one_replica_refuses_is_aborted_with_its_reason(tmp_path: Path)
 
 def test_a_fleet_that_misses_a_stage_never_promotes(tmp_path: Path) -> None:
     """It is waited for, and then the rollout ends with what was missing."""
-    world = a_world(tmp_path)
+    world = a_world(tmp_path, placement="handle")
     world.silent.add("shard-001")
     world.poll(10)
     rollout = world.runner().start("b2")
@@ -293,18 +297,16 @@ class DyingWriter(ControlWriter):
         return change
 
 
-@pytest.mark.parametrize("n_changes", range(1, 14))
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("is_bad", [False, True])
-@pytest.mark.parametrize("then", ["retry", "abort", "start"])
+@pytest.mark.parametrize("n_changes", range(1, 13))
+@pytest.mark.parametrize(("is_bad", "then"), [(False, "start"), (False, "abort"), (True, "retry")])
 def test_an_operator_killed_between_any_two_writes_leaves_a_rollout_to_go_on_from(
-    tmp_path: Path, n_changes: int, before: bool, is_bad: bool, then: str
+    tmp_path: Path, n_changes: int, is_bad: bool, then: str
 ) -> None:
     """Traffic is always whole and on a loaded bundle, and the next operator ends what was begun."""
     world = a_world(tmp_path)
     if is_bad:
         world.refuses["b2"] = "golden answers differ"
-    dying = DyingWriter(world.settings.control_url, n_changes, before=before)
+    dying = DyingWriter(world.settings.control_url, n_changes, before=True)
     try:
         world.runner("ann", dying).start("b2")
     except Killed:
@@ -357,7 +359,7 @@ def _fence(world: World) -> Any:
 
 def test_an_abort_by_somebody_else_stops_the_driver(tmp_path: Path) -> None:
     """Its next write is refused, and the abort is what counts."""
-    world = a_world(tmp_path)
+    world = a_world(tmp_path, placement="handle")
     world.silent.add("scorer")
     world.poll(10)
     aborted: list[Rollout] = []
@@ -399,7 +401,7 @@ def test_an_abort_while_promoting_halts_if_the_old_bundle_is_not_healthy(tmp_pat
 
 def test_a_halted_rollout_can_be_tried_again_at_once(tmp_path: Path) -> None:
     """Nobody has to wait until the driver counts as gone."""
-    world = a_world(tmp_path)
+    world = a_world(tmp_path, placement="handle")
     world.stuck = True
     with pytest.raises(Killed):
         world.runner("ann", DyingWriter(world.settings.control_url, 7, before=False)).start("b2")
@@ -462,14 +464,13 @@ def test_the_newest_valid_bundle_is_adopted_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_changes", range(1, 5))
-@pytest.mark.parametrize("before", [True, False])
 def test_an_adoption_killed_between_any_two_writes_is_completed_by_the_next(
-    tmp_path: Path, n_changes: int, before: bool
+    tmp_path: Path, n_changes: int
 ) -> None:
     """The alias is written last."""
     world = World(tmp_path, Settings(data_dir=tmp_path / "var"))
     world.publish("b1")
-    dying = DyingWriter(world.settings.control_url, n_changes, before=before)
+    dying = DyingWriter(world.settings.control_url, n_changes, before=True)
     with pytest.raises(Killed):
         adopt_first(world.registry, dying, world.settings, world.now_ms)
     assert world.adopt() == "b1"

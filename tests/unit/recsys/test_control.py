@@ -28,9 +28,7 @@ def write(url: str, plan: TrafficPlan, required: tuple[str, ...] = (), stable: s
         for table in (tables.plans, tables.required, tables.aliases):
             connection.execute(table.delete())
         document = json.dumps(plan.to_json())
-        connection.execute(
-            tables.plans.insert().values(id=1, epoch=plan.epoch, document=document)
-        )
+        connection.execute(tables.plans.insert().values(id=1, epoch=plan.epoch, document=document))
         for position, bundle_id in enumerate(required):
             connection.execute(
                 tables.required.insert().values(position=position, bundle_id=bundle_id)
@@ -169,3 +167,20 @@ def test_many_processes_may_be_the_first(tmp_path: Path) -> None:
         thread.join()
     assert errors == []
     assert len(ControlReader(url).readiness()) == 8
+
+
+def test_a_store_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    """An open connection does not hold on to a deleted file."""
+    url = url_in(tmp_path)
+    write(url, TrafficPlan.single("b1", 1, "s"))
+    reader, reporter = ControlReader(url), ReadinessReporter(url)
+    reader.view()
+    reporter.report("g1", "gateway", {"b1": ("ready", "")}, 1, 1)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    plan = TrafficPlan.single("b2", 2, "s")
+    write(url, plan)
+    write(url, plan)
+    assert reader.view().plan == plan
+    reporter.report("g2", "gateway", {"b1": ("ready", "")}, 1, 1)
+    assert [row.replica_id for row in reader.readiness()] == ["g2"]

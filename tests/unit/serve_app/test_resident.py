@@ -88,16 +88,44 @@ def test_a_bundle_no_longer_required_stays_until_it_was_unused_for_long_enough()
     bundles = world.bundles(unload_after_s=3.0)
     bundles.require(["old", "new"])
     settle(bundles)
-    bundles.require(["new"])
     world.now_s = 2.0
     assert bundles.get("old") == "OLD"
-    world.now_s = 4.0
-    settle(bundles)
-    assert bundles.get("old") == "OLD"
-    world.now_s = 7.0
-    settle(bundles)
-    assert bundles.get("old") is None
+    for now_s, expected in ((4.0, "OLD"), (5.0, "OLD"), (5.5, None)):
+        world.now_s = now_s
+        bundles.require(["new"])
+        bundles.reported()
+        assert bundles.peek("old") == expected
     assert bundles.bundle_ids == ("new",)
+
+
+def test_a_bundle_is_withdrawn_and_that_reported_before_it_is_dropped() -> None:
+    """Nobody reads "ready" of a bundle that is gone."""
+    world = World()
+    bundles = world.bundles(unload_after_s=0.0)
+    bundles.require(["old"])
+    settle(bundles)
+    bundles.require([])
+    assert bundles.states() == {}
+    bundles.require([])
+    assert bundles.get("old") == "OLD"  # the withdrawal was not reported yet
+    bundles.reported()
+    bundles.require([])
+    assert bundles.get("old") is None
+
+
+def test_a_withdrawn_bundle_that_is_required_again_is_ready_at_once() -> None:
+    """A swap back and forth does not load twice."""
+    world = World()
+    bundles = world.bundles(unload_after_s=0.0)
+    bundles.require(["old"])
+    settle(bundles)
+    bundles.require([])
+    bundles.reported()
+    bundles.require(["old"])
+    assert bundles.states() == {"old": ("ready", "")}
+    bundles.require([])
+    assert bundles.get("old") == "OLD"
+    assert world.loads == ["old"]
 
 
 def test_looking_is_not_using() -> None:
@@ -106,11 +134,10 @@ def test_looking_is_not_using() -> None:
     bundles = world.bundles(unload_after_s=3.0)
     bundles.require(["old"])
     settle(bundles)
-    bundles.require([])
     world.now_s = 3.0
     assert bundles.peek("old") == "OLD"
-    settle(bundles)
-    assert bundles.peek("old") is None
+    bundles.require([])
+    assert bundles.states() == {}
 
 
 def test_the_loading_thread_settles_what_is_required() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,7 +191,7 @@ def test_any_split_into_batches_gives_the_same_features(
 ) -> None:
     """So a restart at any record ends in the same store."""
     bounds = [0, *sorted(min(cut, len(events)) for cut in cuts), len(events)]
-    batches = [events[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    batches = [events[a:b] for a, b in pairwise(bounds)]
     assert folded(batches) == folded([events])
 
 

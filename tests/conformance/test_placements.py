@@ -1,0 +1,136 @@
+"""One suite for every placement: the same requests get the same answers wherever stages run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from recsys.settings import Settings
+from serve_app.gateway import Graph
+from tests.asgi_client import call
+from tests.bundles_for_tests import (
+    all_to,
+    publish_small,
+    put_in_force,
+    small_history,
+    small_settings,
+)
+from tests.graph_server import serving
+from train_app.stream_features import load_histories
+
+pytestmark = pytest.mark.integration
+
+N_ITEMS = 120
+USERS = [f"u{n}" for n in range(12)]
+
+
+@dataclass
+class Placements:
+    """The same data served in two ways."""
+
+    settings: Settings
+    handle: httpx.Client
+
+
+@pytest.fixture(scope="module")
+def placements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Placements]:
+    """Stages behind Serve handles, without any of the ingress flags."""
+    settings = small_settings(tmp_path_factory.mktemp("placements"), placement="handle")
+    manifest = publish_small(settings, settings.data_dir / "staging", n_items=N_ITEMS)
+    histories = [(name, small_history(n, N_ITEMS, 3 * n)) for n, name in enumerate(USERS)]
+    load_histories(settings.feature_path, histories, settings)
+    put_in_force(settings, all_to(manifest.bundle_id))
+    with serving(settings, haproxy=False) as client:
+        yield Placements(settings, client)
+
+
+def requests() -> list[dict[str, Any]]:
+    """Known and unknown users, short and long slates, exclusions and explanations."""
+    plain = [{"user_id": name, "k": 3 + n} for n, name in enumerate(USERS)]
+    return [
+        *plain,
+        {"user_id": "nobody"},
+        {"user_id": USERS[5], "k": 200},
+        {"user_id": USERS[6], "exclude_item_ids": [f"i{n}" for n in range(40)]},
+        {"user_id": USERS[7], "k": 5, "explain": True},
+    ]
+
+
+def over_handles(placements: Placements) -> list[dict[str, Any]]:
+    """The answers of the graph on Ray."""
+    answers = []
+    for n, request in enumerate(requests()):
+        reply = placements.handle.post(
+            "/v1/recommend", json=request, headers={"x-request-id": f"r{n}"}
+        )
+        assert reply.status_code == 200, reply.text
+        assert reply.headers.get_list("x-request-id") == [f"r{n}"]
+        answers.append(reply.json())
+    return answers
+
+
+def fused(placements: Placements) -> list[dict[str, Any]]:
+    """The answers of a gateway with every stage inside, asked all at once."""
+    import msgspec
+
+    graph = Graph(placements.settings, None, "fused-1", adds_request_id=True)
+
+    async def scenario() -> list[dict[str, Any]]:
+        await graph.start()
+        replies = await asyncio.gather(
+            *(
+                call(
+                    graph.http,
+                    "POST",
+                    "/v1/recommend",
+                    msgspec.json.encode(request),
+                    headers={"x-request-id": f"r{n}"},
+                )
+                for n, request in enumerate(requests())
+            )
+        )
+        graph.stop()
+        return [reply.json() for reply in replies]
+
+    return asyncio.run(scenario())
+
+
+def numbers(node: Any) -> list[float]:
+    """Every number of a document, in order."""
+    if isinstance(node, dict):
+        return [number for entry in node.values() for number in numbers(entry)]
+    if isinstance(node, list):
+        return [number for entry in node for number in numbers(entry)]
+    return [float(node)] if isinstance(node, int | float) else []
+
+
+def test_handle_and_fused_answer_alike(placements: Placements) -> None:
+    """Same items in the same order, same scores and propensities, one by one or in a batch."""
+    for there, here in zip(over_handles(placements), fused(placements), strict=True):
+        for name in ("request_id", "bundle_id", "variant", "coverage", "degraded"):
+            assert there[name] == here[name]
+        assert [item["item_id"] for item in there["items"]] == [
+            item["item_id"] for item in here["items"]
+        ]
+        assert [item["source"] for item in there["items"]] == [
+            item["source"] for item in here["items"]
+        ]
+        assert numbers(there["items"]) == pytest.approx(numbers(here["items"]), abs=1e-4)
+
+
+def test_both_say_they_are_ready_with_the_same_plan(placements: Placements) -> None:
+    """A gateway is ready when it reached every stage of every planned bundle."""
+    graph = Graph(placements.settings, None, "fused-2", adds_request_id=True)
+
+    async def scenario() -> Any:
+        await graph.start()
+        reply = await call(graph.http, "GET", "/readyz")
+        graph.stop()
+        return reply.json()
+
+    assert asyncio.run(scenario()) == placements.handle.get("/readyz").json()

@@ -1,0 +1,127 @@
+"""The application `recommend` on a Ray of its own, in a child process, for tests over real HTTP.
+
+Run as a program it serves until its standard input ends, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+
+from recsys.settings import Settings
+
+READY_TIMEOUT_S = 180
+ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def serving(settings: Settings, *, haproxy: bool) -> Generator[httpx.Client, None, None]:
+    """Serve these settings and yield a client of it; everything is ended on the way out."""
+    port, *internal = free_ports(4)
+    environment = {**os.environ, **ray_variables(internal, haproxy=haproxy)}
+    path = settings.data_dir / "settings.json"
+    path.write_text(settings.model_dump_json())
+    log_path = settings.data_dir / "server.log"
+    with log_path.open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tests.graph_server", str(path), str(port)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        assert child.stdin is not None
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                _wait_until_ready(client, child, log_path)
+                yield client
+        finally:
+            child.stdin.close()
+            child.wait(timeout=90)
+
+
+def ray_variables(ports: list[int], *, haproxy: bool) -> dict[str, str]:
+    """The flags of Ray, with or without its HAProxy ingress and the fast paths."""
+    variables = {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+    }
+    if haproxy:
+        stats, metrics, fallback = map(str, ports)
+        variables |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+            "RAY_SERVE_HAPROXY_STATS_PORT": stats,
+            "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback,
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
+                "serve_app.ingress_middleware:middlewares"
+            ),
+        }
+    return variables
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports nobody listens on just now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log_path: Path) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while child.poll() is None and time.monotonic() < deadline_s:
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"the graph did not come up:\n{log_path.read_text()[-3000:]}")
+
+
+def main() -> None:
+    """Serve the settings of a file on a port until standard input ends."""
+    import ray
+    from ray import serve
+
+    from serve_app.app import APP_NAME, ROUTE_PREFIX, build
+
+    settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 1024 * 1024,
+        _temp_dir=os.environ.get("RAY_TMPDIR"),
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
+    application = build({"settings": settings.model_dump(mode="json")})
+    serve.run(application, name=APP_NAME, route_prefix=ROUTE_PREFIX)
+    sys.stdin.read()
+    serve.shutdown()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
