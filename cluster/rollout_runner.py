@@ -18,7 +18,7 @@ from cluster.rollout import abort, actions_of, advance, retry
 from cluster.rollout_actions import POLL_S, FleetControl, Operator
 from cluster.rollout_record import Phase, Reason, Rollout, earlier_stables
 from recsys.control import ControlReader
-from recsys.errors import ConfigError, FleetError, RecsysError, RolloutConflict
+from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RecsysError, RolloutConflict
 from recsys.registry import Registry
 from recsys.settings import Settings
 from recsys.traffic import STABLE
@@ -31,12 +31,6 @@ ABANDONED_MS = 10_000
 TOUCH_MS = 2_000
 """How often its driver says that it still drives."""
 _ABORT_ATTEMPTS = 20
-
-
-class AbortedByEvidence(RecsysError):
-    """The rollout was aborted because of what replicas or the judge found."""
-
-    exit_code = 5
 
 
 class RolloutRunner:

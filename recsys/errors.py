@@ -15,6 +15,7 @@ RecsysError
   DeadlineExceeded        ran out of time                             -> HTTP 504
   FleetError              Ray did not do what was asked               -> exit 3
   RolloutConflict         somebody else changed the rollout           -> exit 4
+  AbortedByEvidence       the rollout was aborted by what was found   -> exit 5
   WaitTimeout             waited as long as was asked                 -> exit 7
 
 A message is one sentence: what, the value, what was expected, what to do.
@@ -108,6 +109,12 @@ class RolloutConflict(RecsysError):
     """Somebody else changed the rollout, plan or alias first."""
 
     exit_code = 4
+
+
+class AbortedByEvidence(RecsysError):
+    """The rollout was aborted because of what replicas or the judge found."""
+
+    exit_code = 5
 
 
 class WaitTimeout(RecsysError):

@@ -191,9 +191,10 @@ class OrderingStage:
         # Only the widest pool's vectors are gathered: candidates beyond it cannot be shown.
         n_pool = max(self._settings.pool, int(batch["k"].max(initial=0)))
         best = best_columns(utility, n_pool)  # [B, P] column of C
-        rows = np.maximum(np.take_along_axis(batch["rows"], best, axis=1), 0)
+        requests = np.arange(len(best))[:, None]
+        rows = np.maximum(batch["rows"][requests, best], 0)
         slates = order_slates(
-            np.take_along_axis(utility, best, axis=1),
+            utility[requests, best],
             self._vectors[rows] if self._settings.diversity > 0 else None,
             self._codes.categories[rows],
             self._codes.creators[rows],
@@ -203,7 +204,7 @@ class OrderingStage:
         )
         if best.shape[1] == 0:
             return {"picked": slates.picked, "propensity": slates.propensity}
-        columns = np.take_along_axis(best, np.maximum(slates.picked, 0), axis=1)
+        columns = best[requests, np.maximum(slates.picked, 0)]
         picked = np.where(slates.picked >= 0, columns, NO_ROW).astype(np.int32)
         return {"picked": picked, "propensity": slates.propensity}
 

@@ -41,9 +41,8 @@ def answers_of(
     """One answer per request; coverage, degraded reasons and timings are the caller's to add."""
     by_score = best_columns(columns.scores.utility, columns.scores.utility.shape[1])
     ranks = np.empty_like(by_score)
-    np.put_along_axis(
-        ranks, by_score, np.arange(by_score.shape[1], dtype=np.int32)[None, :], axis=1
-    )
+    requests = np.arange(len(by_score))[:, None]
+    ranks[requests, by_score] = np.arange(by_score.shape[1], dtype=np.int32)
     shown = _choose(bundle, columns, ranks, columns.ordered.picked)
     unshown = _choose(bundle, columns, ranks, _unshown(columns, by_score, n_unshown))
     propensities = columns.ordered.propensity.tolist()
@@ -73,17 +72,21 @@ def _choose(
         return [Chosen([], [], [], [], [], []) for _ in picked]
     lengths = (picked >= 0).sum(axis=1).tolist()
     safe = np.maximum(picked, 0)
+    requests = np.arange(len(picked))[:, None]
 
     def taken(values: NDArray[Any]) -> list[list[Any]]:
-        listed: list[list[Any]] = np.take_along_axis(values, safe, axis=1).tolist()
+        listed: list[list[Any]] = values[requests, safe].tolist()
+        return listed
+
+    def finite(values: NDArray[Any]) -> list[list[Any]]:
+        # JSON has no infinity and no NaN; they stand only where a stage was away.
+        chosen = values[requests, safe]
+        listed: list[list[Any]] = np.where(np.isfinite(chosen), chosen, 0.0).tolist()
         return listed
 
     rows = taken(columns.candidates.rows)
-    # JSON has no infinity and no NaN; they stand only where a stage was away.
-    scores = taken(np.nan_to_num(columns.scores.utility, nan=0.0, posinf=0.0, neginf=0.0))
-    retrieval = taken(
-        np.nan_to_num(columns.scores.retrieval_scores, nan=0.0, posinf=0.0, neginf=0.0)
-    )
+    scores = finite(columns.scores.utility)
+    retrieval = finite(columns.scores.retrieval_scores)
     sources = taken(columns.candidates.sources)
     source_ranks = taken(columns.candidates.ranks)
     score_ranks = taken(ranks)
@@ -112,11 +115,10 @@ def _unshown(columns: BatchColumns, by_score: RowArray, n_unshown: int) -> RowAr
     rest[requests, picked[requests, positions]] = -np.inf
     width = min(n_unshown + picked.shape[1], by_score.shape[1])
     head = by_score[:, :width]
-    alive = np.isfinite(np.take_along_axis(rest, head, axis=1))
+    rows = np.arange(len(head))[:, None]
+    alive = np.isfinite(rest[rows, head])
     first = np.argsort(~alive, axis=1, kind="stable")[:, :n_unshown]
-    chosen = np.take_along_axis(head, first, axis=1)
-    is_alive = np.take_along_axis(alive, first, axis=1)
-    return np.where(is_alive, chosen, NO_ROW).astype(np.int32)
+    return np.where(alive[rows, first], head[rows, first], NO_ROW).astype(np.int32)
 
 
 def _newest_items(user: UserState, n: int) -> tuple[str, ...]:

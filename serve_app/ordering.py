@@ -45,7 +45,7 @@ async def order_candidates(
 def score_order(utility: FloatArray, k: RowArray, failure: StageFailure | None) -> Ordered:
     """The k best by score; a policy without chance, so every propensity is 1."""
     best = best_columns(utility, int(k.max(initial=0)))
-    usable = np.isfinite(np.take_along_axis(utility, best, axis=1))
+    usable = np.isfinite(utility[np.arange(len(best))[:, None], best])
     usable &= np.arange(best.shape[1]) < k[:, None]
     picked = np.where(usable, best, NO_ROW).astype(np.int32)
     return Ordered(picked, usable.astype(np.float32), failure)

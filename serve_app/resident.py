@@ -28,7 +28,7 @@ LOADING = "loading"
 READY = "ready"
 FAILED = "failed"
 
-LOAD_NICE = 1
+LOAD_NICE = 19
 FIRST_RETRY_S = 5.0
 MAX_RETRY_S = 300.0
 

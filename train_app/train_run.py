@@ -7,6 +7,7 @@ again after it was killed, on the data it began with. The steps' own work is els
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -40,6 +41,8 @@ from train_app.run_directory import (
 MAX_RESUME_AGE_S = 24 * 3600.0
 """A run that was killed longer ago begins anew, on new data."""
 STABLE = "stable"
+TRAINING_METRICS_FILE = "training.json"
+"""What training measured of itself, beside the models it left."""
 _DATA, _TRAINED, _ASSEMBLED = "data", "trained", "assembled"
 """The steps that are not done twice."""
 
@@ -158,7 +161,7 @@ class _Run:
                 self._bundle,
                 draft,
                 lineage=self._lineage(interactions, train, cutoff_ms, stable_id),
-                metrics=_bundle_metrics(evaluation),
+                metrics=_bundle_metrics(evaluation, self._models),
                 parents=() if stable_id is None else (stable_id,),
                 now=datetime.fromtimestamp(self._tools.now_s(), UTC),
             )
@@ -224,11 +227,13 @@ class _Run:
         }
 
 
-def _bundle_metrics(evaluation: GateEvaluation) -> dict[str, object]:
+def _bundle_metrics(evaluation: GateEvaluation, models_dir: Path) -> dict[str, object]:
     table = evaluation.table.as_dict()
+    measured = models_dir / TRAINING_METRICS_FILE
     return {
         "protocol": table["protocol"],
         "n_queries": table["n_queries"],
         "methods": table["methods"],
         "gate": evaluation.decision.as_dict(),
+        "training": json.loads(measured.read_text()) if measured.exists() else {},
     }

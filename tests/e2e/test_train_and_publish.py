@@ -94,7 +94,7 @@ def kill_while_training(settings_file: Path, data_dir: Path) -> None:
     )
     deadline_s = time.monotonic() + 120
     while child.poll() is None and time.monotonic() < deadline_s:
-        if any((data_dir / "training").glob("*/models/checkpoints/*")):
+        if any((data_dir / "training").glob("*/models/checkpoints/*/*")):
             break
         try:
             child.wait(timeout=0.05)

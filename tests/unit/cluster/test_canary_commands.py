@@ -19,10 +19,10 @@ from cluster.canary_commands import canary
 from cluster.console import Console
 from cluster.control_writer import ControlWriter
 from cluster.rollout_record import Phase, Reason, Rollout
-from cluster.rollout_runner import AbortedByEvidence, adopt_first
+from cluster.rollout_runner import adopt_first
 from recsys.bundle import write_manifest
 from recsys.control import ControlReader, ReadinessReporter
-from recsys.errors import ConfigError, FleetError, RolloutConflict, WaitTimeout
+from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RolloutConflict, WaitTimeout
 from recsys.features import FeatureSchema
 from recsys.registry import Registry
 from recsys.settings import ServeSettings, Settings

@@ -14,10 +14,10 @@ from cluster.first_stable import adopt_first, restore_plan
 from cluster.observation import expected_replicas
 from cluster.rollout_actions import Operator
 from cluster.rollout_record import Phase, Reason, Rollout
-from cluster.rollout_runner import AbortedByEvidence, RolloutRunner, raise_for_outcome
+from cluster.rollout_runner import RolloutRunner, raise_for_outcome
 from recsys.bundle import write_manifest
 from recsys.control import ControlReader, ReadinessReporter
-from recsys.errors import (
+from recsys.errors import AbortedByEvidence, (
     BundleCorrupt,
     BundleError,
     BundleNotFound,

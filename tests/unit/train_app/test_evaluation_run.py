@@ -47,7 +47,7 @@ def a_published_bundle(settings: Settings, lineage: Mapping[str, object]) -> str
     train = some_interactions()
     write_untrained_models(train, settings, models, warm_start=None, report=silent)
     assemble(models, bundle, train, settings, silent)
-    manifest = write_bundle_manifest(
+    write_bundle_manifest(
         bundle,
         read_draft(bundle, settings),
         lineage=lineage,

@@ -115,6 +115,20 @@ def test_a_run_that_died_is_completed_by_running_it_again(tmp_path: Path, stage:
     assert len(list(data_dir.rglob("part-*.parquet"))) == n_days
 
 
+def test_of_two_imports_at_once_one_is_refused_and_rows_count_once(tmp_path: Path) -> None:
+    """The one that commits second has compared with a lake that is no longer the newest."""
+    source, data_dir = a_csv(tmp_path / "x.csv", 30), tmp_path / "var"
+    others = iter([source])
+
+    def cross(stage: str, done: int, total: int | None) -> None:
+        if stage == "write" and (other := next(others, None)):
+            do_import(data_dir, other)
+
+    with pytest.raises(StoreError, match="another writer"):
+        do_import(data_dir, source, cross)
+    assert len(lake_rows(data_dir, "engagements", "*")) == 30
+
+
 def test_bad_rows_are_quarantined_once_with_line_and_reason(tmp_path: Path) -> None:
     """The rest of the file is imported, and the report shows examples."""
     source, data_dir = tmp_path / "x.csv", tmp_path / "var"
