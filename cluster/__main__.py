@@ -143,6 +143,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        where = f" {error.filename}" if error.filename is not None else ""
+        what = f"cannot use{where} ({error.strerror or error}), expected to read and write it"
+        return _report(error, f"{what}; run 'cluster doctor'", 1, debug)
     except Exception as error:
         what = f"{type(error).__name__}: {error}; run it again with --debug for the traceback"
         return _report(error, f"unexpected {what}", 1, debug)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 65.0
 """Above the longest deadline a request may ask for."""
+_OWN_COLUMNS = ("title", "source")
 
 
 @click.command(
@@ -98,7 +99,8 @@ def _titles_of_bundle(settings: Settings, bundle_id: str, item_ids: list[str]) -
     from pyarrow import ArrowException
     from pyarrow import parquet as pq
 
-    wanted, titles = set(item_ids), {}
+    wanted = set(item_ids)
+    titles: dict[str, str] = {}
     try:
         path = _bundle_directory(settings, bundle_id) / "items.parquet"
         with pq.ParquetFile(path) as file:
@@ -165,8 +167,15 @@ def _plain(cell: str) -> Any:
 
 
 def explanation_text(explanation: object) -> str:
-    """An explanation as `name value` pairs; nested ones are flattened with dots."""
-    return ", ".join(f"{name} {_value(value)}" for name, value in _flat("", explanation))
+    """An explanation as `name value` pairs, without what has its own column.
+
+    Nested ones are flattened with dots.
+    """
+    return ", ".join(
+        f"{name} {_value(value)}"
+        for name, value in _flat("", explanation)
+        if name not in _OWN_COLUMNS
+    )
 
 
 def _flat(prefix: str, value: object) -> list[tuple[str, object]]:

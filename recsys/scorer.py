@@ -128,7 +128,10 @@ class ScorerNetwork(nn.Module):
     def _attention(self, inputs: ScorerInputs) -> Tensor:
         """Weights [B, C, R] over recent events; what is left to 1 attends to nothing."""
         keys = inputs.recent @ self.key
-        bias = self.kind_bias[inputs.recent_kinds] + self.place_bias[-inputs.recent.shape[1] :]
+        bias = (
+            self.kind_bias[inputs.recent_kinds]
+            + self.place_bias[N_RECENT - inputs.recent.shape[1] :]
+        )
         bias = bias.masked_fill(inputs.recent_kinds == 0, -torch.inf)
         logits = torch.baddbmm(bias[:, None], inputs.vectors, keys.transpose(1, 2))
         return torch.softmax(nn.functional.pad(logits, (1, 0)), dim=-1)[..., 1:]

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
+_MIN_TRUST_GAIN = 1e-3
+"""Nats per outcome that a learned deviation must be worth."""
 _CUTOFF = 10
 _NEWTON_STEPS = 50
 _RIDGE = 1e-3
@@ -42,7 +44,7 @@ def choose_blend(base: Floats, residual: Floats, engaged: NDArray[np.bool_]) -> 
     """The share of `residual` that ranks best on top of `base`, all [E, C]."""
     plain = ndcg_per_example(base, engaged)
     gains = {share: ndcg_per_example(base + share * residual, engaged) - plain for share in _SHARES}
-    return _significant_best(gains)
+    return _significant_best(gains, 0.0)
 
 
 def choose_trust(log_odds: float, deviations: Floats, outcomes: NDArray[np.bool_]) -> Choice:
@@ -51,7 +53,7 @@ def choose_trust(log_odds: float, deviations: Floats, outcomes: NDArray[np.bool_
     gains = {
         share: _log_likelihood(log_odds + share * deviations, outcomes) - plain for share in _SHARES
     }
-    return _significant_best(gains)
+    return _significant_best(gains, _MIN_TRUST_GAIN)
 
 
 def fit_sigmoid(estimates: Floats, outcomes: NDArray[np.bool_]) -> tuple[float, float]:
@@ -83,9 +85,9 @@ def fit_sigmoid(estimates: Floats, outcomes: NDArray[np.bool_]) -> tuple[float, 
     return slope / spread, float(weights[1]) - slope * center / spread
 
 
-def _significant_best(gains: dict[float, Floats]) -> Choice:
+def _significant_best(gains: dict[float, Floats], at_least: float) -> Choice:
     share, gain = max(gains.items(), key=lambda entry: float(entry[1].sum()))
-    if len(gain) < 2 or gain.mean() <= gain.std(ddof=1) / len(gain) ** 0.5:
+    if len(gain) < 2 or gain.mean() <= max(gain.std(ddof=1) / len(gain) ** 0.5, at_least):
         return Choice(0.0, 0.0)
     return Choice(share, float(gain.mean()))
 

@@ -188,7 +188,7 @@ class _Run:
         try:
             return stable_id, self._registry.fetch(stable_id, bundle_cache(self._settings))
         except BundleError as error:
-            note = f"the stable bundle is not compared with: {error}"
+            note = f"the new bundle is not compared with the stable one: {error}"
             self._tools.say(note)
             self._notes.append(note)
             return None, None

@@ -105,6 +105,21 @@ def test_an_unreachable_service_is_exit_code_3_with_the_mend(
     assert "cluster up --wait" in said.err
 
 
+def test_a_data_directory_that_cannot_be_used_is_one_line_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the directory should be is named, without a traceback."""
+    (tmp_path / "var").write_text("in the way")
+    monkeypatch.chdir(tmp_path)
+    plain = tmp_path / "plain.json"
+    plain.write_text("{}")
+    assert run(["up", "--serve-config", str(plain)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: cannot use ")
+    assert str(tmp_path / "var") in said
+    assert said.count("\n") == 1
+
+
 def test_an_interrupt_is_exit_code_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,9 @@ def test_nobody_there_is_told_with_the_mend(tmp_path: Path) -> None:
 
 
 def test_an_explanation_is_flattened() -> None:
-    """Nested values become dotted names; nothing stays nothing."""
-    assert explanation_text({"a": {"b": 0.5, "c": "x"}, "d": 2}) == "a.b 0.500, a.c x, d 2"
+    """Nested values become dotted names; columns are not repeated; nothing stays nothing."""
+    assert (
+        explanation_text({"title": "t", "a": {"b": 0.5, "c": "x"}, "d": 2})
+        == "a.b 0.500, a.c x, d 2"
+    )
     assert not explanation_text(None)

@@ -17,7 +17,8 @@ from cluster.rollout_record import Phase, Reason, Rollout
 from cluster.rollout_runner import RolloutRunner, raise_for_outcome
 from recsys.bundle import write_manifest
 from recsys.control import ControlReader, ReadinessReporter
-from recsys.errors import AbortedByEvidence, (
+from recsys.errors import (
+    AbortedByEvidence,
     BundleCorrupt,
     BundleError,
     BundleNotFound,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,19 @@ import pytest
 
 from cluster.__main__ import run
 from cluster.console import as_text
-from cluster.run_files import RunFiles, RunState, hold_lock, is_locked, read_state, write_state
-from cluster.start_watch import last_line
+from cluster.run_files import (
+    RunFiles,
+    RunState,
+    hold_lock,
+    is_locked,
+    read_state,
+    write_document,
+    write_state,
+)
+from cluster.start_watch import follow_start, last_line
 from cluster.status import page
 from cluster.status_facts import StatusFacts, gather, problems_of
+from recsys.errors import FleetError, WaitTimeout
 from recsys.event_log import SqliteEventLog
 from recsys.events import Engagement
 from recsys.settings import Settings
@@ -147,8 +159,6 @@ def test_the_lag_counts_what_the_feature_store_has_not_applied(tmp_path: Path) -
 
 def test_the_lock_is_held_by_one_and_seen_by_all(tmp_path: Path) -> None:
     """A second supervisor is turned away; looking takes nothing from the holder."""
-    import os
-
     path = RunFiles(tmp_path / "run").lock
     assert not is_locked(path)
     first = hold_lock(path)
@@ -167,6 +177,66 @@ def test_a_state_is_read_as_written_and_a_foreign_one_as_none(tmp_path: Path) ->
     assert read_state(path) == state
     path.write_text('{"phase": "x", "unknown": 1}')
     assert read_state(path) is None
+
+
+@contextmanager
+def a_starting_run(directory: Path) -> Generator[tuple[Settings, RunFiles]]:
+    """A run whose supervisor lives (this process holds the lock) and is deploying."""
+    settings = Settings.model_validate(
+        {
+            "data_dir": directory,
+            "serve": {"port": 1},
+            "cluster": {"start_timeout_s": 1},
+        }
+    )
+    files = RunFiles(settings.run_dir)
+    lock = hold_lock(files.lock)
+    assert lock is not None
+    write_state(files.state, RunState("run-1", os.getpid(), "starting", "deploying applications"))
+    try:
+        yield settings, files
+    finally:
+        os.close(lock)
+
+
+def ignore(step: str, share: float | None) -> None:
+    """A progress display nobody watches."""
+
+
+def test_a_start_without_wait_returns_once_past_the_preflight(tmp_path: Path) -> None:
+    """The caller learns at once that nothing stands in the way."""
+    with a_starting_run(tmp_path) as (settings, files):
+        state = follow_start(settings, files, None, wait=False, show=ignore)
+    assert state.step == "deploying applications"
+
+
+def test_a_start_that_takes_too_long_says_what_it_waited_for(tmp_path: Path) -> None:
+    """Exit code 7, with the application that is not there yet and its last line."""
+    with a_starting_run(tmp_path) as (settings, files):
+        application = an_application("DEPLOYING", "frames\nno bundle fits")
+        write_document(files.serve_status, {"applications": {"recommend": application}})
+        with pytest.raises(WaitTimeout, match="recommend is DEPLOYING: no bundle fits") as caught:
+            follow_start(settings, files, None, wait=True, show=ignore)
+    assert caught.value.exit_code == 7
+
+
+def test_an_application_that_cannot_be_deployed_ends_the_wait_at_once(tmp_path: Path) -> None:
+    """The reason is the last line of Serve's message."""
+    with a_starting_run(tmp_path) as (settings, files):
+        broken = an_application("DEPLOY_FAILED") | {"message": "Traceback\nImportError: nope"}
+        write_document(files.serve_status, {"applications": {"recommend": broken}})
+        with pytest.raises(FleetError, match="ImportError: nope"):
+            follow_start(settings, files, None, wait=True, show=ignore)
+
+
+def test_a_supervisor_that_ended_is_told_with_its_own_reason(tmp_path: Path) -> None:
+    """The recorded error and its exit code are passed on."""
+    with a_starting_run(tmp_path) as (settings, files):
+        failed = RunState("run-1", 7, "failed", "looking for orphans", "port 8000 is used", 3)
+        write_state(files.state, failed)
+    with pytest.raises(FleetError, match="port 8000 is used") as caught:
+        follow_start(settings, files, None, wait=True, show=ignore)
+    assert caught.value.exit_code == 3
 
 
 def test_the_last_line_of_a_traceback_is_its_error() -> None:

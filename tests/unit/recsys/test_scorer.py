@@ -141,6 +141,8 @@ def test_no_candidates_and_no_requests_are_answered() -> None:
     none = {**batch, **{name: batch[name][:, :0] for name in ("rows", "sources", "ranks")}}
     assert scorer.score(none)["utility"].shape == (3, 0)
     assert scorer.score({name: v[:0] for name, v in batch.items()})["utility"].shape == (0, WIDTH)
+    bare = {**batch, **{name: batch[name][:, :0] for name in ("items", "kinds", "ages_s")}}
+    assert scorer.score(bare)["utility"].shape == (3, WIDTH)
 
 
 def saved(directory: Path) -> CandidateScorer:
@@ -185,6 +187,4 @@ def test_a_kind_the_scorer_does_not_know_is_read_as_other() -> None:
     strange = {**batch, "kinds": np.where(batch["kinds"] > 0, 200, 0).astype(np.uint8)}
     other = {**batch, "kinds": np.where(batch["kinds"] > 0, 1, 0).astype(np.uint8)}
     scorer = a_scorer(blend=1.0)
-    np.testing.assert_array_equal(
-        scorer.score(strange)["utility"], scorer.score(other)["utility"]
-    )
+    np.testing.assert_array_equal(scorer.score(strange)["utility"], scorer.score(other)["utility"])

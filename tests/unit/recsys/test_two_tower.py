@@ -175,4 +175,4 @@ def test_gap_buckets_grow_with_the_gap() -> None:
     assert gaps[0] == 0
     assert (np.diff(gaps[1:].astype(int)) >= 0).all()
     assert gaps[1] == 1
-    assert len(set(gaps.tolist())) == 7
+    assert len(set(gaps.tolist())) == 6  # the two shortest share one, and so do the longest

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.control_writer import ControlWriter
 from recsys.errors import DataError
 from recsys.registry import Registry
 from recsys.settings import GateSettings, Settings
@@ -46,6 +47,7 @@ class Workshop:
         self.now_s = now_s
         self.said: list[str] = []
         self.last_train: Interactions | None = None
+        self.warm_start: Path | None = None
 
     def tools(self) -> TrainTools:
         """As `run_training` takes them."""
@@ -76,6 +78,7 @@ class Workshop:
     ) -> None:
         self.n_trainings += 1
         self.last_train = train
+        self.warm_start = warm_start
         write_untrained_models(train, settings, workdir, warm_start=warm_start, report=report)
 
     def _report(self, label: str, share: float) -> None:
@@ -150,6 +153,35 @@ def test_a_run_killed_long_ago_begins_anew(tmp_path: Path) -> None:
     workshop.now_s += MAX_RESUME_AGE_S + 1
     run_training(TrainRequest(), settings, workshop.tools())
     assert workshop.n_loads == 2
+
+
+def test_a_new_bundle_is_compared_with_the_stable_one_on_the_same_engagements(
+    tmp_path: Path,
+) -> None:
+    """Equal models differ by nothing; the stable bundle is the parent; warm starts begin at it."""
+    settings = small_settings(tmp_path, gate=LENIENT)
+    first = run_training(TrainRequest(publish=True), settings, Workshop().tools()).manifest
+    assert first is not None
+    ControlWriter(settings.control_url).set_alias("stable", first.bundle_id, expected=None)
+    workshop = Workshop(now_s=1_800_000_060.0)
+    second = run_training(TrainRequest(True, warm_start=True), settings, workshop.tools())
+    assert second.manifest is not None
+    assert second.manifest.parents == (first.bundle_id,)
+    assert workshop.warm_start == tmp_path.absolute() / "bundles" / first.bundle_id
+    versus = second.evaluation.decision.versus_stable
+    assert versus is not None
+    assert (versus.low, versus.mean, versus.high) == (0, 0, 0)
+    assert "stable page" in {row.method for row in second.evaluation.table.figures}
+
+
+def test_a_stable_bundle_that_cannot_be_read_does_not_stop_a_training(tmp_path: Path) -> None:
+    """A new bundle may be the mend; the result says that nothing was compared."""
+    settings = small_settings(tmp_path, gate=LENIENT)
+    ControlWriter(settings.control_url).set_alias("stable", "b-gone", expected=None)
+    result = run_training(TrainRequest(publish=True), settings, Workshop().tools())
+    assert result.manifest is not None
+    assert result.manifest.parents == ()
+    assert any("not compared" in note for note in result.notes)
 
 
 def test_other_settings_or_another_moment_are_another_run(tmp_path: Path) -> None:
