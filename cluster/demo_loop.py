@@ -72,7 +72,7 @@ class DemoLoop:
         host = connect_host(self._settings.serve.host)
         traffic = Traffic(host, self._settings.serve.port, audience, self._now_ms)
         self._step("live traffic", lambda: self._live(traffic, minutes))
-        second = self._step("retrain", self._train)
+        second = self._step("retrain", lambda: self._train("--warm-start"))
         before = self._step("measure before", lambda: self._measure(traffic, first))
         self._step("swap under traffic", lambda: self._swap(traffic, second))
         after = self._step("measure after", lambda: self._measure(traffic, second))
@@ -131,8 +131,11 @@ class DemoLoop:
         report = self._verbs.run("import", str(history), "--items", str(items)).document
         return world, int(report.get("n_new", 0))
 
-    def _train(self) -> str:
-        bundle_id = self._verbs.run("train", "--publish").document.get("bundle_id")
+    def _train(self, *options: str) -> str:
+        document = self._verbs.run("train", "--publish", *options).document
+        for rule in document.get("gate", {}).get("rules", ()):
+            self._note(f"  gate: {rule['name']}: {rule['figure']}, at least {rule['bound']}")
+        bundle_id = document.get("bundle_id")
         if not bundle_id:
             raise RecsysError("'cluster train --publish' named no bundle, expected its bundle_id")
         return str(bundle_id)
@@ -160,7 +163,7 @@ class DemoLoop:
         people.
         """
         users = self._measured_users(traffic.audience)
-        manner = Manner(sends=False, remembers=False, discovers=False)
+        manner = Manner(sends=False, remembers=False, n_discoveries=0)
         measured = TrafficLog()
         for turn in range(N_MEASURED_VISITS):
             measured.add(traffic.run(_visits(users, _MEASURING, turn), manner))

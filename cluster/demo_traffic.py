@@ -74,8 +74,9 @@ class Manner:
     sends: bool = True
     """Events are sent at once; otherwise they are kept in `TrafficLog.unsent`."""
     remembers: bool = True
-    discovers: bool = True
-    """After looking at the slate, users also find something by themselves."""
+    n_discoveries: int = 2
+    """So many items a user finds by itself after looking at the slate: the log must not hold
+    only what the bundle that serves chose to show."""
 
 
 class Door:
@@ -217,7 +218,7 @@ class Traffic:
         n_clicks = sum(reaction.kind == "click" for reaction in reactions)
         shown = ShownSlate(visit.user_id, str(answer["bundle_id"]), len(slate), n_clicks)
         door.log.shown.append(shown)
-        if manner.discovers:
+        for _ in range(manner.n_discoveries):
             found = self.audience.discover(visit.user_id, self.now_ms, rng)
             if found is not None:
                 events.append({"kind": "click", "user_id": visit.user_id, "item_id": found})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cluster.owned_processes import ProcessIdentity
+    from recsys.settings import Settings
 
 POLL_S = 0.1
 ORDERLY_STOP_S = 60.0
@@ -36,10 +37,11 @@ def down(console: Console) -> None:
 
     Also ends what a killed run left behind. Nothing running is no error.
     """
-    files = RunFiles(console.settings.run_dir.resolve())
+    settings = console.settings
+    files = RunFiles(settings.run_dir.resolve())
     with console.progress("down") as show:
         was_running = stop_supervisor(files, show)
-        orphans = _end_leftovers(files)
+        orphans = _end_leftovers(settings, files)
     document = {"was_running": was_running, "orphans": [p.pid for p in orphans]}
     text = "stopped" if was_running else "nothing was running"
     if orphans:
@@ -85,7 +87,7 @@ def _kill(files: RunFiles, supervisor: ProcessIdentity | None) -> None:
     send_signal(supervisor, signal.SIGKILL)
 
 
-def _end_leftovers(files: RunFiles) -> tuple[ProcessIdentity, ...]:
+def _end_leftovers(settings: Settings, files: RunFiles) -> tuple[ProcessIdentity, ...]:
     """End orphans, under the lock so that no new run begins meanwhile.
 
     Raises:
@@ -101,6 +103,6 @@ def _end_leftovers(files: RunFiles) -> tuple[ProcessIdentity, ...]:
             "another 'cluster up' began while stopping, expected nothing new; run it again"
         )
     try:
-        return end_orphans(files)
+        return end_orphans(settings)
     finally:
         os.close(lock)

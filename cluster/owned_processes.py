@@ -67,7 +67,6 @@ class RunRecord:
     machine: str
     supervisor: ProcessIdentity
     processes: tuple[ProcessIdentity, ...]
-    temp_dir: str
 
 
 def machine_mark(proc: Path = PROC) -> str:
@@ -269,7 +268,6 @@ def read_record(path: Path) -> RunRecord | None:
             machine=document["machine"],
             supervisor=ProcessIdentity(**document["supervisor"]),
             processes=tuple(ProcessIdentity(**entry) for entry in document["processes"]),
-            temp_dir=document["temp_dir"],
         )
     except (KeyError, TypeError):
         return None

@@ -25,7 +25,6 @@ from cluster.environment import (
     absolute_settings,
     find_haproxy,
     haproxy_wrapper,
-    is_temp_dir,
     prepare_temp_dir,
     ray_environment,
     serve_config,
@@ -81,7 +80,7 @@ class Supervision:
         row = read_process(os.getpid())
         if row is None:
             raise FleetError("/proc does not show this process, expected a mounted /proc")
-        self.record = RunRecord(run_id, machine_mark(), row.identity, (), str(self.temp_dir))
+        self.record = RunRecord(run_id, machine_mark(), row.identity, ())
         self.state = RunState(run_id, os.getpid(), "starting", "looking for orphans")
         self.stop = threading.Event()
         self.vital: tuple[ProcessIdentity, ...] = ()
@@ -128,7 +127,7 @@ class Supervision:
         return exit_code
 
     def _clear_the_way(self) -> None:
-        end_orphans(self.files)
+        end_orphans(self.settings)
         conflicts = port_conflicts(needed_ports(self.settings), find_listeners())
         if conflicts:
             raise FleetError("; ".join(conflicts))
@@ -228,7 +227,7 @@ def _stop_fleet() -> None:
         log.exception("ray did not stop in order")
 
 
-def end_orphans(files: RunFiles) -> tuple[ProcessIdentity, ...]:
+def end_orphans(settings: Settings) -> tuple[ProcessIdentity, ...]:
     """End what an earlier run left and remove its traces; the caller holds the lock.
 
     Returns:
@@ -237,18 +236,18 @@ def end_orphans(files: RunFiles) -> tuple[ProcessIdentity, ...]:
     Raises:
         FleetError: some could not be ended.
     """
+    files = RunFiles(settings.run_dir.resolve())
     record = read_record(files.record)
-    if record is None:
-        return ()
-    orphans = owned_now(record)
-    survivors = end_run(record, GRACE_S)
-    if survivors:
-        raise FleetError(
-            f"orphans of an earlier run could not be ended: {describe(survivors)}, expected them "
-            "gone; end them by hand"
-        )
-    if is_temp_dir(Path(record.temp_dir)):
-        shutil.rmtree(record.temp_dir, ignore_errors=True)
+    orphans: tuple[ProcessIdentity, ...] = ()
+    if record is not None:
+        orphans = owned_now(record)
+        survivors = end_run(record, GRACE_S)
+        if survivors:
+            raise FleetError(
+                f"orphans of an earlier run could not be ended: {describe(survivors)}, expected "
+                "them gone; end them by hand"
+            )
+    shutil.rmtree(temp_dir_of(settings), ignore_errors=True)
     files.record.unlink(missing_ok=True)
     files.serve_status.unlink(missing_ok=True)
     return orphans

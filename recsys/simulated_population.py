@@ -27,7 +27,7 @@ class WorldSettings:
 
     n_users: int = 1500
     n_items: int = 2000
-    n_categories: int = 20
+    n_categories: int = 12
     """4 to 20."""
     start_ms: int = 1_750_000_000_000
     """Day 0."""
@@ -76,7 +76,7 @@ def tastes(
     n_users, n_categories = settings.n_users, settings.n_categories
     homes = np.argsort(rng.random((n_users, n_categories)), axis=1)[:, :4]
     strengths = rng.uniform(0.5, 1.0, (n_users, 3))
-    favour = rng.uniform(0.3, 1.0, (n_users, n_categories, TOPICS_PER_CATEGORY))
+    favour = rng.uniform(0.6, 1.0, (n_users, n_categories, TOPICS_PER_CATEGORY))
     ends = []
     for chosen in (homes[:, :3], homes[:, 1:]):
         liking = np.zeros((n_users, n_categories))

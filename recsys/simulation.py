@@ -151,7 +151,7 @@ class World:
             if happened[kind][column]
         ]
 
-    def discover(self, user_id: str, now_ms: int, rng: Generator, n_met: int = 20) -> str | None:
+    def discover(self, user_id: str, now_ms: int, rng: Generator, n_met: int = 60) -> str | None:
         """The item a user takes to outside any slate, among `n_met` met by chance; remembered."""
         users = np.array([self._user_index[user_id]])
         days = np.array([self._day(now_ms)])

@@ -74,6 +74,7 @@ class BundleLoader:
         """
         directory = self._registry.fetch(bundle_id, self._settings.data_dir / "bundle-cache")
         manifest = read_manifest(directory)
+        _check_shards(manifest, self._settings)
         settings = with_bundle_ordering(self._settings, directory)
         golden = read_golden(directory)
         names = stage_names(manifest.n_shards) if self._stages is None else self._stages
@@ -122,6 +123,15 @@ def _load_gateway(
         ordering=settings.ordering,
         golden=golden,
     )
+
+
+def _check_shards(manifest: Manifest, settings: Settings) -> None:
+    n_deployed = settings.retrieval.n_shards
+    if manifest.n_shards != n_deployed:
+        raise BundleError(
+            f"bundle {manifest.bundle_id} has {manifest.n_shards} index shards, this graph has "
+            f"{n_deployed} (retrieval.n_shards); train it again, or restart with its number"
+        )
 
 
 def _check_space(directory: Path, manifest: Manifest) -> None:

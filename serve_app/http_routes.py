@@ -239,7 +239,8 @@ class HttpApp:
     ) -> None:
         """Count the request and log what it showed; runs after the response was sent."""
         path = exchange.scope["path"]
-        route = path if path in self._routes else "other"
+        is_item = path.startswith(ITEMS_PREFIX)
+        route = path if path in self._routes else "/v1/items" if is_item else "other"
         self._telemetry.count("flywheel_requests", route=route, status=str(status))
         if told.request is None:
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -16,6 +17,7 @@ import numpy as np
 from recsys.errors import BundleError
 from recsys.stages import Stage
 from recsys.types import Batch
+from serve_app.breaker import Breaker
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -40,6 +42,10 @@ class StageFailure:
     def __str__(self) -> str:
         """As it stands in `degraded`."""
         return f"{self.stage}: {self.reason}"
+
+
+class StageAway(RuntimeError):
+    """A stage that failed several times in a row is not asked just now."""
 
 
 class StageClient(Protocol):
@@ -76,11 +82,13 @@ class FusedStage:
 class HandleStage:
     """A stage in its own deployment, called through a Serve handle.
 
-    A call whose replica is lost is tried once more, on another replica: stages are pure.
+    A call whose replica is lost is tried once more, on another replica: stages are pure. A stage
+    that keeps failing is left alone for a while.
     """
 
     def __init__(self, stage: str, handle: DeploymentHandle[Any]) -> None:
         self._stage = stage
+        self._breaker = Breaker(time.monotonic)
         # Pickle packs these payloads six times faster than the default cloudpickle.
         self._handle = handle.options(
             method_name="call", request_serialization="pickle", response_serialization="pickle"
@@ -88,19 +96,30 @@ class HandleStage:
 
     async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
         """See `StageClient`."""
-        from ray.exceptions import RayActorError
-        from ray.serve.exceptions import ReplicaUnavailableError
-
-        packed = pack_batch(batch)
-        async with asyncio.timeout(timeout_s):
-            try:
-                answer = await self._handle.remote(method, bundle_id, packed)
-            except (RayActorError, ReplicaUnavailableError) as lost:
-                logger.warning("%s lost a replica, asking another: %r", self._stage, lost)
-                answer = await self._handle.remote(method, bundle_id, packed)
+        if not self._breaker.allows():
+            raise StageAway(f"{self._stage} has not answered for a while")
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._ask(method, bundle_id, pack_batch(batch))
+        except Exception:
+            self._breaker.failed()
+            raise
+        self._breaker.succeeded()
         if answer is None:
             raise BundleMiss(f"{self._stage} does not hold bundle {bundle_id}")
         return unpack_batch(answer)
+
+    async def _ask(self, method: str, bundle_id: str, packed: PackedBatch) -> PackedBatch | None:
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import ReplicaUnavailableError
+
+        answer: PackedBatch | None
+        try:
+            answer = await self._handle.remote(method, bundle_id, packed)
+        except (RayActorError, ReplicaUnavailableError) as lost:
+            logger.warning("%s lost a replica, asking another: %r", self._stage, lost)
+            answer = await self._handle.remote(method, bundle_id, packed)
+        return answer
 
 
 async def try_stage(
@@ -118,6 +137,8 @@ async def try_stage(
         raise
     except TimeoutError:
         return StageFailure(stage, "timeout")
+    except StageAway:
+        return StageFailure(stage, "unavailable")
     except Exception as error:
         logger.warning("stage %s.%s of bundle %s failed: %r", stage, method, bundle_id, error)
         return StageFailure(stage, "unavailable")

@@ -18,6 +18,7 @@ from torch import Tensor
 from recsys.scorer import CandidateScorer, Estimates, ScorerConfig, ScorerNetwork
 from recsys.settings import ScorerSettings
 from recsys.types import FloatArray
+from train_app.adam import AdamW, clip_gradients
 from train_app.calibration import Choice, choose_blend, choose_trust, fit_sigmoid
 from train_app.scorer_examples import ScorerExamples
 
@@ -26,6 +27,8 @@ _MIN_EXAMPLES = 40
 """With fewer, nothing is learned and the order of retrieval is kept."""
 _DROPOUT = 0.2
 _WEIGHT_DECAY = 0.01
+_BETAS = (0.9, 0.99)
+_CLIP_NORM = 1.0
 _RESIDUAL_PENALTY = 1e-3
 """Of the squared residual: where data says nothing, the retrieval score stands."""
 _EVALUATED_AT_ONCE = 64
@@ -123,9 +126,8 @@ class _Fitting:
         self._rng = rng
         self._clock_s = clock_s
         self._report = report
-        self._optimizer = torch.optim.AdamW(
-            scorer.network.parameters(), lr=settings.learning_rate, weight_decay=_WEIGHT_DECAY
-        )
+        self._parameters = list(scorer.network.parameters())
+        self._optimizer = AdamW(self._parameters, _WEIGHT_DECAY, _BETAS)
 
     def run(self) -> None:
         """Train until the epochs or the minutes end; leave the best network in the scorer."""
@@ -156,16 +158,14 @@ class _Fitting:
 
     def _step(self, examples: ScorerExamples, share_done: float) -> None:
         cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * (0.02 + 0.98 * cosine)
         self._scorer.network.train()
         inputs, _ = self._scorer.inputs(examples.batch())
         estimates = self._scorer.network(inputs)
         loss = _loss(estimates, examples, self._is_positive)
-        self._optimizer.zero_grad()
+        self._optimizer.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._scorer.network.parameters(), 1.0)
-        self._optimizer.step()
+        clip_gradients(self._parameters, _CLIP_NORM)
+        self._optimizer.step(self._settings.learning_rate * (0.02 + 0.98 * cosine))
 
     def _validate(self) -> Choice:
         validated = _validate(self._scorer, self._kept)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recsys.settings import TowerSettings
 from recsys.tower_networks import TwoTower
+from train_app.adam import AdamW, clip_gradients
 from train_app.checkpoints import Checkpoint
 from train_app.negatives import Negatives, NegativeSampler
 from train_app.sequence_batches import (
@@ -34,6 +35,7 @@ _WARM_UP_STEPS = 100
 _FINAL_RATE = 0.02
 """Share of the learning rate that the cosine schedule ends at."""
 _CLIP_NORM = 1.0
+_BETAS = (0.9, 0.98)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,7 @@ class TowerTrainer:
         self._clock_s = clock_s
         self._began_s = clock_s()
         self._parameters = list(model.parameters())
-        self._optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=run.settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=run.settings.weight_decay,
-            fused=True,
-        )
+        self._optimizer = AdamW(self._parameters, run.settings.weight_decay, _BETAS)
         targets = run.sequences.rows[run.sequences.is_target]
         counts = np.bincount(targets, minlength=model.config.n_items)
         self._sampler = NegativeSampler(counts, run.settings.n_negatives)
@@ -114,9 +110,8 @@ class TowerTrainer:
     def checkpoint(self) -> Checkpoint:
         """The whole state, to resume from."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for place, parameter in enumerate(self._parameters):
-            for name, value in self._optimizer.state[parameter].items():
-                tensors[f"optimizer.{place}.{name}"] = value
+        for name, value in self._optimizer.state().items():
+            tensors[f"optimizer.{name}"] = value
         numbers = {"elapsed_s": self.elapsed_s(), "share_done": self.share_done}
         return Checkpoint(self.step, tensors, numbers)
 
@@ -124,11 +119,7 @@ class TowerTrainer:
         """Continue where `checkpoint` was taken."""
         tensors = checkpoint.tensors
         self.model.load_state_dict(_named_below(tensors, "model."))
-        for place, parameter in enumerate(self._parameters):
-            state = _named_below(tensors, f"optimizer.{place}.")
-            self._optimizer.state[parameter] = {
-                name: value.clone() for name, value in state.items()
-            }
+        self._optimizer.restore(_named_below(tensors, "optimizer."))
         self.step = checkpoint.step
         self.share_done = checkpoint.numbers["share_done"]
         self._began_s = self._clock_s() - checkpoint.numbers["elapsed_s"]
@@ -144,17 +135,15 @@ class TowerTrainer:
         rng = np.random.default_rng((run.seed, self.step, 1))
         negatives = self._sampler.draw(rng)
         torch.manual_seed(int(rng.integers(2**62)) + peers.rank)
-        for group in self._optimizer.param_groups:
-            group["lr"] = run.settings.learning_rate * rate_share(self.share_done, self.step)
         own = windows.pick(plan.index[peers.rank :: peers.size])
         batch = assemble(run.sequences, own, plan.width, -(-plan.height // peers.size))
-        self._optimizer.zero_grad()
+        self._optimizer.clear_gradients()
         loss = self._loss(batch, negatives) if batch.n_targets else None
         if loss is not None:
             loss.backward()  # type: ignore[no-untyped-call]
         total = self._sum_gradients(0.0 if loss is None else loss.item(), batch.n_targets)
-        torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP_NORM)
-        self._optimizer.step()
+        clip_gradients(self._parameters, _CLIP_NORM)
+        self._optimizer.step(run.settings.learning_rate * rate_share(self.share_done, self.step))
         self.step += 1
         elapsed_s = total.elapsed_s
         self.share_done = max(

@@ -117,7 +117,7 @@ def test_a_users_visits_stay_in_order() -> None:
 def test_measuring_keeps_the_events_and_leaves_the_world_alone() -> None:
     """Two measurements of the same service by the same people agree click by click."""
     with serving(Service(World(LAW, 1))) as (traffic, service):
-        manner = Manner(sends=False, remembers=False, discovers=False)
+        manner = Manner(sends=False, remembers=False, n_discoveries=0)
         first, second = (traffic.run(visits_of(service.world), manner) for _ in range(2))
         assert service.events == []
         sent = traffic.send(first.unsent)

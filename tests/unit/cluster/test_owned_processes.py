@@ -52,9 +52,7 @@ def a_table(*rows: ProcessRow) -> dict[int, ProcessRow]:
 
 def a_record(supervisor: ProcessRow, *others: ProcessRow) -> RunRecord:
     """A run of that supervisor, as recorded on machine HERE."""
-    return RunRecord(
-        "run-1", HERE, supervisor.identity, tuple(r.identity for r in others), "/tmp/fw-0-x"
-    )
+    return RunRecord("run-1", HERE, supervisor.identity, tuple(r.identity for r in others))
 
 
 def pids_owned(
@@ -245,7 +243,7 @@ def test_children_never_recorded_are_found_and_ended_after_kill_9(
     leader, children = tree
     row = read_process(leader.pid)
     assert row is not None
-    record = RunRecord("run-test", machine_mark(), row.identity, (), "")
+    record = RunRecord("run-test", machine_mark(), row.identity, ())
     assert {p.pid for p in family_of(row.identity, read_process_table())} == set(children)
     leader.kill()
     leader.wait()

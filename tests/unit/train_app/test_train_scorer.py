@@ -22,7 +22,7 @@ from train_app.train_scorer import ScorerFit, action_weights, train_scorer
 
 N_ITEMS, DIM, N_CANDIDATES = 30, 8, 12
 FAST = ScorerSettings(
-    hidden_dims=(16, 8), batch_size=64, learning_rate=0.01, epochs=6, max_minutes=60
+    hidden_dims=(16, 8), batch_size=16, learning_rate=0.01, epochs=10, max_minutes=60
 )
 
 
