@@ -56,9 +56,13 @@ class ScorerConfig:
     """With `offset`: engagement probability = sigmoid(slope * estimate + offset)."""
     offset: float = 0.0
     action_log_odds: tuple[float, ...] = ()
-    """Log odds of each action given an engagement, over all engagements."""
+    """Log odds of each action given any act on the candidate."""
     action_trust: tuple[float, ...] = ()
     """Share of the learned deviation from those log odds; 0 where it does not help."""
+    is_negative: tuple[bool, ...] = ()
+    """Actions that say the user did not want the item."""
+    acted_rate: float = 0.0
+    """Share of candidates that users act on in any way: how often a negative action can happen."""
 
 
 class ScorerInputs(NamedTuple):
@@ -225,11 +229,18 @@ class CandidateScorer:
 
 
 def action_probabilities(estimates: Estimates, config: ScorerConfig) -> Tensor:
-    """P(engagement) x P(action | engagement), [B, C, A]."""
+    """P(action) = P(engagement) x P(action | act), [B, C, A].
+
+    A negative action is as likely to be met on any candidate, so the mean rate of acts stands in
+    for P(engagement): else what a user wants most would also be what they reject most.
+    """
     estimate = estimates.base + config.blend * estimates.residual
     engaged = torch.sigmoid(config.slope * estimate + config.offset)
     trust, log_odds = torch.tensor(config.action_trust), torch.tensor(config.action_log_odds)
-    return engaged[..., None] * torch.sigmoid(log_odds + trust * estimates.deviations)
+    acted = torch.where(
+        torch.tensor(config.is_negative), torch.tensor(config.acted_rate), engaged[..., None]
+    )
+    return acted * torch.sigmoid(log_odds + trust * estimates.deviations)
 
 
 def save_scorer(scorer: CandidateScorer, directory: Path) -> None:

@@ -130,11 +130,11 @@ class TowerSettings(_Branch):
     dropout: Share = 0.2
     n_negatives: Annotated[int, Field(ge=0)] = 512
     """Shared sampled negatives per step, with log-Q correction; 0 is the full softmax."""
-    batch_size: Positive = 64
+    batch_size: Positive = 32
     """Histories per step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    epochs: Positive = 40
+    epochs: Positive = 20
     max_minutes: Annotated[float, Field(gt=0)] = 10.0
     """The learning-rate schedule ends after this time if the epochs have not ended before."""
     id_dropout: Share = 0.02

@@ -65,7 +65,8 @@ class CausalBlock(nn.Module):
         return self._finish(x[rows, last][:, None], mixed)[:, 0]
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.n_heads, -1).transpose(1, 2)  # [B, H, T, D / H]
+        width = x.shape[-1] // self.n_heads
+        return x.view(*x.shape[:-1], self.n_heads, width).transpose(1, 2)  # [B, H, T, D / H]
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self._drop(self.attention_out(mixed.transpose(1, 2).flatten(-2)))

@@ -19,14 +19,16 @@ from safetensors.numpy import load_file, save_file
 
 from recsys.settings import TowerSettings
 from recsys.tower_networks import TowerConfig, TwoTower
+from recsys.two_tower import load_towers, save_towers
 from recsys.types import RowArray
 from train_app.checkpoints import CheckpointFolder
 from train_app.sequence_batches import Sequences
-from train_app.train_towers import Peers, TowerProgress, TowerRun, TowerTrainer
+from train_app.train_towers import Peers, TowerRun, TowerTrainer
 from train_app.warm_start import start_from
 
 _ARRAYS_FILE = "job.safetensors"
 _FACTS_FILE = "job.json"
+_METRICS_FILE = "trained.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +90,42 @@ class TowerJob:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class TrainedTowers:
+    """What a job leaves."""
+
+    model: TwoTower
+    metrics: dict[str, float]
+
+    def save(self, directory: Path) -> None:
+        """Write towers and metrics; a directory with metrics has everything."""
+        save_towers(self.model, directory)
+        draft = directory / f".{_METRICS_FILE}"
+        draft.write_text(json.dumps(self.metrics))
+        draft.replace(directory / _METRICS_FILE)
+
+    @classmethod
+    def load(cls, directory: Path) -> TrainedTowers | None:
+        """What `save` wrote; None where it did not come to its end."""
+        try:
+            metrics = json.loads((directory / _METRICS_FILE).read_text())
+        except FileNotFoundError:
+            return None
+        return cls(load_towers(directory).eval(), metrics)
+
+
 def run_tower_job(
     job: TowerJob,
     checkpoint_dir: Path,
     peers: Peers,
     clock_s: Callable[[], float],
-    on_step: Callable[[TowerProgress], None],
-) -> TwoTower:
+    report: Callable[[float], None],
+) -> TrainedTowers:
     """Train the job's towers, from its newest whole checkpoint if there is one.
 
     Args:
         checkpoint_dir: seen by every worker; the first one writes to it.
+        report: called after every step with the share that is done.
     """
     facts = job.facts
     torch.set_num_threads(facts.n_threads or len(os.sched_getaffinity(0)))
@@ -112,10 +139,13 @@ def run_tower_job(
     newest = folder.newest()
     if newest is not None:
         trainer.resume(newest)
+    metrics = {"tower_resumed_at_step": float(trainer.step)}
     written_s = clock_s()
     for progress in trainer.train():
-        on_step(progress)
+        report(progress.share_done)
+        metrics |= {"tower_steps": float(progress.step), "tower_epochs": progress.epoch}
+        metrics |= {"tower_loss": progress.loss, "tower_s": progress.elapsed_s}
         if peers.rank == 0 and clock_s() - written_s >= facts.checkpoint_every_s:
             folder.write(trainer.checkpoint())
             written_s = clock_s()
-    return model.eval()
+    return TrainedTowers(model.eval(), metrics)

@@ -12,25 +12,27 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.errors import FleetError
 from recsys.features import content_matrix
 from recsys.scorer import item_popularity, save_scorer
 from recsys.settings import Settings, TrainSettings
 from recsys.tower_networks import TowerConfig, TwoTower
-from recsys.two_tower import UserEncoder, load_towers, save_towers
+from recsys.two_tower import UserEncoder, save_towers
 from train_app.checkpoints import run_key
 from train_app.interactions import Interactions
 from train_app.scorer_examples import collect_examples, held_back_events
 from train_app.sequence_batches import training_sequences
-from train_app.tower_job import JobFacts, TowerJob, run_tower_job
+from train_app.tower_job import JobFacts, TowerJob, TrainedTowers, run_tower_job
 from train_app.train_on_ray import train_on_ray
 from train_app.train_scorer import train_scorer
-from train_app.train_towers import Peers, TowerProgress
+from train_app.train_towers import Peers
 
 METRICS_FILE = "training.json"
 """What was measured while training, beside the model files."""
@@ -66,10 +68,12 @@ def train_models(
     rng = np.random.default_rng((settings.train.seed, 0))
     held_back = held_back_events(train, rng)
     job = _tower_job(train, settings, held_back, warm_start)
-    model, tower_metrics = _towers(job, settings.train, run_dir, report)
-    save_towers(model, workdir)
-    scorer_metrics = _train_scorer(train, settings, held_back, model, workdir, report)
-    document = json.dumps({**tower_metrics, **scorer_metrics}, indent=1)
+    report(_TOWERS_LABEL, 0.0)
+    trained = _towers(job, settings.train, run_dir, partial(report, _TOWERS_LABEL))
+    report(_TOWERS_LABEL, 1.0)
+    save_towers(trained.model, workdir)
+    scorer_metrics = _train_scorer(train, settings, held_back, trained.model, workdir, report)
+    document = json.dumps({**trained.metrics, **scorer_metrics}, indent=1)
     (workdir / METRICS_FILE).write_text(document + "\n")
     shutil.rmtree(run_dir)
 
@@ -119,38 +123,28 @@ def _tower_job(
 
 
 def _towers(
-    job: TowerJob, settings: TrainSettings, run_dir: Path, report: Report
-) -> tuple[TwoTower, dict[str, float]]:
-    """The trained towers; those of a run that ended with them, if there was one."""
+    job: TowerJob, settings: TrainSettings, run_dir: Path, report: Callable[[float], None]
+) -> TrainedTowers:
+    """The trained towers; those of a run that ended with them, if there was one.
+
+    Raises:
+        FleetError: Ray could not train them.
+    """
     job_dir = run_dir / job.facts.run_key
-    done = job_dir / "towers-done.json"
-    if done.exists():
-        return load_towers(job_dir), json.loads(done.read_text())
-    report(_TOWERS_LABEL, 0.0)
-    began_s = time.monotonic()
-    metrics: dict[str, float] = {}
+    trained = TrainedTowers.load(job_dir)
+    if trained is not None:
+        return trained
     job_dir.mkdir(parents=True, exist_ok=True)
-    if settings.n_workers > 0:
-        job.save(job_dir)
-        train_on_ray(
-            job_dir, run_dir, settings.n_workers, lambda share: report(_TOWERS_LABEL, share)
-        )
-        model = load_towers(job_dir)
-    else:
-
-        def on_step(progress: TowerProgress) -> None:
-            metrics.update(tower_steps=progress.step, tower_epochs=progress.epoch)
-            metrics.update(tower_loss=progress.loss)
-            report(_TOWERS_LABEL, progress.share_done)
-
-        model = run_tower_job(job, run_dir, Peers(), time.monotonic, on_step)
-        save_towers(model, job_dir)
-    metrics["tower_s"] = round(time.monotonic() - began_s, 1)
-    draft = job_dir / ".towers-done"
-    draft.write_text(json.dumps(metrics))
-    draft.replace(done)
-    report(_TOWERS_LABEL, 1.0)
-    return model.eval(), metrics
+    if settings.n_workers == 0:
+        trained = run_tower_job(job, run_dir, Peers(), time.monotonic, report)
+        trained.save(job_dir)
+        return trained
+    job.save(job_dir)
+    train_on_ray(job_dir, run_dir, settings.n_workers, report)
+    trained = TrainedTowers.load(job_dir)
+    if trained is None:
+        raise FleetError(f"Ray workers left no towers in {job_dir}; it must be seen by all of them")
+    return trained
 
 
 def _train_scorer(

@@ -100,26 +100,25 @@ def _train_in_worker(config: dict[str, Any]) -> None:
     import ray.train
     import torch.distributed
 
-    from recsys.two_tower import save_towers
     from train_app.tower_job import TowerJob, run_tower_job
-    from train_app.train_towers import Peers, TowerProgress
+    from train_app.train_towers import Peers
 
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     job_dir = Path(config["job_dir"])
     told_s = 0.0
 
-    def on_step(progress: TowerProgress) -> None:
+    def tell(share_done: float) -> None:
         nonlocal told_s
         if rank == 0 and time.monotonic() - told_s >= _POLL_S:
             told_s = time.monotonic()
-            _tell_share(job_dir, progress.share_done)
+            _tell_share(job_dir, share_done)
 
     peers = Peers(rank, size, torch.distributed.all_reduce) if size > 1 else Peers()
     checkpoint_dir = Path(config["checkpoint_dir"])
-    model = run_tower_job(TowerJob.load(job_dir), checkpoint_dir, peers, time.monotonic, on_step)
+    trained = run_tower_job(TowerJob.load(job_dir), checkpoint_dir, peers, time.monotonic, tell)
     if rank == 0:
-        save_towers(model, job_dir)
+        trained.save(job_dir)
     ray.train.report({"share_done": 1.0})
 
 

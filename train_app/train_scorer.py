@@ -79,13 +79,12 @@ def train_scorer(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 2))
-    weights = action_weights(actions, negative_kinds, settings.utility_weights)
-    config = _first_config(examples, actions, weights, vectors, settings)
+    config = _first_config(examples, actions, negative_kinds, vectors, settings)
     network = ScorerNetwork(config, _DROPOUT)
     scorer = CandidateScorer(
         config, network, torch.from_numpy(vectors), torch.from_numpy(popularity)
     )
-    is_positive = np.array([kind not in set(negative_kinds) for kind in actions])
+    is_positive = ~np.array(config.is_negative)
     if len(examples) < _MIN_EXAMPLES:
         report(1.0, {})
         return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
@@ -209,7 +208,12 @@ def _calibrate(
         for action in range(len(log_odds))
     ]
     config = replace(
-        scorer.config, blend=choice.share, slope=slope, offset=offset, action_trust=tuple(trust)
+        scorer.config,
+        blend=choice.share,
+        slope=slope,
+        offset=offset,
+        action_trust=tuple(trust),
+        acted_rate=float(acted[usable].mean()),
     )
     return CandidateScorer(config, scorer.network, scorer.vectors, scorer.popularity)
 
@@ -235,7 +239,7 @@ def _engaged(examples: ScorerExamples, is_positive: NDArray[np.bool_]) -> NDArra
 def _first_config(
     examples: ScorerExamples,
     actions: Sequence[str],
-    weights: tuple[float, ...],
+    negative_kinds: Sequence[str],
     vectors: FloatArray,
     settings: ScorerSettings,
 ) -> ScorerConfig:
@@ -251,13 +255,14 @@ def _first_config(
         embedding_dim=vectors.shape[1],
         hidden_dims=settings.hidden_dims,
         actions=tuple(actions),
-        utility_weights=weights,
+        utility_weights=action_weights(actions, negative_kinds, settings.utility_weights),
         score_center=float(scores.mean()) if scores.size else 0.0,
         score_spread=max(float(scores.std()), 1e-3) if scores.size else 1.0,
         user_scale=1.0 / max(_typical_size(examples.user_emb), 1e-3),
         vector_scale=1.0 / max(_typical_size(vectors), 1e-3),
         action_log_odds=tuple(np.log(rates / (1 - rates)).tolist()),
         action_trust=(0.0,) * len(actions),
+        is_negative=tuple(kind in set(negative_kinds) for kind in actions),
     )
 
 

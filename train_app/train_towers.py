@@ -161,8 +161,8 @@ class TowerTrainer:
             self.model.config.n_items, batch.items, positive_rows, negatives.rows
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=self._run.use_bfloat16):
-            hidden = torch.rand(len(rows)) < self._run.settings.id_dropout
-            vectors = self.model.item(torch.from_numpy(rows), hidden)
+            hidden = hidden_rows(rows, self.step, self._run.settings.id_dropout)
+            vectors = self.model.item(torch.from_numpy(rows), torch.from_numpy(hidden))
             inputs = torch.from_numpy(place_of(np.maximum(batch.items, 0)))
             states = self.model.user(
                 vectors.index_select(0, inputs.reshape(-1)).view(*inputs.shape, -1),
@@ -209,6 +209,14 @@ def rate_share(share_done: float, step: int) -> float:
     """Share of the learning rate: a linear warm-up, then half a cosine over the schedule."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
     return min(1.0, (step + 1) / _WARM_UP_STEPS) * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
+
+
+def hidden_rows(rows: NDArray[np.int64], step: int, share: float) -> NDArray[np.bool_]:
+    """About `share` of the rows, others in every step; the same for every worker of a step."""
+    mixed = rows.astype(np.uint64) + np.uint64(step * 0x9E3779B97F4A7C15 % 2**64)
+    for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
+    return np.asarray((mixed >> np.uint64(32)).astype(np.float64) < share * 2.0**32)
 
 
 def _distinct_rows(

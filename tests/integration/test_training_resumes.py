@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -17,17 +19,17 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED_AT_STEP = 40
+N_WORKERS = 2
 SCRIPT = """
-import json, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 import numpy as np
 from recsys.settings import Settings
 from train_app.checkpoints import CheckpointFolder
 from train_app.interactions import interactions_from_columns
 from train_app.train_joint import train_models
-from train_app.train_towers import TowerTrainer
 
-workdir, kill_at, n_workers, log = Path(sys.argv[1]), *map(int, sys.argv[2:4]), Path(sys.argv[4])
+workdir, kill_at, n_workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(0)
 n_users, size, n_items = 60, 24, 40
 users = np.repeat([f"u{u}" for u in range(n_users)], size)
@@ -41,16 +43,11 @@ settings = Settings.model_validate({
         "n_workers": n_workers, "n_threads": 1, "precision": "float32", "checkpoint_every_s": 1e-6,
         "towers": {
             "embedding_dim": 16, "n_layers": 1, "history_length": 10, "batch_size": 4,
-            "epochs": 2, "max_minutes": 60, "learning_rate": 0.01, "dropout": 0.1,
+            "epochs": 5, "max_minutes": 60, "learning_rate": 0.003, "dropout": 0.0,
         },
         "scorer": {"epochs": 1, "hidden_dims": [16, 8], "batch_size": 32},
     }
 })
-first_resumed = TowerTrainer.resume
-def resume(self, checkpoint):
-    log.write_text(json.dumps(checkpoint.step))
-    first_resumed(self, checkpoint)
-TowerTrainer.resume = resume
 written = CheckpointFolder.write
 def write(self, checkpoint):
     path = written(self, checkpoint)
@@ -62,31 +59,75 @@ train_models(train, settings, workdir, warm_start=None, report=lambda label, sha
 """
 
 
-def train_in_process(workdir: Path, *, kill_at: int = -1, n_workers: int = 0) -> int:
-    """Train in a process of its own, which kills itself after a step's checkpoint; its status."""
+def start_training(
+    workdir: Path, *, kill_at: int = -1, n_workers: int = 0
+) -> subprocess.Popen[bytes]:
+    """Train in a process of its own, which kills itself after the checkpoint of step `kill_at`."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "disabled",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "RAY_AUTH_MODE": "disabled",
     }
-    arguments = [str(workdir), str(kill_at), str(n_workers), str(workdir.parent / "resumed.json")]
-    command = [sys.executable, "-c", SCRIPT, *arguments]
-    return subprocess.run(command, env=environment, check=False, timeout=240).returncode
+    command = [sys.executable, "-c", SCRIPT, str(workdir), str(kill_at), str(n_workers)]
+    return subprocess.Popen(command, env=environment)
+
+
+def train_in_process(workdir: Path, *, kill_at: int = -1) -> int:
+    """Train to the end; the exit status."""
+    return start_training(workdir, kill_at=kill_at).wait(timeout=240)
+
+
+def resumed_at(workdir: Path) -> float:
+    """The step that a finished training says it started from."""
+    return float(json.loads((workdir / "training.json").read_text())["tower_resumed_at_step"])
+
+
+def assert_same_models(found: Path, expected: Path, atol: float) -> None:
+    """Every weight of both towers' files."""
+    for name in ("item_vectors", "user_tower"):
+        theirs = load_file(expected / f"{name}.safetensors")
+        for tensor, values in load_file(found / f"{name}.safetensors").items():
+            np.testing.assert_allclose(values, theirs[tensor], atol=atol, err_msg=tensor)
+
+
+def kill_a_worker(training: subprocess.Popen[bytes], workdir: Path) -> None:
+    """SIGKILL one of the training's Ray Train workers, once there is a checkpoint."""
+    while not list((workdir / "checkpoints").glob("*.safetensors")):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = training.wait(timeout=0.02)
+            pytest.fail(f"training ended with {status} before its first checkpoint")
+    workers = [
+        process
+        for process in psutil.Process(training.pid).children(recursive=True)
+        if "TrainWorker" in " ".join(process.cmdline())
+    ]
+    assert len(workers) == N_WORKERS
+    workers[0].kill()
 
 
 def test_a_killed_training_resumes_and_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     """SIGKILL in the middle; the next run starts from the killed one's step, not from zero."""
-    assert train_in_process(tmp_path / "whole" / "models") == 0
-    assert not (tmp_path / "whole" / "resumed.json").exists()
-    killed = tmp_path / "killed" / "models"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train_in_process(whole) == 0
+    assert resumed_at(whole) == 0
     assert train_in_process(killed, kill_at=KILLED_AT_STEP) == -signal.SIGKILL
     assert not (killed / "towers.json").exists()
     assert train_in_process(killed) == 0
-    assert json.loads((tmp_path / "killed" / "resumed.json").read_text()) == KILLED_AT_STEP
-    for name in ("item_vectors", "user_tower", "scorer"):
-        whole = load_file(tmp_path / "whole" / "models" / f"{name}.safetensors")
-        resumed = load_file(killed / f"{name}.safetensors")
-        for tensor, values in whole.items():
-            np.testing.assert_allclose(resumed[tensor], values, atol=1e-5, err_msg=tensor)
+    assert resumed_at(killed) == KILLED_AT_STEP
+    assert_same_models(killed, whole, atol=1e-5)
     assert not (killed / "checkpoints").exists()
+
+
+def test_a_killed_ray_worker_is_replaced_and_the_training_goes_on(tmp_path: Path) -> None:
+    """Two workers, one of them killed: the same towers as one process learns, resumed midway."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    training = start_training(together, n_workers=N_WORKERS)
+    try:
+        kill_a_worker(training, together)
+        assert train_in_process(alone) == 0
+        assert training.wait(timeout=240) == 0
+    finally:
+        training.kill()
+    assert resumed_at(together) > 0
+    assert_same_models(together, alone, atol=0.02)

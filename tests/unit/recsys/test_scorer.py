@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ def a_scorer(blend: float = 0.0, weights: tuple[float, ...] = (1.0, -1.0)) -> Ca
         offset=-2.0,
         action_log_odds=(2.0, -3.0),
         action_trust=(0.0, 0.0),
+        is_negative=(False, True),
+        acted_rate=0.05,
     )
     network = ScorerNetwork(config)
     with torch.no_grad():
@@ -82,6 +85,18 @@ def test_without_trust_in_the_residual_the_order_is_that_of_retrieval() -> None:
         np.testing.assert_array_equal(
             np.argsort(-scores[usable], kind="stable"), np.argsort(-utility[usable], kind="stable")
         )
+
+
+def test_a_kind_users_dislike_often_does_not_turn_the_order_round() -> None:
+    """However common dismissals are, what retrieval ranks first stays first."""
+    scorer = a_scorer(weights=(1.0, -10.0))
+    often = replace(scorer.config, action_log_odds=(-2.0, 3.0))
+    scored = CandidateScorer(often, scorer.network, scorer.vectors, scorer.popularity).score(
+        requests()
+    )
+    usable = requests()["rows"][0] >= 0
+    for scores, utility in zip(scored["retrieval_scores"], scored["utility"], strict=True):
+        assert utility[usable].argmax() == scores[usable].argmax()
 
 
 def test_a_trusted_residual_changes_the_order() -> None:

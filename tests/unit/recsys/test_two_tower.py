@@ -105,6 +105,7 @@ def test_an_empty_history_has_the_learned_cold_start_embedding() -> None:
     np.testing.assert_allclose(cold[0], cold[1], atol=1e-6)
     assert np.abs(cold[0] - cold[2]).max() > 1e-3
     np.testing.assert_allclose(encoder.encode(histories([0], width=0))[0], cold[0], atol=1e-5)
+    assert encoder.encode(histories([])).shape == (0, 16)
 
 
 def test_order_kinds_and_ages_of_a_history_matter() -> None:

@@ -16,7 +16,14 @@ from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder
 from train_app.checkpoints import CheckpointFolder
 from train_app.sequence_batches import Sequences
-from train_app.train_towers import Peers, TowerProgress, TowerRun, TowerTrainer, rate_share
+from train_app.train_towers import (
+    Peers,
+    TowerProgress,
+    TowerRun,
+    TowerTrainer,
+    hidden_rows,
+    rate_share,
+)
 
 N_ITEMS, LENGTH = 20, 6
 FAST = TowerSettings(
@@ -30,7 +37,7 @@ FAST = TowerSettings(
     learning_rate=0.01,
     epochs=4,
     max_minutes=60,
-    id_dropout=0.0,
+    id_dropout=0.1,
 )
 
 
@@ -160,3 +167,13 @@ def test_the_rate_warms_up_and_decays() -> None:
     assert rate_share(0.0, 200) == 1.0
     assert rate_share(0.5, 10_000) < rate_share(0.3, 10_000)
     assert rate_share(1.0, 10_000) < 0.03
+
+
+def test_the_wanted_share_of_ids_is_hidden_and_others_in_each_step() -> None:
+    """Whatever rows a worker asks for, a row is hidden or not by its step alone."""
+    rows = np.arange(10_000)
+    first, second = hidden_rows(rows, 1, 0.1), hidden_rows(rows, 2, 0.1)
+    assert 0.08 < first.mean() < 0.12
+    assert (first & second).mean() < 0.03
+    np.testing.assert_array_equal(hidden_rows(rows[::7], 1, 0.1), first[::7])
+    assert not hidden_rows(rows, 1, 0.0).any()
