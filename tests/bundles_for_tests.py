@@ -189,6 +189,8 @@ def _write_scorer(directory: Path, vectors: torch.Tensor, rng: np.random.Generat
         blend=0.5,
         action_log_odds=(0.5, -0.5, -2.0),
         action_trust=(1.0, 1.0, 1.0),
+        is_negative=(False, False, True),
+        acted_rate=0.1,
     )
     network = ScorerNetwork(config)
     torch.nn.init.normal_(network.residual_head.weight, std=0.5)

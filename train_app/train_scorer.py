@@ -200,7 +200,7 @@ def _calibrate(
     engaged = _engaged(kept, is_positive)
     estimates = validated.base + choice.share * validated.residual
     slope, offset = fit_sigmoid(estimates[usable], engaged[usable])
-    acted = kept.labels.any(-1)
+    acted = np.asarray(kept.labels.any(-1))
     outcomes, deviations = kept.labels[acted], validated.deviations[acted]
     log_odds = scorer.config.action_log_odds
     trust = [
