@@ -18,7 +18,7 @@ _FULL_SOFTMAX_BELOW = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Negatives:
-    """Item rows and what to add to their logits so that the partition is unbiased; -inf is padding."""
+    """Item rows and what to add to their logits for an unbiased partition; -inf is padding."""
 
     rows: NDArray[np.int64]  # [n], always the same number
     corrections: NDArray[np.float32]  # [n] log(times drawn) - log(expected times drawn)
