@@ -131,10 +131,10 @@ class TowerSettings(_Branch):
     n_negatives: Annotated[int, Field(ge=0)] = 512
     """Shared sampled negatives per step, with log-Q correction; 0 is the full softmax."""
     batch_size: Positive = 32
-    """Histories per step."""
+    """Full-length histories per step; shorter ones fill the same number of tokens."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    epochs: Positive = 20
+    epochs: Positive = 30
     max_minutes: Annotated[float, Field(gt=0)] = 10.0
     """The learning-rate schedule ends after this time if the epochs have not ended before."""
     id_dropout: Share = 0.02

@@ -22,6 +22,9 @@ from recsys.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 INTERRUPTED = 130
+# OpenMP threads that spin while they wait cost several times a step where cores are shared; the
+# library reads this when torch loads it, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _MS_PER_UNIT = ((1e11, 1_000), (1e14, 1), (1e17, 1 / 1_000))
 """A number below the bound is in seconds, milliseconds or microseconds: factors to ms."""
 
