@@ -14,8 +14,8 @@ import torch
 from fastapi import FastAPI
 
 from bench.one_process import OneProcess
-from recsys.event_log import SqliteEventLog
 from recsys.settings import Settings
+from recsys.stores.event_log import SqliteEventLog
 from serve_app.log_writer import LogWriter
 
 torch.set_num_threads(1)

@@ -21,11 +21,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 
 from bench.one_process import Catalogue, impression_of, order_inputs
-from recsys.bundle import read_manifest
-from recsys.event_log import SqliteEventLog
-from recsys.feature_store import SqliteFeatureStore
+from recsys.bundles.bundle import read_manifest
 from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER, load_stage, shard_stage_name
+from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.feature_store import SqliteFeatureStore
 from recsys.types import Batch
 from serve_app.log_writer import LogWriter
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.bundle import read_manifest
+from recsys.bundles.bundle import read_manifest
+from recsys.bundles.item_table import ItemTable
 from recsys.candidates import CandidateSet, merge_sources, merge_top_k
 from recsys.events import Impression, ShownItem, new_event_id
-from recsys.feature_store import SqliteFeatureStore
 from recsys.features import FeatureSchema, history_arrays
-from recsys.item_table import ItemTable
 from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER, Stage, load_stage, shard_stage_name
+from recsys.stores.feature_store import SqliteFeatureStore
 from recsys.types import Batch, RowArray, Source, UserState
 
 SLATE_LENGTH = 20

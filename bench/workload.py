@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recsys.bundles.registry import Registry
 from recsys.events import new_event_id
-from recsys.registry import Registry
 from recsys.scorer import CandidateScorer, ScorerConfig, ScorerNetwork, save_scorer
 from recsys.settings import Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import FloatArray, HistoryEvent, Item
-from train_app.interactions import Interactions, interactions_from_columns
+from train_app.examples.interactions import Interactions, interactions_from_columns
+from train_app.following.stream_features import load_histories
 from train_app.publish import assemble, publish_bundle, write_bundle_manifest
-from train_app.stream_features import load_histories
 
 DIM = 64
 HISTORY = 50
@@ -105,6 +105,7 @@ def _save_models(
         blend=1.0,
         action_log_odds=(0.0,) * len(history.kinds),
         action_trust=(1.0,) * len(history.kinds),
+        is_negative=(False,) * len(history.kinds),
     )
     popularity = torch.zeros(history.n_items)
     vectors = torch.from_numpy(model.item_vectors())

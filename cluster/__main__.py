@@ -19,17 +19,20 @@ from recsys.errors import RecsysError
 INTERRUPTED = 130
 
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("cluster.demo:demo", "Run the whole loop once: data, training, traffic, rollout."),
+    "demo": (
+        "cluster.demo.demo_command:demo",
+        "Run the whole loop once: data, training, traffic, rollout.",
+    ),
     "import": ("cluster.learning_commands:import_history", "Bring history into the lake."),
     "train": ("cluster.learning_commands:train", "Train, evaluate and publish a bundle."),
     "evaluate": ("cluster.learning_commands:evaluate", "Print the offline table of a bundle."),
-    "up": ("cluster.up:up", "Start serving on this machine."),
-    "down": ("cluster.down:down", "Stop everything `up` started."),
+    "up": ("cluster.local.up:up", "Start serving on this machine."),
+    "down": ("cluster.local.down:down", "Stop everything `up` started."),
     "status": ("cluster.status:status", "Say what runs and whether it is healthy."),
     "doctor": ("cluster.doctor:doctor", "Find what stands in the way, with the mend."),
     "recommend": ("cluster.recommend:recommend", "Ask for one slate and print it as a table."),
-    "bundle": ("cluster.bundle_commands:bundle", "Look into the registry of bundles."),
-    "canary": ("cluster.canary_commands:canary", "Start, follow and end rollouts."),
+    "bundle": ("cluster.rollouts.bundle_commands:bundle", "Look into the registry of bundles."),
+    "canary": ("cluster.rollouts.canary_commands:canary", "Start, follow and end rollouts."),
 }
 """Verb -> where its click command lives and its one line in `cluster --help`."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.ports import connect_host
+from cluster.local.ports import connect_host
 
 if TYPE_CHECKING:
     from recsys.settings import ServeSettings

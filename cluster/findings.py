@@ -144,9 +144,9 @@ def check_limits(settings: Settings) -> Iterable[Finding]:
 
 def check_run(settings: Settings) -> Iterable[Finding]:
     """What runs, what a killed run left behind, and who holds our ports."""
-    from cluster.owned_processes import describe, owned_now, read_record
-    from cluster.ports import find_listeners, needed_ports, port_conflicts
-    from cluster.run_files import RunFiles, is_locked
+    from cluster.local.owned_processes import describe, owned_now, read_record
+    from cluster.local.ports import find_listeners, needed_ports, port_conflicts
+    from cluster.local.run_files import RunFiles, is_locked
 
     files = RunFiles(settings.run_dir.resolve())
     record = read_record(files.record)
@@ -171,8 +171,8 @@ def check_run(settings: Settings) -> Iterable[Finding]:
 
 def check_temp_dirs(settings: Settings) -> Iterable[Finding]:
     """Directories in /tmp of runs that are gone."""
-    from cluster.environment import TEMP_ROOT, is_temp_dir, temp_dir_of
-    from cluster.run_files import RunFiles, is_locked
+    from cluster.local.environment import TEMP_ROOT, is_temp_dir, temp_dir_of
+    from cluster.local.run_files import RunFiles, is_locked
 
     own = temp_dir_of(settings)
     is_running = is_locked(RunFiles(settings.run_dir.resolve()).lock)
@@ -216,8 +216,8 @@ def _sqlite_problem(path: Path) -> str | None:
 
 def check_bundles(settings: Settings) -> Iterable[Finding]:
     """Every published bundle is whole."""
-    from recsys.bundle import verify_bundle
-    from recsys.registry import Registry
+    from recsys.bundles.bundle import verify_bundle
+    from recsys.bundles.registry import Registry
 
     location = settings.registry_location
     manifests, broken = Registry(location).survey()

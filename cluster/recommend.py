@@ -120,7 +120,7 @@ def _bundle_directory(settings: Settings, bundle_id: str) -> Path:
     local = Path(settings.registry_location) / bundle_id
     if "://" not in settings.registry_location and local.is_dir():
         return local
-    from recsys.registry import Registry, bundle_cache
+    from recsys.bundles.registry import Registry, bundle_cache
 
     return Registry(settings.registry_location).fetch(bundle_id, bundle_cache(settings))
 

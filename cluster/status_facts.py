@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cluster.run_files import RunFiles, is_locked, read_document, read_state
-from cluster.start_watch import last_line
+from cluster.local.run_files import RunFiles, is_locked, read_document, read_state
+from cluster.local.start_watch import last_line
 from recsys.errors import StoreError
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def _serve_status(files: RunFiles, now_ms: int) -> dict[str, Any]:
 
 
 def _control(settings: Settings, now_ms: int) -> dict[str, Any]:
-    from cluster.control_writer import ControlWriter
-    from cluster.observation import living
-    from recsys.control import ControlReader
+    from cluster.rollouts.control_writer import ControlWriter
+    from cluster.rollouts.observation import living
+    from recsys.stores.control import ControlReader
 
     reader = ControlReader(settings.control_url)
     view = reader.view()
@@ -88,8 +88,8 @@ def _control(settings: Settings, now_ms: int) -> dict[str, Any]:
 def _log_lag(settings: Settings, now_ms: int) -> dict[str, Any]:
     if not settings.log_path.exists():
         return {"n_events": 0, "lag_events": 0, "lag_s": 0.0}
-    from recsys.event_log import SqliteEventLog
-    from recsys.feature_store import SqliteFeatureStore
+    from recsys.stores.event_log import SqliteEventLog
+    from recsys.stores.feature_store import SqliteFeatureStore
 
     log = SqliteEventLog(settings.log_path, settings.events.n_partitions)
     store = SqliteFeatureStore(settings.feature_path)

@@ -50,19 +50,28 @@ class ScorerConfig:
     user_scale: float
     """Multiplies user embeddings, so that the network sees units near 1."""
     vector_scale: float
+    action_log_odds: tuple[float, ...]
+    """Log odds of each action given any act on the candidate."""
+    action_trust: tuple[float, ...]
+    """Share of the learned deviation from those log odds; 0 where it does not help."""
+    is_negative: tuple[bool, ...]
+    """Actions that say the user did not want the item."""
+    acted_rate: float = 0.0
+    """Share of candidates that users act on in any way: how often a negative action can happen."""
     blend: float = 0.0
     """Share of the learned residual in the estimate; 0 is the order of retrieval."""
     slope: float = 1.0
     """With `offset`: engagement probability = sigmoid(slope * estimate + offset)."""
     offset: float = 0.0
-    action_log_odds: tuple[float, ...] = ()
-    """Log odds of each action given any act on the candidate."""
-    action_trust: tuple[float, ...] = ()
-    """Share of the learned deviation from those log odds; 0 where it does not help."""
-    is_negative: tuple[bool, ...] = ()
-    """Actions that say the user did not want the item."""
-    acted_rate: float = 0.0
-    """Share of candidates that users act on in any way: how often a negative action can happen."""
+
+    def __post_init__(self) -> None:
+        """Refuse lists that do not name every action."""
+        for name in ("utility_weights", "action_log_odds", "action_trust", "is_negative"):
+            if len(getattr(self, name)) != len(self.actions):
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries, expected one for each of "
+                    f"{len(self.actions)} actions"
+                )
 
 
 class ScorerInputs(NamedTuple):

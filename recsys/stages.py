@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from recsys.bundles.item_table import ITEMS_FILE, ItemCodes, read_item_codes
 from recsys.candidates import best_columns
 from recsys.errors import BundleError, FeatureSchemaMismatch
 from recsys.features import FeatureSchema
-from recsys.item_table import ITEMS_FILE, ItemCodes, read_item_codes
 from recsys.settings import OrderingSettings, Settings
 from recsys.slate import order_slates
 from recsys.types import NO_ROW, Batch, FloatArray, RowArray

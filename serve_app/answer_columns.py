@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from recsys.candidates import CandidateSet, best_columns
 from recsys.types import NO_ROW, RowArray, Source, UserState
 from serve_app.asks import Answer, Ask, Chosen, Explanation
-from serve_app.bundle_loading import GatewayBundle
-from serve_app.ordering import Ordered
-from serve_app.scoring import Scores
+from serve_app.residents.bundle_loading import GatewayBundle
+from serve_app.stages.ordering import Ordered
+from serve_app.stages.scoring import Scores
 
 SOURCE_NAMES = tuple(source.name.lower() for source in Source)
 PROPENSITY_NOISE = 1e-6

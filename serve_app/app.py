@@ -13,7 +13,7 @@ from ray.serve import Application
 from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER, shard_stage_name
 from serve_app.gateway import GatewayReplica
-from serve_app.stage_replica import StageReplica
+from serve_app.stages.stage_replica import StageReplica
 
 APP_NAME = "recommend"
 ROUTE_PREFIX = "/"

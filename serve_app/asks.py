@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from serve_app.recommend_requests import RecommendRequest
+from serve_app.http.recommend_requests import RecommendRequest
 
 
 @dataclass(frozen=True, slots=True)

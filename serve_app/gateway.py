@@ -8,19 +8,19 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from recsys.event_log import SqliteEventLog
-from recsys.feature_store import SqliteFeatureStore
 from recsys.settings import Settings
 from recsys.stages import GATEWAY, Stage, stage_names
-from serve_app.bundle_loading import BundleLoader, LoadedBundle
-from serve_app.http_routes import HttpApp
-from serve_app.live_items import LiveItems
+from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.feature_store import SqliteFeatureStore
+from serve_app.http.http_routes import HttpApp
 from serve_app.log_writer import LogWriter
 from serve_app.pipeline import Pipeline
-from serve_app.placement import FusedStage, HandleStage, StageClient
 from serve_app.recommender import Recommender
-from serve_app.residency import Residency
-from serve_app.stage_replica import replica_name, use_one_thread
+from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
+from serve_app.residents.live_items import LiveItems
+from serve_app.residents.residency import Residency
+from serve_app.stages.placement import FusedStage, HandleStage, StageClient
+from serve_app.stages.stage_replica import replica_name, use_one_thread
 from serve_app.telemetry import RayMetrics, Telemetry
 
 if TYPE_CHECKING:

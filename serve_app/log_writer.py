@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsys.errors import Overloaded, StoreError
-from recsys.event_log import EventLog
 from recsys.events import Event
+from recsys.stores.event_log import EventLog
 
 _log = logging.getLogger(__name__)
 

@@ -15,26 +15,26 @@ import numpy as np
 
 from recsys.candidates import CandidateSet
 from recsys.errors import DeadlineExceeded, Overloaded, RecsysError
-from recsys.feature_store import FeatureStore
 from recsys.features import history_arrays
 from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER
+from recsys.stores.feature_store import FeatureStore
 from recsys.types import Batch, UserState
 from serve_app.answer_columns import BatchColumns, answers_of
 from serve_app.asks import Answer, Ask
-from serve_app.bundle_loading import GatewayBundle
-from serve_app.live_items import LiveItems
 from serve_app.micro_batch import IsLive
-from serve_app.ordering import order_candidates
-from serve_app.placement import BundleMiss, StageClient, StageFailure, try_stage
-from serve_app.retrieval import (
+from serve_app.residents.bundle_loading import GatewayBundle
+from serve_app.residents.live_items import LiveItems
+from serve_app.stages.ordering import order_candidates
+from serve_app.stages.placement import BundleMiss, StageClient, StageFailure, try_stage
+from serve_app.stages.retrieval import (
     IndexAnswer,
     excluded_rows,
     merge_candidates,
     no_index,
     search_index,
 )
-from serve_app.scoring import score_candidates
+from serve_app.stages.scoring import score_candidates
 from serve_app.telemetry import Telemetry
 
 logger = logging.getLogger("ray.serve")

@@ -12,14 +12,14 @@ from recsys.errors import DeadlineExceeded
 from recsys.settings import ServeSettings
 from recsys.traffic import STABLE, Arm, TrafficPlan
 from serve_app.asks import Answer, Ask
-from serve_app.bundle_loading import GatewayBundle, LoadedBundle
+from serve_app.http.problems import NotReady
+from serve_app.http.recommend_requests import RecommendRequest
 from serve_app.micro_batch import IsLive, MicroBatcher
 from serve_app.pipeline import Pipeline
-from serve_app.placement import BundleMiss, StageClient
-from serve_app.problems import NotReady
-from serve_app.reach import unreachable_stage
-from serve_app.recommend_requests import RecommendRequest
-from serve_app.residency import Residency, stable_arm
+from serve_app.residents.bundle_loading import GatewayBundle, LoadedBundle
+from serve_app.residents.residency import Residency, stable_arm
+from serve_app.stages.placement import BundleMiss, StageClient
+from serve_app.stages.reach import unreachable_stage
 
 
 class Recommender:

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.control_writer import ControlWriter
-from recsys.bundle import Manifest, space_fingerprint, write_manifest
-from recsys.control import ControlReader
+from cluster.rollouts.control_writer import ControlWriter
+from recsys.bundles.bundle import Manifest, space_fingerprint, write_manifest
+from recsys.bundles.golden import make_golden
+from recsys.bundles.item_table import MS_PER_DAY, write_item_table
+from recsys.bundles.registry import Registry
 from recsys.features import FeatureSchema, content_matrix
-from recsys.golden import make_golden
 from recsys.index import build_shard, save_shard
-from recsys.item_table import MS_PER_DAY, write_item_table
-from recsys.registry import Registry
 from recsys.scorer import (
     CandidateScorer,
     ScorerConfig,
@@ -31,6 +30,7 @@ from recsys.scorer import (
 )
 from recsys.settings import RetrievalSettings, ServeSettings, Settings
 from recsys.stages import shard_stage_name
+from recsys.stores.control import ControlReader
 from recsys.traffic import TrafficPlan
 from recsys.two_tower import TowerConfig, TwoTower, save_towers
 from recsys.types import HistoryEvent, Item

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from recsys.events import CatalogueChange
-from recsys.feature_store import CatalogueView
+from recsys.stores.feature_store import CatalogueView
 from recsys.types import Item, UserState
 
 

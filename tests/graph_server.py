@@ -72,7 +72,7 @@ def ray_variables(ports: list[int], *, haproxy: bool) -> dict[str, str]:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback,
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
-                "serve_app.ingress_middleware:middlewares"
+                "serve_app.http.ingress_middleware:middlewares"
             ),
         }
     return variables

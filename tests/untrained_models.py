@@ -20,7 +20,7 @@ from recsys.settings import RetrievalSettings, Settings, TowerSettings, TrainSet
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import Item
-from train_app.interactions import Interactions, interactions_from_columns
+from train_app.examples.interactions import Interactions, interactions_from_columns
 
 torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
 
@@ -96,6 +96,7 @@ def write_untrained_models(
         vector_scale=1.0,
         action_log_odds=(0.0,) * n_actions,
         action_trust=(1.0,) * n_actions,
+        is_negative=(False,) * n_actions,
     )
     workdir.mkdir(parents=True, exist_ok=True)
     save_towers(model, workdir)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.bundle import space_fingerprint
+from recsys.bundles.bundle import space_fingerprint
 from recsys.errors import BundleError
 from recsys.index import ShardParameters, build_shard, save_shard
 from recsys.settings import RetrievalSettings

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.bundle import (
+from recsys.bundles.bundle import (
     Manifest,
     content_digest,
     new_bundle_id,
@@ -25,17 +25,17 @@ from recsys.bundle import (
     space_fingerprint,
     write_manifest,
 )
+from recsys.bundles.golden import make_golden
+from recsys.bundles.item_table import write_item_table
+from recsys.bundles.registry import Registry
 from recsys.errors import BundleCorrupt, BundleError
 from recsys.features import FeatureSchema
-from recsys.golden import make_golden
-from recsys.item_table import write_item_table
-from recsys.registry import Registry
 from recsys.settings import Settings
 from recsys.stages import SCORER_FILES, TOWER_FILES
 from recsys.types import HistoryEvent
-from train_app.baselines import popularity, recent_since_ms
 from train_app.build_index import build_index
-from train_app.interactions import Interactions
+from train_app.evaluation.baselines import popularity, recent_since_ms
+from train_app.examples.interactions import Interactions
 
 MODEL_FILES = (*TOWER_FILES, "item_tower.safetensors", *SCORER_FILES)
 """What training leaves for the bundle."""

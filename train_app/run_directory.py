@@ -18,7 +18,7 @@ import numpy as np
 
 from recsys.errors import DataError, StoreError
 from recsys.types import Item
-from train_app.interactions import Interactions
+from train_app.examples.interactions import Interactions
 
 _STEPS_DIR = "steps"
 _ARRAYS_FILE = "interactions.npz"

@@ -16,14 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recsys.bundle import Manifest, read_manifest
-from recsys.control import ControlReader
+from recsys.bundles.bundle import Manifest, read_manifest
+from recsys.bundles.registry import Registry, bundle_cache
 from recsys.errors import BundleError
-from recsys.registry import Registry, bundle_cache
 from recsys.settings import Settings
-from train_app.evaluation_run import Report, TrainModels
-from train_app.gate_evaluation import GateEvaluation, evaluate_for_gate
-from train_app.interactions import Interactions
+from recsys.stores.control import ControlReader
+from train_app.evaluation.evaluation_run import Report, TrainModels
+from train_app.evaluation.gate_evaluation import GateEvaluation, evaluate_for_gate
+from train_app.examples.interactions import Interactions
 from train_app.publish import (
     assemble,
     code_revision,

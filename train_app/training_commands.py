@@ -11,15 +11,15 @@ import torch
 from recsys.errors import DataRefused, RecsysError
 from recsys.settings import Settings
 from train_app.command_outcome import Outcome
-from train_app.data_checks import check, refuse_unfit
-from train_app.evaluation_protocols import Protocol
-from train_app.evaluation_run import EvaluationRequest, run_evaluation
-from train_app.examples import load_interactions, split_by_time
-from train_app.gate_evaluation import gate_text
-from train_app.ingest import run_ingest
-from train_app.interactions import Interactions
+from train_app.evaluation.evaluation_protocols import Protocol
+from train_app.evaluation.evaluation_run import EvaluationRequest, run_evaluation
+from train_app.evaluation.gate_evaluation import gate_text
+from train_app.examples.data_checks import check, refuse_unfit
+from train_app.examples.interactions import Interactions
+from train_app.examples.lake_examples import load_interactions, split_by_time
+from train_app.lake.ingest import run_ingest
+from train_app.learning.train_joint import train_models
 from train_app.progress import Progress, duration, open_progress
-from train_app.train_joint import train_models
 from train_app.train_run import TrainRequest, TrainResult, TrainTools, run_training
 
 

@@ -12,10 +12,10 @@ from ray.serve import Application
 from ray.serve.metrics import Gauge
 
 from recsys.errors import StoreError
-from recsys.event_log import SqliteEventLog
 from recsys.settings import Settings
-from train_app.follow_log import FollowLoop
-from train_app.stream_features import FeatureStream
+from recsys.stores.event_log import SqliteEventLog
+from train_app.following.follow_log import FollowLoop
+from train_app.following.stream_features import FeatureStream
 
 APP_NAME = "workers"
 WORKER_CPUS = 0.1

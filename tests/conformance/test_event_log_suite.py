@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.event_log import EventLog, LogPosition, SqliteEventLog
 from recsys.events import CatalogueChange, Engagement, Event, decode_event
+from recsys.stores.event_log import EventLog, LogPosition, SqliteEventLog
 from tests.fakes_event_log import MemoryEventLog
 
 N_PARTITIONS = 4
@@ -20,7 +20,7 @@ N_PARTITIONS = 4
 _WRITER = """
 import sys
 from pathlib import Path
-from recsys.event_log import SqliteEventLog
+from recsys.stores.event_log import SqliteEventLog
 from recsys.events import Engagement
 
 log = SqliteEventLog(Path(sys.argv[1]), 4)

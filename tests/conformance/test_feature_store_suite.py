@@ -9,8 +9,8 @@ from typing import TypeAlias
 import pytest
 
 from recsys.events import CatalogueChange
-from recsys.feature_store import CatalogueView, FeatureStore, SqliteFeatureStore
-from recsys.feature_tables import FeatureUpdate, FeatureWriter
+from recsys.stores.feature_store import CatalogueView, FeatureStore, SqliteFeatureStore
+from recsys.stores.feature_tables import FeatureUpdate, FeatureWriter
 from recsys.types import HistoryEvent, Item, UserState
 from tests.fakes_features import MemoryFeatureStore
 

@@ -21,7 +21,7 @@ from tests.bundles_for_tests import (
     small_settings,
 )
 from tests.graph_server import serving
-from train_app.stream_features import load_histories
+from train_app.following.stream_features import load_histories
 
 pytestmark = pytest.mark.integration
 

@@ -72,7 +72,7 @@ def test_answers_are_personal_and_leave_out_what_was_seen(loop: Loop) -> None:
 
 def loop_history(loop: Loop, user_id: str) -> list[dict[str, str]]:
     """What the feature store keeps of a user."""
-    from recsys.feature_store import SqliteFeatureStore
+    from recsys.stores.feature_store import SqliteFeatureStore
 
     store = SqliteFeatureStore(loop.data_dir / "features.sqlite", read_only=True)
     (state,) = store.read_users([user_id])
@@ -162,7 +162,7 @@ def owned_processes(loop: Loop) -> list[psutil.Process]:
     supervisors = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "cluster.supervisor" in (line := " ".join(process.info["cmdline"] or ()))
+        if "cluster.local.supervisor" in (line := " ".join(process.info["cmdline"] or ()))
         and str(loop.data_dir) in line
     ]
     assert supervisors

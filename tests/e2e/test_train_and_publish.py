@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.golden import check_golden, read_golden
-from recsys.registry import Registry
+from recsys.bundles.golden import check_golden, read_golden
+from recsys.bundles.registry import Registry
 from recsys.settings import Settings
 from recsys.stages import load_stage, stage_names
 

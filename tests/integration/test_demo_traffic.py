@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from cluster.demo_traffic import Manner, Traffic, Visit
-from recsys.simulated_population import DAY_MS, WorldSettings
-from recsys.simulation import World
+from cluster.demo.demo_traffic import Manner, Traffic, Visit
+from recsys.simulated.simulated_population import DAY_MS, WorldSettings
+from recsys.simulated.simulation import World
 
 pytestmark = pytest.mark.integration
 

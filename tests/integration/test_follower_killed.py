@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from recsys.event_log import SqliteEventLog
 from recsys.events import Engagement
-from recsys.feature_tables import FeatureWriter
 from recsys.settings import FeatureSettings, Settings
-from train_app.stream_features import FeatureStream
+from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.feature_tables import FeatureWriter
+from train_app.following.stream_features import FeatureStream
 
 NOW_MS = 1_790_000_000_000
 SETTINGS = Settings(features=FeatureSettings(history_limit=20, popular_limit=10))
@@ -22,9 +22,9 @@ SETTINGS = Settings(features=FeatureSettings(history_limit=20, popular_limit=10)
 _FOLLOWER = """
 import sys
 from pathlib import Path
-from recsys.event_log import SqliteEventLog
+from recsys.stores.event_log import SqliteEventLog
 from recsys.settings import FeatureSettings, Settings
-from train_app.stream_features import FeatureStream
+from train_app.following.stream_features import FeatureStream
 
 settings = Settings(features=FeatureSettings(history_limit=20, popular_limit=10))
 log = SqliteEventLog(Path(sys.argv[1]), settings.events.n_partitions)

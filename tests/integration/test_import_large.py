@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
 
-from train_app.lake import Lake
+from train_app.lake.lake_tables import Lake
 
 N_ROWS = 800_000
 MAX_RSS_MB = 1_000
@@ -21,7 +21,7 @@ IMPORT = """
 import json, resource, sys
 from pathlib import Path
 from recsys.settings import Settings
-from train_app.import_history import ImportOptions, run_import
+from train_app.importing.import_history import ImportOptions, run_import
 
 def progress(stage, done, total):
     print(stage, flush=True)

@@ -16,14 +16,14 @@ import httpx
 import psutil
 import pytest
 
-from recsys.control import ControlReader
-from recsys.event_log import SqliteEventLog
-from recsys.registry import Registry
+from recsys.bundles.registry import Registry
 from recsys.settings import Settings
+from recsys.stores.control import ControlReader
+from recsys.stores.event_log import SqliteEventLog
 from recsys.traffic import Arm, TrafficPlan
 from tests.bundles_for_tests import SALT, all_to, publish_small, put_in_force, small_settings
 from tests.graph_server import serving
-from train_app.stream_features import FeatureStream
+from train_app.following.stream_features import FeatureStream
 
 pytestmark = pytest.mark.integration
 

@@ -25,9 +25,9 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from recsys.settings import Settings
-from train_app.checkpoints import CheckpointFolder
-from train_app.interactions import interactions_from_columns
-from train_app.train_joint import train_models
+from train_app.learning.checkpoints import CheckpointFolder
+from train_app.examples.interactions import interactions_from_columns
+from train_app.learning.train_joint import train_models
 
 workdir, kill_at, n_workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(0)

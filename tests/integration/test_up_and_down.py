@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from cluster.endpoint import ask
-from cluster.environment import temp_dir_of
-from cluster.owned_processes import (
+from cluster.local.environment import temp_dir_of
+from cluster.local.owned_processes import (
     ProcessIdentity,
     is_alive,
     owned_now,
@@ -30,8 +30,8 @@ from cluster.owned_processes import (
     read_record,
     send_signal,
 )
-from cluster.ports import needed_ports
-from cluster.run_files import RunFiles
+from cluster.local.ports import needed_ports
+from cluster.local.run_files import RunFiles
 from recsys.settings import Settings
 
 pytestmark = pytest.mark.integration

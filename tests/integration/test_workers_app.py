@@ -13,10 +13,10 @@ import pytest
 import ray
 from ray import serve
 
-from recsys.event_log import SqliteEventLog
 from recsys.events import Engagement
-from recsys.feature_store import SqliteFeatureStore
 from recsys.settings import Settings
+from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.feature_store import SqliteFeatureStore
 from train_app.workers import APP_NAME, build
 
 pytestmark = pytest.mark.integration

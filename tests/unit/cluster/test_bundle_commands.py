@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.bundle_commands import bundle
 from cluster.console import Console
-from cluster.control_writer import ControlWriter
-from cluster.rollout_record import Rollout
-from recsys.bundle import write_manifest
+from cluster.rollouts.bundle_commands import bundle
+from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.rollout_record import Rollout
+from recsys.bundles.bundle import write_manifest
+from recsys.bundles.registry import Registry
 from recsys.errors import BundleCorrupt, BundleNotFound
-from recsys.registry import Registry
 from recsys.settings import Settings
 
 

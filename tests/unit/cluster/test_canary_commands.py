@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.canary_commands import canary
 from cluster.console import Console
-from cluster.control_writer import ControlWriter
-from cluster.rollout_record import Phase, Reason, Rollout
-from cluster.rollout_runner import adopt_first
-from recsys.bundle import write_manifest
-from recsys.control import ControlReader, ReadinessReporter
+from cluster.rollouts.canary_commands import canary
+from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.rollout_runner import adopt_first
+from recsys.bundles.bundle import write_manifest
+from recsys.bundles.registry import Registry
 from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RolloutConflict, WaitTimeout
 from recsys.features import FeatureSchema
-from recsys.registry import Registry
 from recsys.settings import ServeSettings, Settings
+from recsys.stores.control import ControlReader, ReadinessReporter
 
 SCHEMA = FeatureSchema(("view",), 10, 16)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.control_writer import ControlWriter, Fence, HistoryEntry
-from cluster.rollout_record import Phase, Reason, Rollout
-from recsys.control import ControlReader, ReadinessReporter
+from cluster.rollouts.control_writer import ControlWriter, Fence, HistoryEntry
+from cluster.rollouts.rollout_record import Phase, Reason, Rollout
 from recsys.errors import RolloutConflict, StoreError
+from recsys.stores.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.demo_audience import DataAudience, audience_of_rows, write_history, write_items
-from recsys.simulated_population import DAY_MS, WorldSettings
-from recsys.simulation import World
+from cluster.demo.demo_audience import DataAudience, audience_of_rows, write_history, write_items
+from recsys.simulated.simulated_population import DAY_MS, WorldSettings
+from recsys.simulated.simulation import World
 
 LAW = WorldSettings(n_users=10, n_items=50)
 HISTORIES = {"ann": ["a", "b"], "bob": ["a", "b", "c"], "cyd": ["x", "y"]}

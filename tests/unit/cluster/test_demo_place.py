@@ -10,9 +10,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cluster.demo import MARKER, _fresh_place, demo_settings
-from cluster.demo_verbs import Verbs, _last_document, verb_environment
-from cluster.spoiled_bundle import spoil_weights
+from cluster.demo.demo_command import MARKER, _fresh_place, demo_settings
+from cluster.demo.demo_verbs import Verbs, _last_document, verb_environment
+from cluster.demo.spoiled_bundle import spoil_weights
 from recsys.errors import ConfigError, RecsysError
 from recsys.settings import Settings
 from recsys.settings_files import load_settings

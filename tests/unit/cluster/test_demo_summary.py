@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cluster.console import as_text
-from cluster.demo_summary import (
+from cluster.demo.demo_summary import (
     DemoFindings,
     Refusal,
     click_rate,
@@ -15,7 +15,7 @@ from cluster.demo_summary import (
     paired_lift,
     tables_of,
 )
-from cluster.demo_traffic import ShownSlate
+from cluster.demo.demo_traffic import ShownSlate
 
 
 def slates(clicks: list[int], bundle_id: str = "b1") -> list[ShownSlate]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.owned_processes import (
+from cluster.local.owned_processes import (
     RUN_ID_VARIABLE,
     ProcessIdentity,
     ProcessRow,

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from cluster.environment import (
+from cluster.local.environment import (
     absolute_settings,
     haproxy_wrapper,
     is_temp_dir,
@@ -16,7 +16,7 @@ from cluster.environment import (
     serve_config,
     temp_dir_of,
 )
-from cluster.ports import (
+from cluster.local.ports import (
     Listener,
     check_bindable,
     connect_host,

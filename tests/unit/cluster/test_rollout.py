@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.observation import bundle_health, expected_replicas, followed_epoch
-from cluster.rollout import abort, actions_of, advance, pause, resume, retry
-from cluster.rollout_record import (
+from cluster.rollouts.observation import bundle_health, expected_replicas, followed_epoch
+from cluster.rollouts.rollout import abort, actions_of, advance, pause, resume, retry
+from cluster.rollouts.rollout_record import (
     Action,
     BundleHealth,
     Health,
@@ -25,9 +25,9 @@ from cluster.rollout_record import (
     Verdict,
     earlier_stables,
 )
-from recsys.control import Readiness
 from recsys.errors import StoreError
 from recsys.settings import ServeSettings, Settings
+from recsys.stores.control import Readiness
 from recsys.traffic import TrafficPlan
 
 TIMEOUT_MS = 10_000

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from cluster.control_writer import ControlWriter
-from cluster.first_stable import adopt_first, restore_plan
-from cluster.observation import expected_replicas
-from cluster.rollout_actions import Operator
-from cluster.rollout_record import Phase, Reason, Rollout
-from cluster.rollout_runner import RolloutRunner, raise_for_outcome
-from recsys.bundle import write_manifest
-from recsys.control import ControlReader, ReadinessReporter
+from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.first_stable import adopt_first, restore_plan
+from cluster.rollouts.observation import expected_replicas
+from cluster.rollouts.rollout_actions import Operator
+from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.rollout_runner import RolloutRunner, raise_for_outcome
+from recsys.bundles.bundle import write_manifest
+from recsys.bundles.registry import Registry
 from recsys.errors import (
     AbortedByEvidence,
     BundleCorrupt,
@@ -28,8 +28,8 @@ from recsys.errors import (
     RolloutConflict,
 )
 from recsys.features import FeatureSchema
-from recsys.registry import Registry
 from recsys.settings import ClusterSettings, ServeSettings, Settings
+from recsys.stores.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
 
 SCHEMA = FeatureSchema(("view",), 10, 16)
@@ -351,7 +351,7 @@ def test_one_rollout_at_a_time_and_a_living_driver_is_not_disturbed(tmp_path: Pa
 
 
 def _fence(world: World) -> Any:
-    from cluster.control_writer import Fence
+    from cluster.rollouts.control_writer import Fence
 
     stored = world.writer.open_rollout()
     assert stored is not None

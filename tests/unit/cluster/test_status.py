@@ -14,7 +14,7 @@ import pytest
 
 from cluster.__main__ import run
 from cluster.console import as_text
-from cluster.run_files import (
+from cluster.local.run_files import (
     RunFiles,
     RunState,
     hold_lock,
@@ -23,13 +23,13 @@ from cluster.run_files import (
     write_document,
     write_state,
 )
-from cluster.start_watch import follow_start, last_line
+from cluster.local.start_watch import follow_start, last_line
 from cluster.status import page
 from cluster.status_facts import StatusFacts, gather, problems_of
 from recsys.errors import FleetError, WaitTimeout
-from recsys.event_log import SqliteEventLog
 from recsys.events import Engagement
 from recsys.settings import Settings
+from recsys.stores.event_log import SqliteEventLog
 
 
 def an_application(status: str = "RUNNING", message: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.bundle import (
+from recsys.bundles.bundle import (
     Manifest,
     content_digest,
     new_bundle_id,
@@ -167,7 +167,7 @@ def test_a_linked_directory_is_refused(tmp_path: Path) -> None:
 
 def signed(document: dict[str, object]) -> bytes:
     """A manifest whose own checksum is right, as a wrong writer would make it."""
-    from recsys.bundle import _render
+    from recsys.bundles.bundle import _render
 
     return _render(document)
 

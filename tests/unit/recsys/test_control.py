@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from recsys import control_tables as tables
-from recsys.control import NO_BUNDLE, ControlReader, ControlView, Readiness, ReadinessReporter
 from recsys.errors import ConfigError, StoreError
+from recsys.stores import control_tables as tables
+from recsys.stores.control import (
+    NO_BUNDLE,
+    ControlReader,
+    ControlView,
+    Readiness,
+    ReadinessReporter,
+)
 from recsys.traffic import TrafficPlan
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError, StoreError
-from recsys.event_log import SqliteEventLog, partition_of
 from recsys.events import Engagement, decode_event
-from recsys.feature_tables import FeatureWriter
+from recsys.stores.event_log import SqliteEventLog, partition_of
+from recsys.stores.feature_tables import FeatureWriter
 
 
 def an_engagement(event_id: str, user_id: str = "u1", item_id: str = "i1") -> Engagement:

@@ -9,8 +9,8 @@ import pytest
 
 from recsys.errors import StoreError
 from recsys.events import CatalogueChange
-from recsys.feature_store import CatalogueView, SqliteFeatureStore
-from recsys.feature_tables import FeatureUpdate, FeatureWriter
+from recsys.stores.feature_store import CatalogueView, SqliteFeatureStore
+from recsys.stores.feature_tables import FeatureUpdate, FeatureWriter
 from recsys.types import HistoryEvent, UserState
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.bundle import read_manifest
-from recsys.errors import BundleCorrupt, BundleError
-from recsys.golden import (
+from recsys.bundles.bundle import read_manifest
+from recsys.bundles.golden import (
     GOLDEN_FILE,
     N_REQUESTS,
     Golden,
@@ -22,6 +21,7 @@ from recsys.golden import (
     read_golden,
     warm_up_batch,
 )
+from recsys.errors import BundleCorrupt, BundleError
 from recsys.settings import Settings
 from recsys.stages import Stage, load_stage, stage_names
 from recsys.types import Batch

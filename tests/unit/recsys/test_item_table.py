@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.bundles.item_table import (
+    ITEMS_FILE,
+    MS_PER_DAY,
+    ItemTable,
+    read_item_codes,
+    write_item_table,
+)
 from recsys.errors import BundleCorrupt
-from recsys.item_table import ITEMS_FILE, MS_PER_DAY, ItemTable, read_item_codes, write_item_table
 from recsys.types import Item
 
 ITEMS = [

@@ -14,11 +14,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from recsys import registry_directory
-from recsys.bundle import verify_bundle, write_manifest
+from recsys.bundles import registry_directory
+from recsys.bundles.bundle import verify_bundle, write_manifest
+from recsys.bundles.registry import Registry
+from recsys.bundles.registry_directory import LEFTOVER_AGE_S, unfinished_directory
 from recsys.errors import BundleCorrupt, BundleError, BundleNotFound, ConfigError, StoreError
-from recsys.registry import Registry
-from recsys.registry_directory import LEFTOVER_AGE_S, unfinished_directory
 
 NOW = datetime(2026, 11, 22, 9, 15, 0, tzinfo=UTC)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.simulated_population import DAY_MS, WorldSettings
-from recsys.simulation import KINDS, World
+from recsys.simulated.simulated_population import DAY_MS, WorldSettings
+from recsys.simulated.simulation import KINDS, World
 
 LAW = WorldSettings(n_users=80, n_items=400, n_categories=8)
 LOG_END_MS = LAW.start_ms + 18 * DAY_MS

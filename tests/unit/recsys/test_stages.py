@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.bundle import read_manifest
+from recsys.bundles.bundle import read_manifest
+from recsys.bundles.item_table import ItemCodes
 from recsys.errors import BundleError, FeatureSchemaMismatch, SpaceMismatch
-from recsys.item_table import ItemCodes
 from recsys.settings import OrderingSettings, Settings
 from recsys.slate import order_slates
 from recsys.stages import (

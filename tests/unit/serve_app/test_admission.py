@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from recsys.errors import Overloaded
-from serve_app.admission import Admission
-from serve_app.problems import problem_headers, status_of
+from serve_app.http.admission import Admission
+from serve_app.http.problems import problem_headers, status_of
 
 
 def test_one_request_too_many_is_refused_with_a_time_to_retry() -> None:

@@ -7,7 +7,7 @@ import json
 from recsys.events import decode_event, encode_event
 from serve_app.answers import answer_json, impression_of
 from serve_app.asks import Answer, Ask, Chosen, Explanation
-from serve_app.recommend_requests import RecommendRequest
+from serve_app.http.recommend_requests import RecommendRequest
 
 
 def an_answer(**changes: object) -> Answer:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import RequestError
 from recsys.events import CatalogueChange, Engagement, encode_event
-from serve_app.event_requests import parse_events, parse_item, parse_item_delete
+from serve_app.http.event_requests import parse_events, parse_item, parse_item_delete
 
 NOW_MS = 1_790_000_000_000
 GOOD: dict[str, object] = {"kind": "click", "user_id": "u1", "item_id": "i1"}

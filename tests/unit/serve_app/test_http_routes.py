@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from recsys.event_log import SqliteEventLog
 from recsys.events import CatalogueChange, Engagement, Event, Impression, Outcome, decode_event
 from recsys.settings import Settings
+from recsys.stores.event_log import SqliteEventLog
 from recsys.traffic import Arm, TrafficPlan
 from serve_app.gateway import Graph
 from tests.asgi_client import Reply, call

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import Overloaded, StoreError
-from recsys.event_log import LogPosition, SqliteEventLog
 from recsys.events import Engagement, Event
+from recsys.stores.event_log import LogPosition, SqliteEventLog
 from serve_app.log_writer import MAX_EVENTS_PER_COMMIT, LogWriter
 from tests.fakes_event_log import MemoryEventLog
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from recsys.settings import ServeSettings
-from serve_app.docs_page import DOCS_PAGE
 from serve_app.gateway import Graph
-from serve_app.openapi import openapi_document
+from serve_app.http.docs_page import DOCS_PAGE
+from serve_app.http.openapi import openapi_document
 from tests.asgi_client import Reply, call
 from tests.bundles_for_tests import all_to, publish_small, put_in_force, small_settings
 

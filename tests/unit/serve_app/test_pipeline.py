@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from recsys.errors import DeadlineExceeded, Overloaded, StoreError
-from recsys.feature_store import CatalogueView
 from recsys.settings import Settings
 from recsys.stages import stage_names
+from recsys.stores.feature_store import CatalogueView
 from recsys.types import Batch, HistoryEvent, UserState
 from serve_app.asks import Answer, Ask
-from serve_app.bundle_loading import BundleLoader, GatewayBundle, LoadedBundle
-from serve_app.live_items import LiveItems
+from serve_app.http.recommend_requests import RecommendRequest
 from serve_app.pipeline import Pipeline
-from serve_app.placement import BundleMiss, FusedStage, StageClient
-from serve_app.recommend_requests import RecommendRequest
+from serve_app.residents.bundle_loading import BundleLoader, GatewayBundle, LoadedBundle
+from serve_app.residents.live_items import LiveItems
+from serve_app.stages.placement import BundleMiss, FusedStage, StageClient
 from serve_app.telemetry import Telemetry
 from tests.bundles_for_tests import NOW_MS, publish_small, small_history, small_settings
 

@@ -11,8 +11,8 @@ import pytest
 from ray.exceptions import ActorUnavailableError
 
 from recsys.types import Batch
-from serve_app.breaker import FAILURES_TO_OPEN, OPEN_S, Breaker
-from serve_app.placement import (
+from serve_app.stages.breaker import FAILURES_TO_OPEN, OPEN_S, Breaker
+from serve_app.stages.placement import (
     BundleMiss,
     FusedStage,
     HandleStage,

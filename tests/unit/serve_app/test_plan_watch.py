@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from recsys.control import ControlView
 from recsys.errors import StoreError
+from recsys.stores.control import ControlView
 from recsys.traffic import TrafficPlan
-from serve_app.plan_watch import PlanWatch, newer_view
+from serve_app.residents.plan_watch import PlanWatch, newer_view
 
 
 def a_view(epoch: int, bundle_id: str = "b1") -> ControlView:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import RequestError
-from serve_app.recommend_requests import (
+from serve_app.http.recommend_requests import (
     RecommendRequest,
     parse_recommend_body,
     parse_recommend_query,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recsys.errors import BundleCorrupt
-from serve_app.resident import FIRST_RETRY_S, ResidentBundles
+from serve_app.residents.resident import FIRST_RETRY_S, ResidentBundles
 
 
 @dataclass

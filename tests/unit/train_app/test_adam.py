@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train_app.adam import AdamW, clip_gradients
+from train_app.learning.adam import AdamW, clip_gradients
 
 
 def test_steps_follow_the_published_rule() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from train_app.baselines import ItemNeighbours, popularity, recent_since_ms
-from train_app.interactions import Interactions, interactions_from_columns
+from train_app.evaluation.baselines import ItemNeighbours, popularity, recent_since_ms
+from train_app.examples.interactions import Interactions, interactions_from_columns
 
 
 def some_interactions() -> Interactions:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from recsys.bundle import space_fingerprint
+from recsys.bundles.bundle import space_fingerprint
 from recsys.errors import BundleError
 from recsys.index import load_shard
 from recsys.settings import RetrievalSettings

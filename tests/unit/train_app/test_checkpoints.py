@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train_app.checkpoints import Checkpoint, CheckpointFolder, run_key
+from train_app.learning.checkpoints import Checkpoint, CheckpointFolder, run_key
 
 
 def a_checkpoint(step: int) -> Checkpoint:

@@ -8,8 +8,8 @@ import pytest
 from recsys.errors import DataRefused
 from recsys.settings import Settings
 from recsys.types import Item
-from train_app.data_checks import Finding, check, refuse_unfit
-from train_app.interactions import Interactions, interactions_from_columns
+from train_app.examples.data_checks import Finding, check, refuse_unfit
+from train_app.examples.interactions import Interactions, interactions_from_columns
 
 NOW_MS = 1_700_000_000_000
 

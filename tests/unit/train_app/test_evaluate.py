@@ -11,11 +11,10 @@ import pytest
 from recsys.features import FeatureSchema, history_arrays
 from recsys.settings import Settings
 from recsys.types import Batch, FloatArray, HistoryEvent, Item, RowArray
-from train_app.evaluate import ITEM_NEIGHBOURS, baseline_rankers, rank, tabulate
-from train_app.evaluation_protocols import HeldOut, Protocol, hold_out
-from train_app.evaluation_table import COLUMNS, HR, measure
-from train_app.interactions import Interactions, interactions_from_columns
-from train_app.rankers import (
+from train_app.evaluation.evaluate import ITEM_NEIGHBOURS, baseline_rankers, rank, tabulate
+from train_app.evaluation.evaluation_protocols import HeldOut, Protocol, hold_out
+from train_app.evaluation.evaluation_table import COLUMNS, HR, measure
+from train_app.evaluation.rankers import (
     PAGE,
     POPULARITY,
     RETRIEVAL_EXACT,
@@ -24,6 +23,7 @@ from train_app.rankers import (
     BundleRanker,
     scores_ranker,
 )
+from train_app.examples.interactions import Interactions, interactions_from_columns
 
 N_ITEMS, DIM = 40, 8
 

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from train_app.evaluation_protocols import N_NEGATIVES, PROTOCOLS, HeldOut, Protocol, hold_out
-from train_app.interactions import Interactions, interactions_from_columns
+from train_app.evaluation.evaluation_protocols import (
+    N_NEGATIVES,
+    PROTOCOLS,
+    HeldOut,
+    Protocol,
+    hold_out,
+)
+from train_app.examples.interactions import Interactions, interactions_from_columns
 
 
 def random_interactions(seed: int, n: int = 60, n_items: int = 30) -> Interactions:

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.bundles.registry import Registry
 from recsys.errors import BundleNotFound, DataRefused
-from recsys.registry import Registry
 from recsys.settings import Settings
 from tests.untrained_models import small_settings, some_interactions, write_untrained_models
-from train_app.evaluation_protocols import hold_out
-from train_app.evaluation_run import EvaluationRequest, require_unseen, run_evaluation
-from train_app.evaluation_table import Evaluation
+from train_app.evaluation.evaluation_protocols import hold_out
+from train_app.evaluation.evaluation_run import EvaluationRequest, require_unseen, run_evaluation
+from train_app.evaluation.evaluation_table import Evaluation
+from train_app.evaluation.rankers import PAGE
 from train_app.publish import assemble, publish_bundle, read_draft, write_bundle_manifest
-from train_app.rankers import PAGE
 
 
 def silent(label: str, share: float) -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from recsys.errors import DataError
 from recsys.settings import Settings
 from recsys.types import Item
-from train_app.examples import leave_one_out, load_interactions, split_by_time
-from train_app.interactions import Interactions, interactions_from_columns
-from train_app.lake import Lake
-from train_app.lake_rows import append_import, complete_rows
+from train_app.examples.interactions import Interactions, interactions_from_columns
+from train_app.examples.lake_examples import leave_one_out, load_interactions, split_by_time
+from train_app.lake.lake_rows import append_import, complete_rows
+from train_app.lake.lake_tables import Lake
 
 
 def put(data_dir: Path, table: str, rows: list[dict[str, Any]], day_column: str) -> None:

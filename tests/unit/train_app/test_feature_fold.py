@@ -7,10 +7,10 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.event_log import LogRecord
 from recsys.events import CatalogueChange, Engagement, Impression, encode_event
+from recsys.stores.event_log import LogRecord
 from recsys.types import HistoryEvent, UserState
-from train_app.feature_fold import (
+from train_app.following.feature_fold import (
     DecodedRecords,
     FoldRules,
     PopularWindow,

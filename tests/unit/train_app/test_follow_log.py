@@ -7,11 +7,11 @@ from pathlib import Path
 
 from recsys.errors import StoreError
 from recsys.events import Engagement
-from recsys.feature_store import SqliteFeatureStore
 from recsys.settings import Settings
+from recsys.stores.feature_store import SqliteFeatureStore
 from tests.fakes_event_log import MemoryEventLog
-from train_app.follow_log import STUCK_AFTER_S, FollowLoop
-from train_app.stream_features import FeatureStream
+from train_app.following.follow_log import STUCK_AFTER_S, FollowLoop
+from train_app.following.stream_features import FeatureStream
 
 WAIT_S = 20.0
 

@@ -9,7 +9,7 @@ import pytest
 
 from recsys.errors import DataRefused
 from recsys.settings import GateSettings
-from train_app.gate import GateDecision, Measured, decide
+from train_app.evaluation.gate import GateDecision, Measured, decide
 
 
 def decision_for(

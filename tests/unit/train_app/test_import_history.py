@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 
 from recsys.errors import DataError, StoreError
-from recsys.feature_store import SqliteFeatureStore
 from recsys.settings import Settings
-from train_app.import_history import ImportOptions, run_import
-from train_app.import_report import ImportReport
-from train_app.lake import Lake
-from train_app.lake_rows import append_import, complete_rows
+from recsys.stores.feature_store import SqliteFeatureStore
+from train_app.importing.import_history import ImportOptions, run_import
+from train_app.importing.import_report import ImportReport
+from train_app.lake.lake_rows import append_import, complete_rows
+from train_app.lake.lake_tables import Lake
 
 NOW_MS = 1_700_000_000_000
 START_S = 1_600_000_000

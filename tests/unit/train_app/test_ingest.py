@@ -10,7 +10,6 @@ import duckdb
 import pytest
 
 from recsys.errors import StoreError
-from recsys.event_log import LogRecord, SqliteEventLog
 from recsys.events import (
     CatalogueChange,
     Engagement,
@@ -21,8 +20,9 @@ from recsys.events import (
     encode_event,
 )
 from recsys.settings import Settings
-from train_app.ingest import LOG_TABLES, IngestReport, ingest, rows_by_table, run_ingest
-from train_app.lake import Append, Lake, LakeTable
+from recsys.stores.event_log import LogRecord, SqliteEventLog
+from train_app.lake.ingest import LOG_TABLES, IngestReport, ingest, rows_by_table, run_ingest
+from train_app.lake.lake_tables import Append, Lake, LakeTable
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000

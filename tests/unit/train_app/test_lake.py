@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from recsys.errors import StoreError
-from train_app.lake import Lake, LakeTable
-from train_app.lake_rows import append_import, complete_rows
-from train_app.lake_schema import TABLES
+from train_app.lake.lake_rows import append_import, complete_rows
+from train_app.lake.lake_schema import TABLES
+from train_app.lake.lake_tables import Lake, LakeTable
 
 DAY_MS = 86_400_000
 

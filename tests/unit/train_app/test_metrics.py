@@ -7,7 +7,7 @@ import pytest
 import pytrec_eval
 
 from recsys.types import FloatArray
-from train_app.metrics import (
+from train_app.evaluation.metrics import (
     average_precision,
     bootstrap_coverage,
     bootstrap_mean,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from train_app.negatives import NegativeSampler
-from train_app.softmax_loss import shared_softmax_loss
+from train_app.learning.negatives import NegativeSampler
+from train_app.learning.softmax_loss import shared_softmax_loss
 
 
 def test_the_sampled_partition_is_unbiased() -> None:

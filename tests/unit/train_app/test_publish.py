@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.bundle import Manifest, verify_bundle
+from recsys.bundles.bundle import Manifest, verify_bundle
+from recsys.bundles.golden import check_golden, read_golden
+from recsys.bundles.item_table import ItemTable
+from recsys.bundles.registry import Registry
 from recsys.errors import BundleError
-from recsys.golden import check_golden, read_golden
-from recsys.item_table import ItemTable
-from recsys.registry import Registry
 from recsys.settings import Settings
 from recsys.stages import load_stage, stage_names
 from tests.untrained_models import small_settings, some_interactions, write_untrained_models

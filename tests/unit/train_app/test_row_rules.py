@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.events import MIN_TIMESTAMP_MS
-from train_app.row_rules import RowRules
+from train_app.importing.row_rules import RowRules
 
 NOW_MS = 1_800_000_000_000
 

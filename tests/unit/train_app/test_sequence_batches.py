@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train_app.interactions import Interactions, interactions_from_columns
-from train_app.sequence_batches import (
+from train_app.examples.interactions import Interactions, interactions_from_columns
+from train_app.learning.sequence_batches import (
     Sequences,
     assemble,
     cut_windows,

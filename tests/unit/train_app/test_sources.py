@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError, DataError
-from train_app import delimited
-from train_app.raw_batch import Block, Dialect
-from train_app.sources import ImportOptions, find_delimiter, find_source, read_rows
+from train_app.importing import delimited
+from train_app.importing.raw_batch import Block, Dialect
+from train_app.importing.sources import ImportOptions, find_delimiter, find_source, read_rows
 
 NOW_MS = 1_800_000_000_000
 

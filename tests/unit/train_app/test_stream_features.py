@@ -9,12 +9,12 @@ import pytest
 
 from recsys.errors import StoreError
 from recsys.events import CatalogueChange, Engagement
-from recsys.feature_store import SqliteFeatureStore
-from recsys.feature_tables import FeatureWriter
 from recsys.settings import FeatureSettings, Settings
+from recsys.stores.feature_store import SqliteFeatureStore
+from recsys.stores.feature_tables import FeatureWriter
 from recsys.types import HistoryEvent
 from tests.fakes_event_log import MemoryEventLog
-from train_app.stream_features import FeatureStream, load_histories
+from train_app.following.stream_features import FeatureStream, load_histories
 
 NOW_MS = 1_790_000_000_000
 SETTINGS = Settings(features=FeatureSettings(history_limit=20, popular_limit=10))

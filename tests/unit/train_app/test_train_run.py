@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.control_writer import ControlWriter
+from cluster.rollouts.control_writer import ControlWriter
+from recsys.bundles.registry import Registry
 from recsys.errors import DataError
-from recsys.registry import Registry
 from recsys.settings import GateSettings, Settings
 from tests.untrained_models import small_settings, some_interactions, write_untrained_models
-from train_app.interactions import Interactions
+from train_app.examples.interactions import Interactions
 from train_app.run_directory import (
     RunDirectory,
     one_at_a_time,

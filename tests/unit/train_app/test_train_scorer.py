@@ -10,15 +10,15 @@ import pytest
 from recsys.settings import RetrievalSettings, ScorerSettings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder
-from train_app.calibration import choose_blend, choose_trust, fit_sigmoid, ndcg_per_example
-from train_app.interactions import Interactions, interactions_from_columns
-from train_app.scorer_examples import (
+from train_app.examples.interactions import Interactions, interactions_from_columns
+from train_app.learning.calibration import choose_blend, choose_trust, fit_sigmoid, ndcg_per_example
+from train_app.learning.scorer_examples import (
     ScorerExamples,
     collect_examples,
     held_back_events,
     histories_before,
 )
-from train_app.train_scorer import ScorerFit, action_weights, train_scorer
+from train_app.learning.train_scorer import ScorerFit, action_weights, train_scorer
 
 N_ITEMS, DIM, N_CANDIDATES = 30, 8, 12
 FAST = ScorerSettings(

@@ -14,9 +14,9 @@ from torch import Tensor
 from recsys.settings import TowerSettings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder
-from train_app.checkpoints import CheckpointFolder
-from train_app.sequence_batches import Sequences
-from train_app.train_towers import (
+from train_app.learning.checkpoints import CheckpointFolder
+from train_app.learning.sequence_batches import Sequences
+from train_app.learning.train_towers import (
     Peers,
     TowerProgress,
     TowerRun,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.bundles.item_table import write_item_table
 from recsys.errors import ConfigError
-from recsys.item_table import write_item_table
 from recsys.tower_networks import RESERVED_KINDS, TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import Item
-from train_app.warm_start import start_from
+from train_app.learning.warm_start import start_from
 
 
 def towers(item_ids: list[str], kinds: tuple[str, ...], seed: int, **shape: int) -> TwoTower:

@@ -1,0 +1,1 @@
+"""The whole loop as one command, through the doors a user has."""

@@ -1,0 +1,1 @@
+"""Starts, watches and stops a cluster on this machine."""

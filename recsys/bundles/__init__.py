@@ -1,0 +1,1 @@
+"""Bundles: the directory, its proof, and where bundles are kept."""

@@ -1,0 +1,1 @@
+"""Embedded stores: the event log, the features, the control store."""

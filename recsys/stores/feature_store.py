@@ -1,0 +1,144 @@
+"""The online feature store as serving reads it: user histories, what is popular now, the catalogue.
+
+Reading only; the one writer is `train_app.following.stream_features`, through `feature_tables`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from recsys.stores import feature_tables
+from recsys.stores.sqlite_file import open_readable, store_errors
+from recsys.types import Item, UserState
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueView:
+    """The live catalogue changes as of `version`."""
+
+    version: int
+    blocked: frozenset[str] = frozenset()
+    """Every item that is deleted now."""
+    items: tuple[Item, ...] = ()
+    """Items put, and not deleted again, since the version asked for; oldest change first."""
+
+
+class FeatureStore(Protocol):
+    """The online features, whatever keeps them. What is not stored is empty, never an error."""
+
+    def read_users(self, user_ids: Sequence[str]) -> list[UserState]:
+        """The states of many users at once, in the order asked for."""
+
+    def popular(self, limit: int) -> list[tuple[str, float]]:
+        """At most `limit` item ids with their scores, most popular first."""
+
+    def catalogue(self, since_version: int = 0) -> CatalogueView:
+        """Deleted items, and the items put since a version."""
+
+    def offsets(self) -> dict[int, int]:
+        """The log offset up to which each partition is reflected (exclusive)."""
+
+
+class SqliteFeatureStore:
+    """The embedded feature store, shared by any number of reading processes and threads.
+
+    Args:
+        path: the file; until a writer has made it, every answer is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._blocked: tuple[int, frozenset[str]] = (0, frozenset())
+
+    def read_users(self, user_ids: Sequence[str]) -> list[UserState]:
+        """The states of many users at once, in the order asked for.
+
+        Raises:
+            StoreError: the file cannot be read or is damaged.
+        """
+        empty: dict[str, UserState] = {}
+        found = self._read(
+            lambda connection: feature_tables.select_users(connection, user_ids), empty
+        )
+        return [found.get(user_id) or UserState(user_id) for user_id in user_ids]
+
+    def popular(self, limit: int) -> list[tuple[str, float]]:
+        """At most `limit` item ids with their scores, most popular first.
+
+        Counts of the live window; before the first live event, counts of the imported history.
+        """
+        return self._read(lambda connection: feature_tables.select_popular(connection, limit), [])
+
+    def catalogue(self, since_version: int = 0) -> CatalogueView:
+        """Deleted items, and the items put since a version."""
+        return self._read(
+            lambda connection: self._view(connection, since_version), CatalogueView(0)
+        )
+
+    def offsets(self) -> dict[int, int]:
+        """The log offset up to which each partition is reflected (exclusive)."""
+        return self._read(feature_tables.select_offsets, {})
+
+    def close(self) -> None:
+        """Give the file back; the next read opens it again."""
+        with self._lock:
+            self._forget()
+
+    def _view(self, connection: sqlite3.Connection, since_version: int) -> CatalogueView:
+        # One snapshot: between two, a deleted item could be missing from both answers.
+        connection.execute("BEGIN")
+        try:
+            return self._view_of_snapshot(connection, since_version)
+        finally:
+            connection.execute("COMMIT")
+
+    def _view_of_snapshot(
+        self, connection: sqlite3.Connection, since_version: int
+    ) -> CatalogueView:
+        version = feature_tables.select_catalogue_version(connection)
+        if self._blocked[0] != version:
+            self._blocked = (version, feature_tables.select_deleted(connection, version))
+        if since_version == version:
+            return CatalogueView(version, self._blocked[1])
+        items = feature_tables.select_items(connection, since_version, version)
+        return CatalogueView(version, self._blocked[1], items)
+
+    def _read(self, query: Callable[[sqlite3.Connection], _T], empty: _T) -> _T:
+        with self._lock:
+            connection = self._current()
+            if connection is None:
+                return empty
+            try:
+                with store_errors(feature_tables.LAYOUT, self.path):
+                    return query(connection)
+            except BaseException:
+                self._forget()
+                raise
+
+    def _current(self) -> sqlite3.Connection | None:
+        """The connection to the file that is there now: a rebuilt store replaces the old file."""
+        try:
+            inode = self.path.stat().st_ino
+        except FileNotFoundError:
+            inode = 0
+        if inode != self._inode or self._connection is None:
+            self._forget()
+            self._connection = open_readable(self.path, feature_tables.LAYOUT)
+            self._inode = inode
+        return self._connection
+
+    def _forget(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._inode = None, 0
+        self._blocked = (0, frozenset())

@@ -1,0 +1,298 @@
+"""The HTTP interface as one ASGI application: routes, admission, errors, what is logged after.
+
+Knows nothing of Ray; how a request is answered is `recommender`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import msgspec
+
+from recsys.errors import RecsysError, RequestError
+from recsys.events import CatalogueChange, Outcome, new_event_id
+from recsys.settings import Settings
+from recsys.traffic import Arm
+from serve_app.answers import answer_json, impression_of
+from serve_app.asks import Answer
+from serve_app.http.admission import Admission
+from serve_app.http.docs_page import DOCS_PAGE
+from serve_app.http.event_requests import parse_events, parse_item, parse_item_delete
+from serve_app.http.http_exchange import (
+    ClientGone,
+    HttpReply,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    request_id_of,
+    send_reply,
+)
+from serve_app.http.openapi import openapi_document
+from serve_app.http.problems import (
+    PROBLEM_TYPE,
+    NotReady,
+    problem_document,
+    problem_headers,
+    reason_of,
+    status_of,
+)
+from serve_app.http.recommend_requests import (
+    RecommendRequest,
+    parse_recommend_body,
+    parse_recommend_query,
+)
+from serve_app.log_writer import LogWriter
+from serve_app.recommender import Recommender
+from serve_app.telemetry import Telemetry
+
+logger = logging.getLogger("ray.serve")
+
+ITEMS_PREFIX = "/v1/items/"
+HTML_TYPE = b"text/html; charset=utf-8"
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request under way."""
+
+    scope: Scope
+    receive: Receive
+    request_id: str
+    received_at_ms: int
+    started_s: float
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Since it was received."""
+        return (time.monotonic() - self.started_s) * 1000
+
+
+@dataclass(slots=True)
+class _Told:
+    """What became of a request, for the log."""
+
+    request: RecommendRequest | None = None
+    arm: Arm | None = None
+    answer: Answer | None = None
+
+
+Route = Callable[[Exchange, _Told], Awaitable[HttpReply]]
+
+
+class HttpApp:
+    """The gateway's ASGI application.
+
+    Args:
+        adds_request_id: False where the server in front puts `x-request-id` on responses itself.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        log: LogWriter,
+        settings: Settings,
+        telemetry: Telemetry,
+        *,
+        adds_request_id: bool,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+        new_id: Callable[[], str] = new_event_id,
+    ) -> None:
+        self._recommender = recommender
+        self._log = log
+        self._settings = settings.serve
+        self._telemetry = telemetry
+        self._adds_request_id = adds_request_id
+        self._clock_ms = clock_ms
+        self._new_id = new_id
+        self._admission = Admission(settings.serve.max_concurrent)
+        self._openapi = msgspec.json.encode(openapi_document(settings.serve))
+        self._routes: dict[str, dict[str, Route]] = {
+            "/v1/recommend": {"POST": self._recommend_post, "GET": self._recommend_get},
+            "/v1/events": {"POST": self._events},
+            "/healthz": {"GET": self._healthz},
+            "/readyz": {"GET": self._readyz},
+            "/openapi.json": {"GET": self._openapi_json},
+            "/docs": {"GET": self._docs},
+        }
+        self._item_routes: dict[str, Route] = {"PUT": self._put_item, "DELETE": self._delete_item}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one exchange, or the server's start and stop."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        exchange = Exchange(
+            scope,
+            receive,
+            request_id_of(scope, self._new_id),
+            self._clock_ms(),
+            time.monotonic(),
+        )
+        told = _Told()
+        error: Exception | None = None
+        try:
+            reply = await self._dispatch(exchange, told)
+        except ClientGone:
+            return
+        except Exception as caught:
+            error = caught
+            if not isinstance(caught, RecsysError):
+                logger.exception("request %s failed", exchange.request_id)
+            reply = problem_reply(caught)
+        latency_ms = exchange.elapsed_ms
+        await send_reply(send, reply, exchange.request_id if self._adds_request_id else None)
+        self._record(exchange, told, reply.status, error, latency_ms)
+
+    async def _dispatch(self, exchange: Exchange, told: _Told) -> HttpReply:
+        path: str = exchange.scope["path"]
+        method: str = exchange.scope["method"]
+        methods = self._routes.get(path)
+        if methods is None and path.startswith(ITEMS_PREFIX):
+            methods = self._item_routes
+        if methods is None:
+            raise RequestError(f"there is nothing at {path}; see /docs", status=404)
+        route = methods.get(method)
+        if route is None:
+            return _not_allowed(method, tuple(methods))
+        return await route(exchange, told)
+
+    async def _recommend_post(self, exchange: Exchange, told: _Told) -> HttpReply:
+        body = await read_body(exchange.scope, exchange.receive, self._settings.max_body_bytes)
+        return await self._recommend(parse_recommend_body(body), exchange, told)
+
+    async def _recommend_get(self, exchange: Exchange, told: _Told) -> HttpReply:
+        request = parse_recommend_query(exchange.scope.get("query_string", b""))
+        return await self._recommend(request, exchange, told)
+
+    async def _recommend(
+        self, request: RecommendRequest, exchange: Exchange, told: _Told
+    ) -> HttpReply:
+        told.request = request
+        told.arm = self._recommender.assign(request.user_id)
+        with self._admission:
+            told.answer = await self._recommender.recommend(
+                request, exchange.request_id, told.arm, exchange.received_at_ms
+            )
+        return HttpReply(HTTPStatus.OK, answer_json(told.answer))
+
+    async def _events(self, exchange: Exchange, told: _Told) -> HttpReply:
+        limit = self._settings.max_events_body_bytes
+        body = await read_body(exchange.scope, exchange.receive, limit)
+        events = parse_events(body, exchange.received_at_ms, self._new_id)
+        await self._log.append(events)
+        accepted = {"accepted": len(events), "event_ids": [event.event_id for event in events]}
+        return HttpReply(HTTPStatus.ACCEPTED, msgspec.json.encode(accepted))
+
+    async def _put_item(self, exchange: Exchange, told: _Told) -> HttpReply:
+        body = await read_body(exchange.scope, exchange.receive, self._settings.max_body_bytes)
+        item_id = exchange.scope["path"].removeprefix(ITEMS_PREFIX)
+        change = parse_item(item_id, body, exchange.received_at_ms, self._new_id)
+        return await self._change_item(change)
+
+    async def _delete_item(self, exchange: Exchange, told: _Told) -> HttpReply:
+        item_id = exchange.scope["path"].removeprefix(ITEMS_PREFIX)
+        change = parse_item_delete(item_id, exchange.received_at_ms, self._new_id)
+        return await self._change_item(change)
+
+    async def _change_item(self, change: CatalogueChange) -> HttpReply:
+        await self._log.append([change])
+        body = {"item_id": change.item_id, "event_id": change.event_id, "deleted": change.deleted}
+        return HttpReply(HTTPStatus.ACCEPTED, msgspec.json.encode(body))
+
+    async def _healthz(self, exchange: Exchange, told: _Told) -> HttpReply:
+        return HttpReply(HTTPStatus.OK, b'{"status":"alive"}')
+
+    async def _readyz(self, exchange: Exchange, told: _Told) -> HttpReply:
+        reason = self._recommender.why_not_ready()
+        plan = self._recommender.plan
+        if reason is not None or plan is None:
+            raise NotReady(reason or "no traffic plan yet")
+        body = {"status": "ready", "plan_epoch": plan.epoch, "bundle_ids": plan.bundle_ids}
+        return HttpReply(HTTPStatus.OK, msgspec.json.encode(body))
+
+    async def _openapi_json(self, exchange: Exchange, told: _Told) -> HttpReply:
+        return HttpReply(HTTPStatus.OK, self._openapi)
+
+    async def _docs(self, exchange: Exchange, told: _Told) -> HttpReply:
+        return HttpReply(HTTPStatus.OK, DOCS_PAGE, HTML_TYPE)
+
+    def _record(
+        self,
+        exchange: Exchange,
+        told: _Told,
+        status: int,
+        error: Exception | None,
+        latency_ms: float,
+    ) -> None:
+        """Count the request and log what it showed; runs after the response was sent."""
+        path = exchange.scope["path"]
+        is_item = path.startswith(ITEMS_PREFIX)
+        route = path if path in self._routes else "/v1/items" if is_item else "other"
+        self._telemetry.count("flywheel_requests", route=route, status=str(status))
+        if told.request is None:
+            return
+        answer = told.answer
+        if answer is not None:
+            self._log.offer(impression_of(answer, self._new_id()))
+            self._telemetry.observe(
+                "flywheel_request_latency_ms", latency_ms, variant=answer.ask.variant
+            )
+            if not answer.degraded:
+                return
+        reason = reason_of(error) if error is not None else "degraded"
+        self._log.offer(self._outcome(exchange, told, status, reason, latency_ms))
+
+    def _outcome(
+        self, exchange: Exchange, told: _Told, status: int, reason: str, latency_ms: float
+    ) -> Outcome:
+        answer, arm = told.answer, told.arm
+        if answer is not None:
+            reason = "; ".join((reason, *answer.degraded))
+        return Outcome(
+            event_id=self._new_id(),
+            request_id=exchange.request_id,
+            user_id=told.request.user_id if told.request else "",
+            timestamp_ms=exchange.received_at_ms,
+            bundle_id=answer.bundle_id if answer else arm.bundle_id if arm else "",
+            variant=answer.ask.variant if answer else arm.variant if arm else "",
+            status=status,
+            reason=reason,
+            latency_ms=round(latency_ms, 3),
+        )
+
+
+def problem_reply(error: Exception) -> HttpReply:
+    """The reply to a request that raised."""
+    return HttpReply(
+        status_of(error), problem_document(error), PROBLEM_TYPE, problem_headers(error)
+    )
+
+
+def _not_allowed(method: str, allowed: tuple[str, ...]) -> HttpReply:
+    names = ", ".join(sorted(allowed))
+
+    error = RequestError(f"this path does not take {method}; use {names}", status=405)
+    reply = problem_reply(error)
+    allow = [(b"allow", names.encode())]
+    return HttpReply(reply.status, reply.body, reply.content_type, allow)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

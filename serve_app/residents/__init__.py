@@ -1,0 +1,1 @@
+"""Which bundles a replica holds, and the plan it follows."""

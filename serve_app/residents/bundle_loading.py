@@ -1,0 +1,149 @@
+"""What a replica loads of a bundle, and the checks it must pass before it may answer.
+
+Verified against the registry's checksums, the embedding space, the golden answers, and run once
+at the smallest and the largest batch, so that the first request meets a warm bundle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from recsys.bundles.bundle import Manifest, read_manifest, space_fingerprint
+from recsys.bundles.golden import Golden, check_golden, read_golden, warm_up_batch
+from recsys.bundles.item_table import ItemTable
+from recsys.bundles.registry import Registry
+from recsys.errors import BundleCorrupt, BundleError, SpaceMismatch
+from recsys.features import FeatureSchema
+from recsys.settings import OrderingSettings, Settings
+from recsys.stages import ORDERING, SCORER, Stage, load_stage, stage_names
+from recsys.types import RowArray
+
+SETTINGS_FILE = "settings.json"
+METHODS = {SCORER: ("encode", "score"), ORDERING: ("order",)}
+SHARD_METHODS = ("search",)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayBundle:
+    """What the gateway itself holds of a bundle: its items and how to read users for it."""
+
+    bundle_id: str
+    items: ItemTable
+    schema: FeatureSchema
+    actions: tuple[str, ...]
+    shards: tuple[str, ...]
+    fresh_rows: RowArray
+    ordering: OrderingSettings
+    golden: Golden
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBundle:
+    """All that one replica holds of a bundle; which parts depends on the placement."""
+
+    gateway: GatewayBundle | None
+    stages: Mapping[str, Stage]
+
+
+class BundleLoader:
+    """Loads the parts of a bundle that one replica needs.
+
+    Args:
+        stages: the stages to load; None for all the bundle has.
+        is_gateway: whether the gateway's own part is needed.
+    """
+
+    def __init__(
+        self, settings: Settings, stages: tuple[str, ...] | None, *, is_gateway: bool
+    ) -> None:
+        self._settings = settings
+        self._stages = stages
+        self._is_gateway = is_gateway
+        self._registry = Registry(settings.registry_location)
+
+    def load(self, bundle_id: str) -> LoadedBundle:
+        """Fetch, verify, load, check and warm up.
+
+        Raises:
+            BundleError: the bundle must not be served; the message says why.
+        """
+        directory = self._registry.fetch(bundle_id, self._settings.data_dir / "bundle-cache")
+        manifest = read_manifest(directory)
+        _check_shards(manifest, self._settings)
+        settings = with_bundle_ordering(self._settings, directory)
+        golden = read_golden(directory)
+        names = stage_names(manifest.n_shards) if self._stages is None else self._stages
+        if SCORER in names:
+            _check_space(directory, manifest)
+        stages: dict[str, Stage] = {}
+        for name in names:
+            stage = load_stage(name, directory, manifest, settings)
+            check_golden(name, stage, golden)
+            _warm_up(name, stage, golden, settings.serve.max_batch)
+            stages[name] = stage
+        gateway = _load_gateway(directory, manifest, settings, golden) if self._is_gateway else None
+        return LoadedBundle(gateway, stages)
+
+
+def with_bundle_ordering(settings: Settings, directory: Path) -> Settings:
+    """The settings with the ordering policy the bundle was published with.
+
+    The policy is part of the bundle, so that a canary can test another one.
+    """
+    path = directory / SETTINGS_FILE
+    try:
+        policy = json.loads(path.read_text(encoding="utf-8")).get("ordering", {})
+        ordering = OrderingSettings.model_validate(policy)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise BundleCorrupt(f"{path} holds no usable ordering settings: {error}") from error
+    return settings.model_copy(update={"ordering": ordering})
+
+
+def _load_gateway(
+    directory: Path, manifest: Manifest, settings: Settings, golden: Golden
+) -> GatewayBundle:
+    items = ItemTable.read(directory)
+    if len(items) != manifest.n_items:
+        raise BundleError(
+            f"bundle {manifest.bundle_id} has {len(items)} items in its table, its manifest says "
+            f"{manifest.n_items}; publish it again"
+        )
+    return GatewayBundle(
+        bundle_id=manifest.bundle_id,
+        items=items,
+        schema=FeatureSchema.from_json(manifest.feature_schema),
+        actions=manifest.actions,
+        shards=tuple(name for name in stage_names(manifest.n_shards) if name.startswith("shard")),
+        fresh_rows=items.fresh_rows(settings.retrieval.fresh_days),
+        ordering=settings.ordering,
+        golden=golden,
+    )
+
+
+def _check_shards(manifest: Manifest, settings: Settings) -> None:
+    n_deployed = settings.retrieval.n_shards
+    if manifest.n_shards != n_deployed:
+        raise BundleError(
+            f"bundle {manifest.bundle_id} has {manifest.n_shards} index shards, this graph has "
+            f"{n_deployed} (retrieval.n_shards); train it again, or restart with its number"
+        )
+
+
+def _check_space(directory: Path, manifest: Manifest) -> None:
+    found = space_fingerprint(directory)
+    if found != manifest.space_fingerprint:
+        raise SpaceMismatch(
+            f"towers and vectors of bundle {manifest.bundle_id} are of embedding space "
+            f"{found[:12]}, its manifest says {manifest.space_fingerprint[:12]}; compose it again"
+        )
+
+
+def _warm_up(name: str, stage: Stage, golden: Golden, max_batch: int) -> None:
+    for method in METHODS.get(name, SHARD_METHODS):
+        for n_requests in (1, max_batch):
+            stage(method, warm_up_batch(method, golden, n_requests))

@@ -1,0 +1,1 @@
+"""Where a stage runs and how it is called."""

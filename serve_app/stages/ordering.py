@@ -1,0 +1,51 @@
+"""Ordering: the slates of a batch, and plain score order when the stage is away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.candidates import best_columns
+from recsys.types import NO_ROW, Batch, FloatArray, RowArray
+from serve_app.stages.placement import StageClient, StageFailure, try_stage
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Slates of a batch as columns of its candidates."""
+
+    picked: RowArray  # [B, K], -1 where a slate is shorter
+    propensity: FloatArray  # [B, K]
+    failure: StageFailure | None = None
+
+
+async def order_candidates(
+    ordering: StageClient,
+    bundle_id: str,
+    rows: RowArray,
+    utility: FloatArray,
+    k: RowArray,
+    seeds: NDArray[np.uint64],
+    timeout_s: float,
+) -> Ordered:
+    """Order, or fall back to score order.
+
+    Raises:
+        BundleMiss: the stage does not hold the bundle.
+    """
+    batch: Batch = {"rows": rows, "utility": utility, "k": k, "seeds": seeds}
+    answer = await try_stage(ordering, "ordering", "order", bundle_id, batch, timeout_s)
+    if isinstance(answer, StageFailure):
+        return score_order(utility, k, answer)
+    return Ordered(answer["picked"], answer["propensity"])
+
+
+def score_order(utility: FloatArray, k: RowArray, failure: StageFailure | None) -> Ordered:
+    """The k best by score; a policy without chance, so every propensity is 1."""
+    best = best_columns(utility, int(k.max(initial=0)))
+    usable = np.isfinite(utility[np.arange(len(best))[:, None], best])
+    usable &= np.arange(best.shape[1]) < k[:, None]
+    picked = np.where(usable, best, NO_ROW).astype(np.int32)
+    return Ordered(picked, usable.astype(np.float32), failure)

@@ -1,0 +1,1 @@
+"""Measures models on held-out engagements and decides what may be published."""

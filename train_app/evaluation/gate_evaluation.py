@@ -1,0 +1,130 @@
+"""What the gate needs: the new bundle, popularity and the stable bundle on the same queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.bundles.bundle import Manifest
+from recsys.settings import GateSettings, Settings
+from recsys.stages import BundleFacts
+from train_app.evaluation.evaluate import popularity_ranker, rank, tabulate
+from train_app.evaluation.evaluation_protocols import HeldOut, hold_out
+from train_app.evaluation.evaluation_run import Report
+from train_app.evaluation.evaluation_table import HR, NDCG, Evaluation, Ranked
+from train_app.evaluation.gate import GateDecision, Measured, decide
+from train_app.evaluation.metrics import Values
+from train_app.evaluation.rankers import PAGE, POPULARITY, BundleParts, BundleRanker, Ranker
+from train_app.examples.interactions import Interactions
+
+STABLE_PREFIX = "stable "
+"""Stands before the names of the stable bundle's methods."""
+_COLUMN_OF = {"ndcg@10": NDCG, "hit@10": HR, "recall@10": HR}
+"""With one relevant item per query, recall@10 is the hit rate."""
+
+
+@dataclass(frozen=True)
+class GateEvaluation:
+    """The table and the decision that was made on it."""
+
+    table: Evaluation
+    decision: GateDecision
+
+
+def evaluate_for_gate(
+    interactions: Interactions,
+    cutoff_ms: int,
+    candidate: tuple[Path, BundleFacts],
+    stable: tuple[Path, Manifest] | None,
+    settings: Settings,
+    report: Report,
+) -> GateEvaluation:
+    """Evaluate a sample of the engagements after the cutoff and decide.
+
+    Args:
+        candidate: directory and facts of the new bundle.
+        stable: directory and manifest of the bundle that serves now, if any.
+
+    Raises:
+        DataError: nothing was held out.
+    """
+    seed = settings.train.seed
+    held_out = hold_out(
+        "time",
+        interactions,
+        cutoff_ms=cutoff_ms,
+        negative_kinds=settings.events.negative_kinds,
+        seed=seed,
+    ).sample(settings.gate.max_evaluated, seed)
+    rankers: list[Ranker] = [
+        popularity_ranker(held_out.train, settings),
+        _bundle_ranker(*candidate, settings, interactions, ""),
+    ]
+    if stable is not None:
+        rankers.append(_bundle_ranker(*stable, settings, interactions, STABLE_PREFIX))
+    ranked = rank(held_out, rankers, report)
+    comparable = None if stable is None else _unseen_by(held_out, stable[1])
+    decision = decide(_measured(ranked, held_out, settings.gate, comparable), settings.gate, seed)
+    table = tabulate(
+        held_out,
+        ranked,
+        seed,
+        facts={"train_until_ms": cutoff_ms},
+        compared=[(PAGE, STABLE_PREFIX + PAGE)],
+    )
+    return GateEvaluation(table, decision)
+
+
+def gate_text(decision: GateDecision) -> str:
+    """The rules as lines."""
+    lines = [f"gate: {rule.sentence()}" for rule in decision.rules]
+    if decision.versus_stable is not None:
+        interval = decision.versus_stable
+        lines.append(
+            f"gate: {decision.metric} minus the stable bundle's: {interval.mean:+.4f}, "
+            f"95 % interval {interval.low:+.4f} to {interval.high:+.4f}"
+        )
+    return "\n".join(lines)
+
+
+def _bundle_ranker(
+    bundle_dir: Path,
+    facts: BundleFacts,
+    settings: Settings,
+    interactions: Interactions,
+    prefix: str,
+) -> BundleRanker:
+    parts = BundleParts.load(bundle_dir, facts, settings)
+    return BundleRanker(parts, interactions, settings.retrieval.n_candidates, prefix)
+
+
+def _measured(
+    ranked: dict[str, Ranked],
+    held_out: HeldOut,
+    gate: GateSettings,
+    comparable: NDArray[np.bool_] | None,
+) -> Measured:
+    column = _COLUMN_OF[gate.metric]
+
+    def values(name: str) -> Values | None:
+        return ranked[name].per_query[column] if name in ranked else None
+
+    return Measured(
+        page=ranked[PAGE].per_query[column],
+        popularity=ranked[POPULARITY].per_query[column],
+        users=held_out.users,
+        stable=values(STABLE_PREFIX + PAGE),
+        comparable=comparable,
+    )
+
+
+def _unseen_by(held_out: HeldOut, manifest: Manifest) -> NDArray[np.bool_]:
+    """The queries that a bundle was not trained on; all of them if it does not say."""
+    until_ms = manifest.lineage.get("train_until_ms")
+    times_ms = held_out.interactions.timestamps_ms[held_out.positions]
+    if not isinstance(until_ms, int):
+        return np.ones(len(held_out), np.bool_)
+    return np.asarray(times_ms >= until_ms, np.bool_)

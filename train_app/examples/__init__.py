@@ -1,0 +1,1 @@
+"""What training and evaluation read: interactions from the lake, checked."""

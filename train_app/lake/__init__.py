@@ -1,0 +1,1 @@
+"""The lake: Delta tables that hold rows and log offsets in one commit."""

@@ -1,0 +1,1 @@
+"""Trains the towers and the scorer."""

@@ -1,0 +1,187 @@
+"""Examples for the scorer: what retrieval proposed at a moment, and what the user then did.
+
+Made from events that the towers did not learn from, because a tower is over-sure of what it has
+seen. Logged slates fit the same shape. Knows nothing of the scorer's network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.candidates import CandidateSet, merge_sources
+from recsys.features import FIRST_KIND
+from recsys.settings import RetrievalSettings
+from recsys.two_tower import UserEncoder
+from recsys.types import NO_ROW, Batch, FloatArray, RowArray, Source
+from train_app.examples.interactions import Interactions
+from train_app.learning.sequence_batches import first_engagements
+
+_MAX_EXAMPLES = 20_000
+_MAX_PER_USER = 3
+_ENGAGEMENTS_PER_EXAMPLE = 5
+"""A user gives one example for every so many new items met."""
+_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerExamples:
+    """E moments with C candidates each; the arrays are those the scorer reads when serving."""
+
+    history: Batch  # "items", "kinds", "ages_s" [E, L]
+    user_emb: FloatArray  # [E, D]
+    rows: RowArray  # [E, C], -1 padding
+    sources: NDArray[np.int8]  # [E, C]
+    ranks: RowArray  # [E, C]
+    labels: NDArray[np.bool_]  # [E, C, A] the user acted so on the candidate
+
+    def __len__(self) -> int:
+        """Number of moments."""
+        return len(self.rows)
+
+    def pick(self, index: NDArray[np.int64]) -> ScorerExamples:
+        """The examples at `index`."""
+        return ScorerExamples(
+            {name: values[index] for name, values in self.history.items()},
+            self.user_emb[index],
+            self.rows[index],
+            self.sources[index],
+            self.ranks[index],
+            self.labels[index],
+        )
+
+    def batch(self) -> Batch:
+        """What `CandidateScorer` reads."""
+        return {
+            **self.history,
+            "user_emb": self.user_emb,
+            "rows": self.rows,
+            "sources": self.sources,
+            "ranks": self.ranks,
+        }
+
+
+def held_back_events(train: Interactions, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Indices [E] of the events that are kept for the scorer: the newest new items of each user.
+
+    At most three a user, and fewer where the user met few items or there are many users.
+    """
+    new = np.flatnonzero(first_engagements(train))
+    user = train.user_of_event()[new]
+    n_new = np.bincount(user, minlength=train.n_users)
+    ends = np.cumsum(n_new)
+    from_end = ends[user] - np.arange(len(new))  # 1 is the user's newest
+    quota = np.minimum(n_new // _ENGAGEMENTS_PER_EXAMPLE, _MAX_PER_USER)
+    for most in range(_MAX_PER_USER, 1, -1):
+        if int(quota.sum()) <= _MAX_EXAMPLES:
+            break
+        quota = np.minimum(quota, most - 1)
+    held = new[from_end <= quota[user]]
+    if len(held) > _MAX_EXAMPLES:
+        held = np.sort(rng.choice(held, _MAX_EXAMPLES, replace=False))
+    return held
+
+
+def collect_examples(
+    train: Interactions,
+    events: NDArray[np.int64],
+    encoder: UserEncoder,
+    vectors: FloatArray,
+    settings: RetrievalSettings,
+) -> ScorerExamples:
+    """For each event, what retrieval proposes just before it, with the user's acts as labels.
+
+    The index is searched exactly; a true item that retrieval does not propose is no candidate,
+    as when serving.
+    """
+    popularity = np.bincount(train.rows, minlength=train.n_items)
+    popular = np.argsort(-popularity, kind="stable")[: settings.n_popular].astype(np.int32)
+    parts = [
+        _collect_chunk(train, events[start : start + _CHUNK], encoder, vectors, popular, settings)
+        for start in range(0, max(len(events), 1), _CHUNK)
+    ]
+    return ScorerExamples(
+        {name: np.concatenate([part.history[name] for part in parts]) for name in parts[0].history},
+        np.concatenate([part.user_emb for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.sources for part in parts]),
+        np.concatenate([part.ranks for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+
+
+def histories_before(train: Interactions, events: NDArray[np.int64], history_length: int) -> Batch:
+    """The history arrays of the user of each event, just before it and as of its time."""
+    owner = np.searchsorted(train.offsets, events, side="right") - 1
+    places = events[:, None] + np.arange(-history_length, 0)
+    is_event = places >= train.offsets[owner][:, None]
+    places = np.maximum(places, 0)
+    if len(train) == 0:
+        places = places[:0]
+    kinds = train.kind_ids[places].astype(np.int64) + FIRST_KIND
+    ages_s = (train.timestamps_ms[events][:, None] - train.timestamps_ms[places]) / 1000.0
+    return {
+        "items": np.where(is_event, train.rows[places], NO_ROW).astype(np.int32),
+        "kinds": np.where(is_event, kinds, 0).astype(np.uint8),
+        "ages_s": np.where(is_event, ages_s, 0.0).astype(np.float32),
+    }
+
+
+def _collect_chunk(
+    train: Interactions,
+    events: NDArray[np.int64],
+    encoder: UserEncoder,
+    vectors: FloatArray,
+    popular: RowArray,
+    settings: RetrievalSettings,
+) -> ScorerExamples:
+    history = histories_before(train, events, encoder.config.history_length)
+    user_emb = encoder.encode(history)
+    owner = np.searchsorted(train.offsets, events, side="right") - 1
+    seen = [
+        train.rows[begin:end]
+        for begin, end in zip(train.offsets[owner].tolist(), events.tolist(), strict=True)
+    ]
+    found = _retrieve(user_emb, vectors, seen, popular, settings)
+    return ScorerExamples(
+        history,
+        user_emb,
+        found.rows,
+        found.sources,
+        found.ranks,
+        _labels(train, events, found.rows),
+    )
+
+
+def _retrieve(
+    user_emb: FloatArray,
+    vectors: FloatArray,
+    seen: Sequence[RowArray],
+    popular: RowArray,
+    settings: RetrievalSettings,
+) -> CandidateSet:
+    scores = user_emb @ vectors.T
+    for row, items in enumerate(seen):
+        scores[row, items] = -np.inf
+    n_found = min(settings.n_candidates, len(vectors))
+    best, rows = torch.topk(torch.from_numpy(scores), n_found, dim=1)
+    index_rows = np.where(torch.isfinite(best).numpy(), rows.numpy(), NO_ROW).astype(np.int32)
+    extras = [(Source.POPULAR, np.broadcast_to(popular, (len(seen), len(popular))))]
+    return merge_sources(index_rows, best.numpy(), extras, seen, None, settings.n_candidates)
+
+
+def _labels(train: Interactions, events: NDArray[np.int64], rows: RowArray) -> NDArray[np.bool_]:
+    """[E, C, A] The user's acts on each event's item, from that event on."""
+    ends = train.offsets[np.searchsorted(train.offsets, events, side="right")]
+    labels = np.zeros((*rows.shape, len(train.kinds)), dtype=bool)
+    for example, (event, end) in enumerate(zip(events.tolist(), ends.tolist(), strict=True)):
+        item = train.rows[event]
+        column = np.flatnonzero(rows[example] == item)
+        if len(column):
+            acts = train.kind_ids[event:end][train.rows[event:end] == item]
+            labels[example, column[0], acts] = True
+    return labels

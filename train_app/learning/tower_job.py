@@ -1,0 +1,151 @@
+"""One tower training as a value that can be written down and run in any process.
+
+Knows the files of a job and how to start, resume and checkpoint its run; the loop itself is
+`train_towers`. Only writer of its folder's checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from recsys.settings import TowerSettings
+from recsys.tower_networks import TowerConfig, TwoTower
+from recsys.two_tower import load_towers, save_towers
+from recsys.types import RowArray
+from train_app.learning.checkpoints import CheckpointFolder
+from train_app.learning.sequence_batches import Sequences
+from train_app.learning.train_towers import Peers, TowerRun, TowerTrainer
+from train_app.learning.warm_start import start_from
+
+_ARRAYS_FILE = "job.safetensors"
+_FACTS_FILE = "job.json"
+_METRICS_FILE = "trained.json"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What a job is, apart from its arrays."""
+
+    run_key: str
+    config: TowerConfig
+    settings: TowerSettings
+    seed: int
+    use_bfloat16: bool
+    n_threads: int
+    checkpoint_every_s: float
+    item_ids: tuple[str, ...] = ()
+    """Of the rows; needed for a warm start only."""
+    warm_start: str | None = None
+    """A bundle directory to start from."""
+
+
+@dataclass(frozen=True, slots=True)
+class TowerJob:
+    """Everything a tower training needs."""
+
+    facts: JobFacts
+    sequences: Sequences
+    content: RowArray  # [N, tokens]
+    is_known: NDArray[np.bool_]  # [N]
+
+    def save(self, directory: Path) -> None:
+        """Write the job where another process can read it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.ascontiguousarray(value) for name, value in self._arrays().items()}
+        save_file(arrays, directory / _ARRAYS_FILE)
+        document = asdict(self.facts) | {"settings": self.facts.settings.model_dump()}
+        (directory / _FACTS_FILE).write_text(json.dumps(document))
+
+    @classmethod
+    def load(cls, directory: Path) -> TowerJob:
+        """The job that `save` wrote."""
+        arrays = load_file(directory / _ARRAYS_FILE)
+        document = json.loads((directory / _FACTS_FILE).read_text())
+        config = document["config"]
+        document["config"] = TowerConfig(**{**config, "kinds": tuple(config["kinds"])})
+        document["settings"] = TowerSettings.model_validate(document["settings"])
+        document["item_ids"] = tuple(document["item_ids"])
+        content, is_known = arrays.pop("content"), arrays.pop("is_known")
+        return cls(JobFacts(**document), Sequences(**arrays), content, is_known)
+
+    def _arrays(self) -> dict[str, NDArray[np.generic]]:
+        sequences = self.sequences
+        return {
+            "offsets": sequences.offsets,
+            "rows": sequences.rows,
+            "kinds": sequences.kinds,
+            "gaps": sequences.gaps,
+            "is_target": sequences.is_target,
+            "content": self.content,
+            "is_known": self.is_known,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTowers:
+    """What a job leaves."""
+
+    model: TwoTower
+    metrics: dict[str, float]
+
+    def save(self, directory: Path) -> None:
+        """Write towers and metrics; a directory with metrics has everything."""
+        save_towers(self.model, directory)
+        draft = directory / f".{_METRICS_FILE}"
+        draft.write_text(json.dumps(self.metrics))
+        draft.replace(directory / _METRICS_FILE)
+
+    @classmethod
+    def load(cls, directory: Path) -> TrainedTowers | None:
+        """What `save` wrote; None where it did not come to its end."""
+        try:
+            metrics = json.loads((directory / _METRICS_FILE).read_text())
+        except FileNotFoundError:
+            return None
+        return cls(load_towers(directory).eval(), metrics)
+
+
+def run_tower_job(
+    job: TowerJob,
+    checkpoint_dir: Path,
+    peers: Peers,
+    clock_s: Callable[[], float],
+    report: Callable[[float], None],
+) -> TrainedTowers:
+    """Train the job's towers, from its newest whole checkpoint if there is one.
+
+    Args:
+        checkpoint_dir: seen by every worker; the first one writes to it.
+        report: called after every step with the share that is done.
+    """
+    facts = job.facts
+    torch.set_num_threads(facts.n_threads or len(os.sched_getaffinity(0)))
+    torch.manual_seed(facts.seed)
+    model = TwoTower(facts.config, job.content, job.is_known)
+    if facts.warm_start is not None:
+        start_from(model, facts.item_ids, Path(facts.warm_start))
+    run = TowerRun(job.sequences, facts.settings, facts.seed, facts.use_bfloat16, peers)
+    trainer = TowerTrainer(model, run, clock_s)
+    folder = CheckpointFolder(checkpoint_dir, facts.run_key)
+    newest = folder.newest()
+    if newest is not None:
+        trainer.resume(newest)
+    metrics = {"tower_resumed_at_step": float(trainer.step)}
+    written_s = clock_s()
+    for progress in trainer.train():
+        report(progress.share_done)
+        metrics |= {"tower_steps": float(progress.step), "tower_epochs": progress.epoch}
+        metrics |= {"tower_loss": progress.loss, "tower_s": progress.elapsed_s}
+        if peers.rank == 0 and clock_s() - written_s >= facts.checkpoint_every_s:
+            folder.write(trainer.checkpoint())
+            written_s = clock_s()
+    return TrainedTowers(model.eval(), metrics)

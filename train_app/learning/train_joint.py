@@ -1,0 +1,194 @@
+"""Trains the models of a bundle: both towers, then the scorer on what they retrieve.
+
+Writes the tower and scorer files into a folder and is their only writer. A run that was killed
+goes on where it was when the same inputs come again. Knows nothing of bundles or of evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.errors import FleetError
+from recsys.features import content_matrix
+from recsys.scorer import item_popularity, save_scorer
+from recsys.settings import Settings, TrainSettings
+from recsys.tower_networks import TowerConfig, TwoTower
+from recsys.two_tower import UserEncoder, save_towers
+from train_app.examples.interactions import Interactions
+from train_app.learning.checkpoints import run_key
+from train_app.learning.scorer_examples import collect_examples, held_back_events
+from train_app.learning.sequence_batches import training_sequences
+from train_app.learning.tower_job import JobFacts, TowerJob, TrainedTowers, run_tower_job
+from train_app.learning.train_on_ray import train_on_ray
+from train_app.learning.train_scorer import train_scorer
+from train_app.learning.train_towers import Peers
+
+METRICS_FILE = "training.json"
+"""What was measured while training, beside the model files."""
+_TOWERS_LABEL = "training the towers"
+_SCORER_LABEL = "training the scorer"
+_NEUTRAL_SETTINGS = {"n_workers", "n_threads", "nice", "checkpoint_every_s", "holdout_share"}
+"""Settings that do not change what is learned: changing them resumes the run."""
+
+Report = Callable[[str, float], None]
+
+
+def train_models(
+    train: Interactions,
+    settings: Settings,
+    workdir: Path,
+    *,
+    warm_start: Path | None,
+    report: Report,
+) -> None:
+    """Train towers and scorer and write their files into `workdir`.
+
+    Args:
+        workdir: also holds the run's checkpoints until it ends; every worker must see it.
+        warm_start: a bundle directory to start from.
+        report: called with what is being done and the share of it that is done.
+
+    Raises:
+        ConfigError: the warm start does not fit the settings.
+        FleetError: Ray could not train.
+    """
+    run_dir = workdir / "checkpoints"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng((settings.train.seed, 0))
+    held_back = held_back_events(train, rng)
+    job = _tower_job(train, settings, held_back, warm_start)
+    report(_TOWERS_LABEL, 0.0)
+    trained = _towers(job, settings.train, run_dir, partial(report, _TOWERS_LABEL))
+    report(_TOWERS_LABEL, 1.0)
+    save_towers(trained.model, workdir)
+    scorer_metrics = _train_scorer(train, settings, held_back, trained.model, workdir, report)
+    document = json.dumps({**trained.metrics, **scorer_metrics}, indent=1)
+    (workdir / METRICS_FILE).write_text(document + "\n")
+    shutil.rmtree(run_dir)
+
+
+def use_bfloat16(precision: str) -> bool:
+    """Whether to multiply in bfloat16: as named, or `auto`, where the processor has it."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _tower_job(
+    train: Interactions,
+    settings: Settings,
+    held_back: NDArray[np.int64],
+    warm_start: Path | None,
+) -> TowerJob:
+    towers, negative_kinds = settings.train.towers, settings.events.negative_kinds
+    is_held_back = np.zeros(len(train), dtype=bool)
+    is_held_back[held_back] = True
+    config = TowerConfig(
+        n_items=train.n_items,
+        embedding_dim=towers.embedding_dim,
+        n_layers=towers.n_layers,
+        n_heads=towers.n_heads,
+        history_length=towers.history_length,
+        kinds=train.kinds,
+        n_content_buckets=towers.n_content_buckets,
+        dropout=towers.dropout,
+    )
+    sequences = training_sequences(train, negative_kinds, is_held_back)
+    learned = np.bincount(train.rows[sequences.is_target], minlength=train.n_items)
+    facts = JobFacts(
+        run_key=_run_key(train, settings, warm_start),
+        config=config,
+        settings=towers,
+        seed=settings.train.seed,
+        use_bfloat16=use_bfloat16(settings.train.precision),
+        n_threads=settings.train.n_threads,
+        checkpoint_every_s=settings.train.checkpoint_every_s,
+        item_ids=tuple(item.item_id for item in train.items) if warm_start else (),
+        warm_start=str(warm_start) if warm_start else None,
+    )
+    content = content_matrix(train.items, towers.n_content_buckets)
+    return TowerJob(facts, sequences, content, learned > 0)
+
+
+def _towers(
+    job: TowerJob, settings: TrainSettings, run_dir: Path, report: Callable[[float], None]
+) -> TrainedTowers:
+    """The trained towers; those of a run that ended with them, if there was one.
+
+    Raises:
+        FleetError: Ray could not train them.
+    """
+    job_dir = run_dir / job.facts.run_key
+    trained = TrainedTowers.load(job_dir)
+    if trained is not None:
+        return trained
+    job_dir.mkdir(parents=True, exist_ok=True)
+    if settings.n_workers == 0:
+        trained = run_tower_job(job, run_dir, Peers(), time.monotonic, report)
+        trained.save(job_dir)
+        return trained
+    job.save(job_dir)
+    train_on_ray(job_dir, run_dir, settings.n_workers, report)
+    trained = TrainedTowers.load(job_dir)
+    if trained is None:
+        raise FleetError(f"Ray workers left no towers in {job_dir}; it must be seen by all of them")
+    return trained
+
+
+def _train_scorer(
+    train: Interactions,
+    settings: Settings,
+    held_back: NDArray[np.int64],
+    model: TwoTower,
+    workdir: Path,
+    report: Report,
+) -> dict[str, float]:
+    report(_SCORER_LABEL, 0.0)
+    vectors = model.item_vectors()
+    encoder = UserEncoder.of(model)
+    examples = collect_examples(train, held_back, encoder, vectors, settings.retrieval)
+    is_older = np.ones(len(train), dtype=bool)
+    is_older[held_back] = False
+    counts = np.bincount(train.rows[is_older], minlength=train.n_items)
+    fit = train_scorer(
+        examples,
+        train.kinds,
+        settings.events.negative_kinds,
+        vectors,
+        item_popularity(counts),
+        settings.train.scorer,
+        settings.train.seed,
+        time.monotonic,
+        lambda share, _: report(_SCORER_LABEL, share),
+    )
+    save_scorer(fit.scorer, workdir)
+    report(_SCORER_LABEL, 1.0)
+    return fit.metrics
+
+
+def _run_key(train: Interactions, settings: Settings, warm_start: Path | None) -> str:
+    digest = hashlib.sha256()
+    for array in (train.offsets, train.rows, train.kind_ids, train.timestamps_ms):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for item in train.items:
+        digest.update(repr(item).encode())
+    facts = {
+        "data": digest.hexdigest(),
+        "kinds": train.kinds,
+        "train": settings.train.model_dump(exclude=_NEUTRAL_SETTINGS),
+        "negative_kinds": settings.events.negative_kinds,
+        "warm_start": os.fspath(warm_start) if warm_start else None,
+    }
+    return run_key(facts)

@@ -1,0 +1,270 @@
+"""Trains the scorer on what the trained retrieval proposes, then calibrates it.
+
+A listwise softmax learns the order, a cross-entropy per action what follows an engagement; a part
+kept aside decides when to stop, how far to trust the residual, and the probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.scorer import CandidateScorer, Estimates, ScorerConfig, ScorerNetwork
+from recsys.settings import ScorerSettings
+from recsys.types import FloatArray
+from train_app.learning.adam import AdamW, clip_gradients
+from train_app.learning.calibration import Choice, choose_blend, choose_trust, fit_sigmoid
+from train_app.learning.scorer_examples import ScorerExamples
+
+_VALIDATION_SHARE = 0.25
+_MIN_EXAMPLES = 40
+"""With fewer, nothing is learned and the order of retrieval is kept."""
+_DROPOUT = 0.2
+_WEIGHT_DECAY = 0.01
+_BETAS = (0.9, 0.99)
+_CLIP_NORM = 1.0
+_RESIDUAL_PENALTY = 1e-3
+"""Of the squared residual: where data says nothing, the retrieval score stands."""
+_EVALUATED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerFit:
+    """A trained scorer and what its validation part said."""
+
+    scorer: CandidateScorer
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Validated:
+    """Estimates of the validation part, without padding where flat."""
+
+    base: NDArray[np.float64]  # [E, C], -inf where there is no candidate
+    residual: NDArray[np.float64]  # [E, C]
+    deviations: NDArray[np.float64]  # [E, C, A]
+
+
+def action_weights(
+    kinds: Sequence[str], negative_kinds: Sequence[str], named: dict[str, float]
+) -> tuple[float, ...]:
+    """Worth of each kind: as named, else 1, or -1 for a negative kind."""
+    negative = set(negative_kinds)
+    return tuple(named.get(kind, -1.0 if kind in negative else 1.0) for kind in kinds)
+
+
+def train_scorer(
+    examples: ScorerExamples,
+    actions: Sequence[str],
+    negative_kinds: Sequence[str],
+    vectors: FloatArray,
+    popularity: FloatArray,
+    settings: ScorerSettings,
+    seed: int,
+    clock_s: Callable[[], float],
+    report: Callable[[float, dict[str, float]], None],
+) -> ScorerFit:
+    """Train and calibrate a scorer.
+
+    Args:
+        vectors: [N, D] item vectors the examples were retrieved with.
+        popularity: [N] in standard units.
+        report: called with the share done and metrics.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng((seed, 2))
+    config = _first_config(examples, actions, negative_kinds, vectors, settings)
+    network = ScorerNetwork(config, _DROPOUT)
+    scorer = CandidateScorer(
+        config, network, torch.from_numpy(vectors), torch.from_numpy(popularity)
+    )
+    is_positive = ~np.array(config.is_negative)
+    if len(examples) < _MIN_EXAMPLES:
+        report(1.0, {})
+        return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
+    order = rng.permutation(len(examples))
+    n_kept = max(round(len(order) * _VALIDATION_SHARE), 1)
+    kept, learned = examples.pick(order[:n_kept]), examples.pick(order[n_kept:])
+    fitting = _Fitting(scorer, learned, kept, is_positive, settings, rng, clock_s, report)
+    fitting.run()
+    calibrated = _calibrate(scorer, kept, is_positive, fitting.choice)
+    metrics = {
+        "scorer_examples": float(len(examples)),
+        "scorer_blend": fitting.choice.share,
+        "scorer_validation_gain_ndcg@10": fitting.choice.gain,
+    }
+    return ScorerFit(calibrated, metrics)
+
+
+class _Fitting:
+    """One fit: keeps the network of the epoch that validates best."""
+
+    def __init__(
+        self,
+        scorer: CandidateScorer,
+        learned: ScorerExamples,
+        kept: ScorerExamples,
+        is_positive: NDArray[np.bool_],
+        settings: ScorerSettings,
+        rng: np.random.Generator,
+        clock_s: Callable[[], float],
+        report: Callable[[float, dict[str, float]], None],
+    ) -> None:
+        self.choice = Choice(0.0, 0.0)
+        self._scorer = scorer
+        self._learned = learned
+        self._kept = kept
+        self._is_positive = is_positive
+        self._settings = settings
+        self._rng = rng
+        self._clock_s = clock_s
+        self._report = report
+        self._parameters = list(scorer.network.parameters())
+        self._optimizer = AdamW(self._parameters, _WEIGHT_DECAY, _BETAS)
+
+    def run(self) -> None:
+        """Train until the epochs or the minutes end; leave the best network in the scorer."""
+        network = self._scorer.network
+        began_s, share_done = self._clock_s(), 0.0
+        best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        for epoch in range(self._settings.epochs):
+            order = self._rng.permutation(len(self._learned))
+            n_batches = math.ceil(len(order) / self._settings.batch_size)
+            for place, index in enumerate(np.array_split(order, n_batches)):
+                self._step(self._learned.pick(index), share_done)
+                done = (epoch + (place + 1) / n_batches) / self._settings.epochs
+                spent = (self._clock_s() - began_s) / (60 * self._settings.max_minutes)
+                share_done = max(done, spent)
+                if share_done >= 1.0:
+                    break
+            choice = self._validate()
+            if choice.gain > self.choice.gain:
+                self.choice = choice
+                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            metrics = {"epoch": epoch + 1.0, "blend": choice.share, "gain_ndcg@10": choice.gain}
+            self._report(min(share_done, 1.0), metrics)
+            if share_done >= 1.0:
+                break
+        if self.choice.share > 0:
+            network.load_state_dict(best)
+        network.eval()
+
+    def _step(self, examples: ScorerExamples, share_done: float) -> None:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
+        self._scorer.network.train()
+        inputs, _ = self._scorer.inputs(examples.batch())
+        estimates = self._scorer.network(inputs)
+        loss = _loss(estimates, examples, self._is_positive)
+        self._optimizer.clear_gradients()
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip_gradients(self._parameters, _CLIP_NORM)
+        self._optimizer.step(self._settings.learning_rate * (0.02 + 0.98 * cosine))
+
+    def _validate(self) -> Choice:
+        validated = _validate(self._scorer, self._kept)
+        engaged = _engaged(self._kept, self._is_positive)
+        return choose_blend(validated.base, validated.residual, engaged)
+
+
+def _loss(estimates: Estimates, examples: ScorerExamples, is_positive: NDArray[np.bool_]) -> Tensor:
+    """Listwise softmax over candidates plus a cross-entropy per action of acted-on candidates."""
+    usable = torch.from_numpy(examples.rows >= 0)
+    engaged = torch.from_numpy(_engaged(examples, is_positive))
+    total = (estimates.base + estimates.residual).masked_fill(~usable, -torch.inf)
+    log_shares = torch.log_softmax(total, dim=1)
+    n_engaged = max(int(engaged.sum()), 1)
+    ranking = -log_shares[engaged].sum() / n_engaged
+    penalty = _RESIDUAL_PENALTY * (estimates.residual[usable] ** 2).mean()
+    labels = torch.from_numpy(examples.labels)
+    acted = labels.any(-1)
+    if not bool(acted.any()):
+        return penalty
+    outcomes = labels[acted].float()
+    odds = outcomes.mean(0).clamp(0.01, 0.99).logit()
+    deviations = estimates.deviations[acted]
+    actions = torch.nn.functional.binary_cross_entropy_with_logits(odds + deviations, outcomes)
+    return ranking + penalty + actions
+
+
+def _calibrate(
+    scorer: CandidateScorer, kept: ScorerExamples, is_positive: NDArray[np.bool_], choice: Choice
+) -> CandidateScorer:
+    validated = _validate(scorer, kept)
+    usable = kept.rows >= 0
+    engaged = _engaged(kept, is_positive)
+    estimates = validated.base + choice.share * validated.residual
+    slope, offset = fit_sigmoid(estimates[usable], engaged[usable])
+    acted = np.asarray(kept.labels.any(-1))
+    outcomes, deviations = kept.labels[acted], validated.deviations[acted]
+    log_odds = scorer.config.action_log_odds
+    trust = [
+        choose_trust(log_odds[action], deviations[:, action], outcomes[:, action]).share
+        for action in range(len(log_odds))
+    ]
+    config = replace(
+        scorer.config,
+        blend=choice.share,
+        slope=slope,
+        offset=offset,
+        action_trust=tuple(trust),
+        acted_rate=float(acted[usable].mean()),
+    )
+    return CandidateScorer(config, scorer.network, scorer.vectors, scorer.popularity)
+
+
+def _validate(scorer: CandidateScorer, kept: ScorerExamples) -> _Validated:
+    scorer.network.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(kept), _EVALUATED_AT_ONCE):
+            index = np.arange(start, min(start + _EVALUATED_AT_ONCE, len(kept)))
+            inputs, _ = scorer.inputs(kept.pick(index).batch())
+            parts.append(scorer.network(inputs))
+    base, residual, deviations = (
+        torch.cat(tensors).double().numpy() for tensors in zip(*parts, strict=True)
+    )
+    return _Validated(np.where(kept.rows >= 0, base, -np.inf), residual, deviations)
+
+
+def _engaged(examples: ScorerExamples, is_positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(examples.labels[..., is_positive].any(-1))
+
+
+def _first_config(
+    examples: ScorerExamples,
+    actions: Sequence[str],
+    negative_kinds: Sequence[str],
+    vectors: FloatArray,
+    settings: ScorerSettings,
+) -> ScorerConfig:
+    """The config before anything is learned: scales of the inputs and base rates of actions."""
+    usable = examples.rows >= 0
+    scores = np.einsum(
+        "ecd,ed->ec", vectors[np.maximum(examples.rows[:512], 0)], examples.user_emb[:512]
+    )[usable[:512]]
+    acted = examples.labels[examples.labels.any(-1)]  # [n, A]
+    rates = (acted.sum(0) + 0.5) / (len(acted) + 1.0)
+    return ScorerConfig(
+        n_items=len(vectors),
+        embedding_dim=vectors.shape[1],
+        hidden_dims=settings.hidden_dims,
+        actions=tuple(actions),
+        utility_weights=action_weights(actions, negative_kinds, settings.utility_weights),
+        score_center=float(scores.mean()) if scores.size else 0.0,
+        score_spread=max(float(scores.std()), 1e-3) if scores.size else 1.0,
+        user_scale=1.0 / max(_typical_size(examples.user_emb), 1e-3),
+        vector_scale=1.0 / max(_typical_size(vectors), 1e-3),
+        action_log_odds=tuple(np.log(rates / (1 - rates)).tolist()),
+        action_trust=(0.0,) * len(actions),
+        is_negative=tuple(kind in set(negative_kinds) for kind in actions),
+    )
+
+
+def _typical_size(values: FloatArray) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 1.0

@@ -1,0 +1,68 @@
+"""Starts towers from those of a bundle: items are matched by id, kinds by name.
+
+What the bundle does not know keeps its fresh start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from recsys.bundles.item_table import ItemTable
+from recsys.errors import ConfigError
+from recsys.tower_networks import RESERVED_KINDS, TowerConfig, TwoTower
+from recsys.two_tower import load_towers
+
+_SHAPES = ("embedding_dim", "n_layers", "n_heads", "history_length")
+
+
+def start_from(model: TwoTower, item_ids: Sequence[str], bundle_dir: Path) -> int:
+    """Copy the bundle's weights into `model`; the number of items it knew already.
+
+    Raises:
+        ConfigError: the bundle's towers have another shape than the settings ask for.
+        BundleError: the bundle cannot be read.
+    """
+    earlier = load_towers(bundle_dir)
+    _require_same_shapes(earlier.config, model.config, bundle_dir)
+    row_of = ItemTable.read(bundle_dir).row_of
+    known = earlier.item.is_known.tolist()
+    pairs = [
+        (row, earlier_row)
+        for row, item_id in enumerate(item_ids)
+        if (earlier_row := row_of.get(item_id, -1)) >= 0 and known[earlier_row]
+    ]
+    with torch.no_grad():
+        _copy_user_tower(model, earlier)
+        model.item.unknown_id.copy_(earlier.item.unknown_id)
+        if model.item.content_table.shape == earlier.item.content_table.shape:
+            model.item.content_table.copy_(earlier.item.content_table)
+        if pairs:
+            rows, earlier_rows = torch.tensor(pairs).T
+            model.item.ids[rows] = earlier.item.ids[earlier_rows]
+    return len(pairs)
+
+
+def _copy_user_tower(model: TwoTower, earlier: TwoTower) -> None:
+    fresh_kinds = model.user.kinds.detach().clone()
+    own, theirs = model.user.state_dict(), earlier.user.state_dict()
+    own.update({name: tensor for name, tensor in theirs.items() if name != "kinds"})
+    model.user.load_state_dict(own)
+    place_of = {kind: place for place, kind in enumerate(earlier.config.kinds, RESERVED_KINDS)}
+    for place, kind in enumerate(model.config.kinds, RESERVED_KINDS):
+        if kind in place_of:
+            fresh_kinds[place] = earlier.user.kinds[place_of[kind]]
+    fresh_kinds[:RESERVED_KINDS] = earlier.user.kinds[:RESERVED_KINDS]
+    model.user.kinds.copy_(fresh_kinds)
+
+
+def _require_same_shapes(earlier: TowerConfig, wanted: TowerConfig, bundle_dir: Path) -> None:
+    for name in _SHAPES:
+        theirs, ours = getattr(earlier, name), getattr(wanted, name)
+        if theirs != ours:
+            raise ConfigError(
+                f"warm start from {bundle_dir.name}: its {name} is {theirs}, the settings say "
+                f"train.towers.{name} = {ours}; set them equal or train without --warm-start"
+            )
