@@ -17,7 +17,7 @@ USERS = [f"user-{n}" for n in range(2000)]
 
 def a_plan(canary: float, baseline: float = 0.0, epoch: int = 1) -> TrafficPlan:
     arms = (
-        Arm(STABLE, "b1", 1.0 - canary - baseline),
+        Arm(STABLE, "b1", max(0.0, 1.0 - canary - baseline)),
         Arm(BASELINE, "b1", baseline),
         Arm(CANARY, "b2", canary),
     )
