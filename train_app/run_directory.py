@@ -23,7 +23,7 @@ from train_app.examples.interactions import Interactions
 _STEPS_DIR = "steps"
 _ARRAYS_FILE = "interactions.npz"
 _TABLES_FILE = "interactions.json"
-_ARRAYS = ("offsets", "rows", "kind_ids", "timestamps_ms", "values")
+_ARRAYS = ("offsets", "rows", "kind_ids", "timestamps_ms", "values", "is_prompted")
 
 
 class RunDirectory:

@@ -22,6 +22,8 @@ from train_app.examples.interactions import Interactions
 
 STABLE_PREFIX = "stable "
 """Stands before the names of the stable bundle's methods."""
+MIN_UNPROMPTED = 100
+"""Fewer engagements without a slate than this say too little, and all are compared."""
 _COLUMN_OF = {"ndcg@10": NDCG, "hit@10": HR, "recall@10": HR}
 """With one relevant item per query, recall@10 is the hit rate."""
 
@@ -66,7 +68,7 @@ def evaluate_for_gate(
     if stable is not None:
         rankers.append(_bundle_ranker(*stable, settings, interactions, STABLE_PREFIX))
     ranked = rank(held_out, rankers, report)
-    comparable = None if stable is None else _unseen_by(held_out, stable[1])
+    comparable = None if stable is None else comparable_queries(held_out, stable[1])
     decision = decide(_measured(ranked, held_out, settings.gate, comparable), settings.gate, seed)
     table = tabulate(
         held_out,
@@ -121,10 +123,16 @@ def _measured(
     )
 
 
-def _unseen_by(held_out: HeldOut, manifest: Manifest) -> NDArray[np.bool_]:
-    """The queries that a bundle was not trained on; all of them if it does not say."""
-    until_ms = manifest.lineage.get("train_until_ms")
+def comparable_queries(held_out: HeldOut, stable: Manifest) -> NDArray[np.bool_]:
+    """The queries on which a new bundle can be fairly compared with the one that serves, [queries].
+
+    Those stable was not trained on. And, where there are enough, those that were no reaction to a
+    served slate: what stable showed it also ranks high, so reactions flatter it (exposure bias).
+    """
+    until_ms = stable.lineage.get("train_until_ms")
     times_ms = held_out.interactions.timestamps_ms[held_out.positions]
-    if not isinstance(until_ms, int):
-        return np.ones(len(held_out), np.bool_)
-    return np.asarray(times_ms >= until_ms, np.bool_)
+    unseen = np.ones(len(held_out), np.bool_)
+    if isinstance(until_ms, int):
+        unseen = times_ms >= until_ms
+    unprompted = unseen & ~held_out.interactions.is_prompted[held_out.positions]
+    return unprompted if unprompted.sum() >= MIN_UNPROMPTED else unseen

@@ -29,6 +29,7 @@ class Interactions:
     kind_ids: NDArray[np.uint8]  # [M] index into `kinds`
     timestamps_ms: NDArray[np.int64]  # [M]
     values: NDArray[np.float32]  # [M] graded relevance, NaN where there was none
+    is_prompted: NDArray[np.bool_]  # [M] true for reactions to a served slate
     lineage: dict[str, object] = field(default_factory=dict)
     """Lake versions and log offsets these were read at."""
 
@@ -60,6 +61,7 @@ class Interactions:
             kind_ids=self.kind_ids[keep],
             timestamps_ms=self.timestamps_ms[keep],
             values=self.values[keep],
+            is_prompted=self.is_prompted[keep],
         )
 
 
@@ -71,12 +73,14 @@ def interactions_from_columns(
     values: Sequence[float] | NDArray[np.float32] | None = None,
     items: Sequence[Item] | None = None,
     lineage: dict[str, object] | None = None,
+    is_prompted: Sequence[bool] | NDArray[np.bool_] | None = None,
 ) -> Interactions:
     """Group columns of equal length M, in order of arrival, by user and time.
 
     Args:
         items: catalogue entries; an engaged item without one gets a bare entry, and catalogue
             entries nobody engaged with keep a row, so that they can be recommended.
+        is_prompted: which engagements were reactions to a served slate; none where left out.
     """
     users, user_index = np.unique(np.asarray(user_ids, dtype=object), return_inverse=True)
     table = {item.item_id: item for item in items or ()}
@@ -91,6 +95,7 @@ def interactions_from_columns(
     times = np.asarray(timestamps_ms, dtype=np.int64)
     order = np.lexsort((np.arange(len(times)), times, user_index))
     graded = np.full(len(times), np.nan) if values is None else np.asarray(values)
+    prompted = np.zeros(len(times), np.bool_) if is_prompted is None else np.asarray(is_prompted)
     counts = np.bincount(user_index, minlength=len(users))
     rows = np.fromiter((row_of[item_id] for item_id in item_ids), np.int32, len(times))
     return Interactions(
@@ -102,5 +107,6 @@ def interactions_from_columns(
         kind_ids=rank_of_kind[kind_index][order].astype(np.uint8),
         timestamps_ms=times[order],
         values=graded.astype(np.float32)[order],
+        is_prompted=prompted.astype(np.bool_)[order],
         lineage=lineage or {},
     )

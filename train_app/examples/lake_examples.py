@@ -5,13 +5,12 @@ Also splits them: by time, and by leaving each user's last engagement out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from recsys.errors import DataError, StoreError
 from recsys.settings import Settings
@@ -22,8 +21,6 @@ from train_app.importing.staging import open_database, scratch_folder
 from train_app.lake.lake_rows import log_mark
 from train_app.lake.lake_schema import TABLES
 from train_app.lake.lake_tables import Lake, LakeTable
-
-MIN_EVENTS_TO_LEAVE_OUT = 3
 
 
 def load_interactions(
@@ -91,29 +88,6 @@ def split_by_time(interactions: Interactions, holdout_share: float) -> int:
     return cutoff_ms
 
 
-@dataclass(frozen=True)
-class LeaveOneOut:
-    """Each user's last engagement as test, the one before as validation.
-
-    Only users with at least `MIN_EVENTS_TO_LEAVE_OUT` engagements are tested.
-    """
-
-    train: Interactions
-    """What is left: neither test nor validation."""
-    test: NDArray[np.int64]  # [U'] positions in the interactions that were split
-    validation: NDArray[np.int64]  # [U']
-
-
-def leave_one_out(interactions: Interactions) -> LeaveOneOut:
-    """Hold out the last two engagements of every user who has enough; ties by arrival."""
-    ends = interactions.offsets[1:]
-    test = ends[np.diff(interactions.offsets) >= MIN_EVENTS_TO_LEAVE_OUT] - 1
-    keep = np.ones(len(interactions), dtype=bool)
-    keep[test] = False
-    keep[test - 1] = False
-    return LeaveOneOut(interactions.select(keep), test, test - 1)
-
-
 def _attach(
     connection: duckdb.DuckDBPyConnection,
     engagements: LakeTable,
@@ -130,7 +104,8 @@ def _attach(
     connection.execute(f"""
         CREATE TABLE entries AS {latest_entries("all_entries", "item_id")};
         CREATE TABLE kept AS SELECT * FROM
-            (SELECT user_id, item_id, kind, timestamp_ms, value, log_partition, sequence
+            (SELECT user_id, item_id, kind, timestamp_ms, value, log_partition, sequence,
+                    request_id IS NOT NULL AS is_prompted
                 FROM all_engagements {before})
             ANTI JOIN (SELECT item_id FROM entries WHERE deleted) USING (item_id);
         CREATE TABLE items AS SELECT row_number() OVER
@@ -155,7 +130,7 @@ def _build(connection: duckdb.DuckDBPyConnection) -> Interactions:
     columns = connection.sql("""
         SELECT users.row::INTEGER AS user_row, items.row::INTEGER AS item_row,
             kinds.row::UTINYINT AS kind_row, timestamp_ms,
-            coalesce(value::FLOAT, 'nan'::FLOAT) AS value
+            coalesce(value::FLOAT, 'nan'::FLOAT) AS value, is_prompted
         FROM kept JOIN users USING (user_id) JOIN items USING (item_id) JOIN kinds USING (kind)
         ORDER BY user_row, timestamp_ms, log_partition NULLS FIRST, sequence""").to_arrow_table()
     user_ids = _column(connection, "SELECT user_id FROM users ORDER BY row").to_pylist()
@@ -169,6 +144,7 @@ def _build(connection: duckdb.DuckDBPyConnection) -> Interactions:
         kind_ids=_owned(columns["kind_row"], np.uint8),
         timestamps_ms=_owned(columns["timestamp_ms"], np.int64),
         values=_owned(columns["value"], np.float32),
+        is_prompted=_owned(columns["is_prompted"], np.bool_),
     )
 
 

@@ -16,7 +16,7 @@ from recsys.errors import DataError
 from recsys.settings import Settings
 from recsys.types import Item
 from train_app.examples.interactions import Interactions, interactions_from_columns
-from train_app.examples.lake_examples import leave_one_out, load_interactions, split_by_time
+from train_app.examples.lake_examples import load_interactions, split_by_time
 from train_app.lake.lake_rows import append_import, complete_rows
 from train_app.lake.lake_tables import Lake
 
@@ -139,19 +139,3 @@ def test_a_time_split_of_one_moment_is_refused() -> None:
     """There is no newest part."""
     with pytest.raises(DataError, match="same time"):
         split_by_time(built([("u", 5), ("v", 5)]), 0.1)
-
-
-def test_leave_one_out_takes_the_last_two_of_users_with_three() -> None:
-    """Equal times are told apart by their order of arrival."""
-    events = [("a", 1), ("b", 1), ("a", 2), ("a", 2), ("b", 2), ("c", 1)]
-    interactions = interactions_from_columns(
-        [user for user, _ in events],
-        [f"i{n}" for n in range(len(events))],
-        ["view"] * len(events),
-        [time for _, time in events],
-    )
-    split = leave_one_out(interactions)
-    item_ids = [interactions.items[row].item_id for row in interactions.rows]
-    assert [item_ids[position] for position in split.test] == ["i3"]
-    assert [item_ids[position] for position in split.validation] == ["i2"]
-    assert [interactions.items[row].item_id for row in split.train.rows] == ["i0", "i1", "i4", "i5"]
