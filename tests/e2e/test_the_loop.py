@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from recsys.stores.feature_store import SqliteFeatureStore
 from tests.loop_driver import Loop, item_ids, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -49,7 +50,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Generator[Loop]:
     events, items = write_history(directory)
     mapping = "user_id=visitor,item_id=sku,timestamp=at,kind=action"
     report = loop.run_json("import", str(events), "--items", str(items), "--map", mapping)
-    assert report["accepted"] == N_USERS * N_EVENTS
+    assert report["n_new"] == N_USERS * N_EVENTS
     assert loop.run_json("train", "--publish")["bundle_id"]
     try:
         loop.run("up", "--wait")
@@ -72,9 +73,7 @@ def test_answers_are_personal_and_leave_out_what_was_seen(loop: Loop) -> None:
 
 def loop_history(loop: Loop, user_id: str) -> list[dict[str, str]]:
     """What the feature store keeps of a user."""
-    from recsys.stores.feature_store import SqliteFeatureStore
-
-    store = SqliteFeatureStore(loop.data_dir / "features.sqlite", read_only=True)
+    store = SqliteFeatureStore(loop.data_dir / "features.sqlite")
     (state,) = store.read_users([user_id])
     return [{"item_id": event.item_id, "kind": event.kind} for event in state.history]
 

@@ -41,7 +41,7 @@ def a_history_file(path: Path) -> Path:
 
 
 def small_settings(data_dir: Path) -> Settings:
-    """Towers that learn the walk in seconds on one thread, checkpointed every second."""
+    """Towers that learn the walk in seconds on one thread, checkpointed all the time."""
     return Settings.model_validate(
         {
             "data_dir": data_dir,
@@ -49,7 +49,7 @@ def small_settings(data_dir: Path) -> Settings:
             "train": {
                 "n_threads": 1,
                 "nice": 0,
-                "checkpoint_every_s": 0.5,
+                "checkpoint_every_s": 0.05,
                 "towers": {
                     "embedding_dim": 16,
                     "n_layers": 1,
@@ -58,7 +58,7 @@ def small_settings(data_dir: Path) -> Settings:
                     "n_negatives": 0,
                     "batch_size": 16,
                     "learning_rate": 0.01,
-                    "epochs": 60,
+                    "epochs": 120,
                     "max_minutes": 2.0,
                 },
                 "scorer": {"epochs": 1, "max_minutes": 0.5},

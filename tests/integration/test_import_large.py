@@ -18,7 +18,7 @@ from train_app.lake.lake_tables import Lake
 N_ROWS = 800_000
 MAX_RSS_MB = 1_000
 IMPORT = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from recsys.settings import Settings
 from train_app.importing.import_history import ImportOptions, run_import
@@ -27,7 +27,9 @@ def progress(stage, done, total):
     print(stage, flush=True)
 
 report = run_import(ImportOptions(Path(sys.argv[1])), Settings(data_dir=sys.argv[2]), progress)
-rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+# Not ru_maxrss: that counts what this process was before it became this program.
+peak = next(line for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+rss_mb = int(peak.split()[1]) // 1024
 print(json.dumps({**report.as_dict(), "rss_mb": rss_mb}))
 """
 
