@@ -53,6 +53,8 @@ demo: $(READY) ## the whole loop on simulated data; ONCE=1 stops after the summa
 	@$(BIN)/cluster demo $(if $(ONCE),--once)
 
 bench: $(READY) ## the speed tables, against the baselines; writes bench/results.json
+	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -y -qq wrk) >&2 || \
+	  { echo "error: wrk is missing and could not be installed; install it, as in 'apt-get install wrk'" >&2; exit 1; }
 	@$(BIN)/python -m bench
 
 lock: ## compile requirements.lock and requirements-setup.lock anew from pyproject.toml
