@@ -22,6 +22,10 @@ Json = dict[str, Any]
 VERSION = "1"
 REF_TEMPLATE = "#/components/schemas/{name}"
 ID: Json = {"type": "string", "minLength": 1, "description": f"1 to {MAX_ID_BYTES} bytes of UTF-8"}
+TIME: Json = {
+    "type": ["string", "integer"],
+    "description": "ISO 8601, or milliseconds since 1970",
+}
 
 PROBLEMS = {
     400: "Malformed request",
@@ -148,45 +152,22 @@ def _docs() -> Json:
 
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components([AnswerBody], ref_template=REF_TEMPLATE)
-    time: Json = {
-        "type": ["string", "integer"],
-        "description": "ISO 8601, or milliseconds since 1970",
-    }
-    event = {
-        "type": "object",
-        "required": ["kind", "user_id", "item_id"],
-        "properties": {
-            "event_id": ID,
-            "kind": {"type": "string"},
-            "user_id": ID,
-            "item_id": ID,
-            "timestamp": time,
-            "request_id": ID,
-            "position": {"type": "integer", "minimum": 0},
-            "value": {"type": "number"},
-        },
-    }
-    events = {"type": "array", "minItems": 1, "maxItems": MAX_EVENTS_PER_REQUEST, "items": event}
     return {
         **schemas,
         "RecommendRequest": _recommend_request(),
-        "Events": {"type": "object", "required": ["events"], "properties": {"events": events}},
+        "Events": _events(),
         "Item": {
             "type": "object",
             "properties": {
                 "title": {"type": "string"},
                 "categories": {"type": "array", "items": {"type": "string"}},
                 "creator": {"type": "string"},
-                "created_at": time,
+                "created_at": TIME,
             },
         },
         "ItemChange": {
             "type": "object",
-            "properties": {
-                "item_id": ID,
-                "event_id": ID,
-                "deleted": {"type": "boolean"},
-            },
+            "properties": {"item_id": ID, "event_id": ID, "deleted": {"type": "boolean"}},
         },
         "Problem": {
             "type": "object",
@@ -200,6 +181,25 @@ def _schemas() -> Json:
             },
         },
     }
+
+
+def _events() -> Json:
+    event = {
+        "type": "object",
+        "required": ["kind", "user_id", "item_id"],
+        "properties": {
+            "event_id": ID,
+            "kind": {"type": "string"},
+            "user_id": ID,
+            "item_id": ID,
+            "timestamp": TIME,
+            "request_id": ID,
+            "position": {"type": "integer", "minimum": 0},
+            "value": {"type": "number"},
+        },
+    }
+    events = {"type": "array", "minItems": 1, "maxItems": MAX_EVENTS_PER_REQUEST, "items": event}
+    return {"type": "object", "required": ["events"], "properties": {"events": events}}
 
 
 def _recommend_request() -> Json:
