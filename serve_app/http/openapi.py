@@ -155,7 +155,7 @@ def _schemas() -> Json:
     return {
         **schemas,
         "RecommendRequest": _recommend_request(),
-        "Events": _events(),
+        "Events": _events_schema(),
         "Item": {
             "type": "object",
             "properties": {
@@ -183,7 +183,7 @@ def _schemas() -> Json:
     }
 
 
-def _events() -> Json:
+def _events_schema() -> Json:
     event = {
         "type": "object",
         "required": ["kind", "user_id", "item_id"],
