@@ -27,6 +27,8 @@ from recsys.features import FeatureSchema
 from recsys.settings import ServeSettings, Settings
 from recsys.stores.control import ControlReader, ReadinessReporter
 
+pytestmark = pytest.mark.integration
+
 SCHEMA = FeatureSchema(("view",), 10, 16)
 
 

@@ -20,6 +20,8 @@ from train_app.importing.import_report import ImportReport
 from train_app.lake.lake_rows import append_import, complete_rows
 from train_app.lake.lake_tables import Lake
 
+pytestmark = pytest.mark.integration
+
 NOW_MS = 1_700_000_000_000
 START_S = 1_600_000_000
 

@@ -24,6 +24,8 @@ from recsys.stores.event_log import LogRecord, SqliteEventLog
 from train_app.lake.ingest import LOG_TABLES, IngestReport, ingest, rows_by_table, run_ingest
 from train_app.lake.lake_tables import Append, Lake, LakeTable
 
+pytestmark = pytest.mark.integration
+
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 

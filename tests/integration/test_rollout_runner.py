@@ -32,6 +32,8 @@ from recsys.settings import ClusterSettings, ServeSettings, Settings
 from recsys.stores.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
 
+pytestmark = pytest.mark.integration
+
 SCHEMA = FeatureSchema(("view",), 10, 16)
 
 
