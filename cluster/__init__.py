@@ -1,1 +1,1 @@
-"""Changes what runs: the operator's command. Imports no torch, and Ray only in `fleet`."""
+"""Changes what runs: the operator's command. Imports no torch, and Ray only in `local.fleet`."""

@@ -91,6 +91,7 @@ def test_an_engagement_changes_the_next_answer_of_its_user(loop: Loop) -> None:
         "the new engagements to show in the answer",
         timeout_s=2,
     )
+    assert item_ids(loop.recommend("newcomer")) != item_ids(before)
 
 
 def test_a_retrained_bundle_is_swapped_in_without_a_failed_request(loop: Loop) -> None:
