@@ -68,7 +68,8 @@ def partition_of(key: str, n_partitions: int) -> int:
 
 
 # One B-tree ordered by (partition, offset) packed into the row id: with values of several
-# kilobytes it appends 3 times faster and stays 3 times smaller than a WITHOUT ROWID table.
+# kilobytes its slowest tenth of appends is 3 times faster, and the file 3 times smaller, than a
+# WITHOUT ROWID table.
 _LAYOUT = Layout(
     name="event log",
     version=1,
