@@ -141,7 +141,23 @@ class CatalogueChange(
     schema_version: int = SCHEMA_VERSION
 
 
-Event: TypeAlias = Engagement | Impression | Outcome | CatalogueChange
+class Forgotten(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="forgotten",
+    rename=_WIRE_NAMES,
+):
+    """A person asked to be forgotten: what the log says of them up to here is void."""
+
+    event_id: str
+    user_id: str
+    timestamp_ms: int
+    schema_version: int = SCHEMA_VERSION
+
+
+Event: TypeAlias = Engagement | Impression | Outcome | CatalogueChange | Forgotten
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

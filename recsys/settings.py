@@ -9,42 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class _Branch(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EventSettings(_Branch):
-    """The event log."""
-
-    n_partitions: Positive = 4
-    """Partitions of the log; one user's events stay in one of them. Fixed at first use."""
-    max_queued: Positive = 20_000
-    """Impressions and outcomes waiting to be written; past that they are dropped and counted."""
-    negative_kinds: tuple[str, ...] = ("dismiss", "dislike", "hide", "report", "unfollow")
-    """Kinds of engagement that say the user did not want the item."""
+from recsys.data_settings import (
+    AttributionSettings,
+    EventSettings,
+    FeatureSettings,
+    LakeSettings,
+    WorkerSettings,
+)
+from recsys.settings_branch import Branch, Port, Positive, Share
 
 
-class FeatureSettings(_Branch):
-    """The online feature store."""
-
-    history_limit: Positive = 200
-    """Engagements kept per user, newest ones."""
-    popular_window_s: Positive = 86_400
-    """The live window of the `popular` source, in seconds of event time."""
-    popular_limit: Positive = 200
-    """Items kept in the live popular list."""
-    poll_interval_s: Annotated[float, Field(gt=0)] = 0.1
-    """How often the follower looks for new events."""
-
-
-class RetrievalSettings(_Branch):
+class RetrievalSettings(Branch):
     """Retrieval: sources and how many candidates each brings."""
 
     n_candidates: Annotated[int, Field(ge=1, le=2000)] = 200
@@ -63,7 +40,7 @@ class RetrievalSettings(_Branch):
     """Recall@100 against exact search that the built index is tuned to reach."""
 
 
-class OrderingSettings(_Branch):
+class OrderingSettings(Branch):
     """Ordering: scored candidates to a slate."""
 
     pool: Positive = 60
@@ -80,7 +57,7 @@ class OrderingSettings(_Branch):
     """Softmax temperature of the exploring draw, over utilities; large is uniform."""
 
 
-class ServeSettings(_Branch):
+class ServeSettings(Branch):
     """The request graph."""
 
     host: str = "127.0.0.1"
@@ -119,7 +96,7 @@ class ServeSettings(_Branch):
     """Largest body of `POST /v1/events`, in bytes."""
 
 
-class TowerSettings(_Branch):
+class TowerSettings(Branch):
     """The two towers and their training."""
 
     embedding_dim: Annotated[int, Field(ge=8, le=1024)] = 64
@@ -143,7 +120,7 @@ class TowerSettings(_Branch):
     """Hash buckets of content tokens (title words, categories, creator)."""
 
 
-class ScorerSettings(_Branch):
+class ScorerSettings(Branch):
     """The scorer and its training."""
 
     hidden_dims: tuple[int, ...] = (128, 64)
@@ -156,7 +133,7 @@ class ScorerSettings(_Branch):
     kind -1."""
 
 
-class TrainSettings(_Branch):
+class TrainSettings(Branch):
     """Training jobs."""
 
     n_workers: Annotated[int, Field(ge=0)] = 0
@@ -169,6 +146,10 @@ class TrainSettings(_Branch):
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """Priority of a training process: above 0 gives way to serving."""
     checkpoint_every_s: Annotated[float, Field(gt=0)] = 30.0
+    label_window_s: Positive = 3_600
+    """An impression's labels are the engagements within this time after it."""
+    memory_mb: Annotated[int, Field(ge=256)] = 2_000
+    """Memory of the joins that make examples; what does not fit goes to disk, in MB."""
     holdout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Newest share of the engagements, by time, that is only evaluated on."""
     min_engagements: Positive = 200
@@ -177,7 +158,7 @@ class TrainSettings(_Branch):
     scorer: ScorerSettings = ScorerSettings()
 
 
-class GateSettings(_Branch):
+class GateSettings(Branch):
     """The offline check before a bundle is published."""
 
     metric: Literal["ndcg@10", "recall@10", "hit@10"] = "ndcg@10"
@@ -189,7 +170,7 @@ class GateSettings(_Branch):
     """The metric may be at most this share below the stable bundle's on the same examples."""
 
 
-class ClusterSettings(_Branch):
+class ClusterSettings(Branch):
     """Operator's side and the local Ray cluster."""
 
     logical_cpus: Positive = 8
@@ -207,7 +188,7 @@ class ClusterSettings(_Branch):
     """Prometheus series of this node."""
 
 
-class Settings(_Branch):
+class Settings(Branch):
     """Everything. `data_dir` holds all local state."""
 
     data_dir: Path = Path("var")
@@ -215,8 +196,15 @@ class Settings(_Branch):
     """Where bundles live, any fsspec URL; empty is `data_dir/bundles`."""
     lake_url: str = ""
     """Where the lake lives; empty is `data_dir/lake`."""
+    control_store_url: str = ""
+    """SQLAlchemy URL of the control store; empty is `data_dir/control.sqlite`."""
+    evidence_store_url: str = ""
+    """SQLAlchemy URL of the evidence; empty is `data_dir/evidence.sqlite`."""
     events: EventSettings = EventSettings()
     features: FeatureSettings = FeatureSettings()
+    lake: LakeSettings = LakeSettings()
+    attribution: AttributionSettings = AttributionSettings()
+    workers: WorkerSettings = WorkerSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     ordering: OrderingSettings = OrderingSettings()
     serve: ServeSettings = ServeSettings()
@@ -247,7 +235,12 @@ class Settings(_Branch):
     @property
     def control_url(self) -> str:
         """SQLAlchemy URL of the control store."""
-        return f"sqlite:///{self.data_dir / 'control.sqlite'}"
+        return self.control_store_url or f"sqlite:///{self.data_dir / 'control.sqlite'}"
+
+    @property
+    def evidence_url(self) -> str:
+        """SQLAlchemy URL of the evidence."""
+        return self.evidence_store_url or f"sqlite:///{self.data_dir / 'evidence.sqlite'}"
 
     @property
     def run_dir(self) -> Path:
