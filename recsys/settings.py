@@ -128,7 +128,7 @@ class ScorerSettings(Branch):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     epochs: Positive = 4
     max_minutes: Annotated[float, Field(gt=0)] = 3.0
-    utility_weights: dict[str, float] = {}
+    utility_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each kind's probability in the utility; a kind not named weighs 1, a negative
     kind -1."""
 
