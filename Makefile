@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 export RAY_USAGE_STATS_ENABLED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-unit test-conformance test-integration e2e demo bench lock clean
+.PHONY: help setup servers fmt check test test-unit test-conformance test-integration e2e \
+  test-events-chaos kafka demo bench lock clean
 
 help: ## list the doors
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,7 +35,14 @@ check: $(READY) ## formatter check, linter, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(READY) ## the whole test suite
+servers: $(READY) ## what tests of the stores start: Redis, Postgres, the jars of a Kafka broker
+	@(command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb) >/dev/null 2>&1 || \
+	  (apt-get update -qq && apt-get install -y -qq redis-server postgresql) >&2 || \
+	  echo "set-up: redis-server or postgresql is missing and could not be installed; their tests will be skipped" >&2
+	@$(BIN)/python -m brokers --fetch-only || \
+	  echo "set-up: the Kafka jars could not be fetched; their tests will be skipped" >&2
+
+test: $(READY) servers ## the whole test suite
 	$(BIN)/python -m pytest
 
 test-unit: $(READY) ## pure logic: no Ray, no network
@@ -48,6 +56,12 @@ test-integration: $(READY) ## the real graph on local Ray, over real HTTP
 
 e2e: $(READY) ## the whole loop, small
 	$(BIN)/python -m pytest tests/e2e
+
+test-events-chaos: $(READY) servers ## 100,000 events through three brokers while everything is killed
+	$(BIN)/python -m tests.chaos
+
+kafka: $(READY) ## a Kafka broker on 127.0.0.1:9092 to try the other log with, until Ctrl-C
+	@$(BIN)/python -m brokers
 
 demo: $(READY) ## the whole loop on simulated data; ONCE=1 stops after the summary
 	@$(BIN)/cluster demo $(if $(ONCE),--once)

@@ -17,11 +17,12 @@ from recsys.bundles.registry import Registry
 from recsys.events import new_event_id
 from recsys.scorer import CandidateScorer, ScorerConfig, ScorerNetwork, save_scorer
 from recsys.settings import Settings
+from recsys.stores.open_features import open_feature_writer
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import FloatArray, HistoryEvent, Item
 from train_app.examples.interactions import Interactions, interactions_from_columns
-from train_app.following.stream_features import load_histories
+from train_app.following.load_history import load_histories
 from train_app.publish import assemble, publish_bundle, write_bundle_manifest
 
 DIM = 64
@@ -43,7 +44,9 @@ def prepare(data_dir: Path, n_items: int, n_users: int) -> tuple[Path, Path]:
     draft = assemble(models, staging, history, settings, lambda *_: None)
     write_bundle_manifest(staging, draft, lineage={}, metrics={}, parents=(), now=datetime.now(UTC))
     manifest = publish_bundle(staging, Registry(settings.registry_location))
-    load_histories(settings.feature_path, _by_user(history), settings)
+    writer = open_feature_writer(settings)
+    load_histories(writer, _by_user(history), settings)
+    writer.close()
     settings_file = data_dir / "settings.json"
     settings_file.write_text(settings.model_dump_json())
     return settings_file, Path(settings.registry_location) / manifest.bundle_id

@@ -33,6 +33,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "recommend": ("cluster.recommend:recommend", "Ask for one slate and print it as a table."),
     "bundle": ("cluster.rollouts.bundle_commands:bundle", "Look into the registry of bundles."),
     "canary": ("cluster.rollouts.canary_commands:canary", "Start, follow and end rollouts."),
+    "events": ("cluster.events_commands:events", "Look into the log; replay it; forget a person."),
+    "lake": ("cluster.lake_commands:lake", "Check, compact and look back into the lake."),
+    "features": ("cluster.features_commands:features", "Show what serving knows of a user."),
 }
 """Verb -> where its click command lives and its one line in `cluster --help`."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cluster.console import Console, as_text
+from cluster.data_findings import DATA_CHECKS
 from cluster.findings import CHECKS, Finding, run_check
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def doctor(ctx: click.Context) -> None:
     """
     console: Console = ctx.obj
     settings = console.settings
-    findings = [finding for check in CHECKS for finding in run_check(check, settings)]
+    checks = (*CHECKS, *DATA_CHECKS)
+    findings = [finding for check in checks for finding in run_check(check, settings)]
     is_sound = not any(finding.level == "fail" for finding in findings)
     document = {"sound": is_sound, "findings": [asdict(finding) for finding in findings]}
     console.emit(document, "" if console.as_json else as_text(findings_table(findings)))

@@ -1,4 +1,7 @@
-"""The checks of `cluster doctor`: each looks at one thing and changes nothing."""
+"""The checks of `cluster doctor`: each looks at one thing and changes nothing.
+
+Those of log, features and followers are `data_findings`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import os
 import re
 import resource
 import shutil
-import sqlite3
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -187,33 +189,6 @@ def check_temp_dirs(settings: Settings) -> Iterable[Finding]:
         yield Finding("ok", "temporary files", "nothing is left over")
 
 
-def check_stores(settings: Settings) -> Iterable[Finding]:
-    """The SQLite files can be opened and are sound."""
-    for path in (settings.log_path, settings.feature_path, settings.data_dir / "control.sqlite"):
-        if not path.exists():
-            yield Finding("ok", path.name, "not there yet")
-            continue
-        try:
-            problem = _sqlite_problem(path)
-        except sqlite3.Error as error:
-            problem = str(error)
-        if problem is None:
-            yield Finding("ok", path.name, f"sound, {path.stat().st_size / 1024**2:.1f} MiB")
-        else:
-            mend = f"stop the cluster and restore or move away {path}"
-            yield Finding("fail", path.name, f"is damaged: {problem}", mend)
-
-
-def _sqlite_problem(path: Path) -> str | None:
-    # Not mode=ro: after a crash a reader has to recover the write-ahead log.
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=5.0)
-    try:
-        row = connection.execute("PRAGMA quick_check(1)").fetchone()
-    finally:
-        connection.close()
-    return None if row == ("ok",) else str(row[0])
-
-
 def check_bundles(settings: Settings) -> Iterable[Finding]:
     """Every published bundle is whole."""
     from recsys.bundles.bundle import verify_bundle
@@ -269,8 +244,7 @@ CHECKS: tuple[Check, ...] = (
     check_limits,
     check_run,
     check_temp_dirs,
-    check_stores,
     check_bundles,
     check_lake,
 )
-"""In the order they are shown."""
+"""In the order they are shown, before those of `data_findings`."""

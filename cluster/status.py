@@ -68,7 +68,8 @@ def page(facts: StatusFacts, problems: list[str]) -> Group:
 
     parts: list[RenderableType] = []
     if facts.is_running:
-        parts += [_deployments(facts.serve), _replicas(facts.control), *_lines(facts)]
+        parts += [_deployments(facts.serve), _replicas(facts.control), _workers(facts.workers)]
+        parts += _lines(facts)
     if problems:
         parts += [Text(f"problem: {sentence}", style="red") for sentence in problems]
     else:
@@ -108,6 +109,32 @@ def _replicas(control: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+def _workers(workers: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="workers", title_justify="left")
+    for column in (
+        "worker",
+        "replicas",
+        "behind",
+        "freshness",
+        "taken",
+        "bad",
+        "repeated",
+        "missed",
+    ):
+        table.add_column(column, justify="left" if column == "worker" else "right")
+    for name, found in workers.items():
+        table.add_row(
+            name,
+            f"{found['n_replicas']} of {found['n_expected']}",
+            str(found["lag_records"]),
+            f"{found['freshness_s']:.1f} s",
+            *(str(found[count]) for count in ("n_records", "n_bad", "n_repeated", "n_missed")),
+        )
+    return table
+
+
 def _lines(facts: StatusFacts) -> list[RenderableType]:
     from rich.text import Text
 
@@ -126,9 +153,15 @@ def _lines(facts: StatusFacts) -> list[RenderableType]:
     rollout = control.get("rollout")
     lines.append(f"rollout: {_rollout_line(rollout) if rollout else 'none under way'}")
     if log:
+        ends = ", ".join(str(end) for end in log["end_offsets"].values())
         lines.append(
-            f"log: {log['n_events']} events, the feature store is {log['lag_events']} events and "
-            f"{log['lag_s']:.1f} s behind"
+            f"log: {log['backend']}, {log['n_events']} events (partitions end at {ends or 'none'})"
+            f", the feature store is {log['lag_events']} events and {log['lag_s']:.1f} s behind"
+        )
+    if facts.disk.get("spool_bytes"):
+        lines.append(
+            f"spool: {facts.disk['spool_bytes'] / 1024**2:.1f} MiB in "
+            f"{facts.disk['spool_files']} files wait for the log"
         )
     lines.append(f"ready: /readyz answers {facts.ready.get('status')}")
     return [Text(line) for line in lines]

@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cluster.data_facts import data_problems, disk_facts, log_facts, worker_facts
 from cluster.local.run_files import RunFiles, is_locked, read_document, read_state
 from cluster.local.start_watch import last_line
-from recsys.errors import StoreError
+from recsys.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from recsys.settings import Settings
 
 STALE_STATUS_MS = 15_000
 """Serve's status is written every 2 s; older than this, nobody writes it."""
-MAX_LAG_S = 10.0
-"""An event waits at most so long for the feature store while all is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,11 @@ class StatusFacts:
     control: Mapping[str, Any]
     """Plan, aliases, required bundles, the unfinished rollout and the living replicas."""
     log: Mapping[str, Any]
-    """How far the feature store is behind the event log."""
+    """The event log's ends, and how far the feature store is behind them."""
+    disk: Mapping[str, Any]
+    """What waits in the spool, and damaged files that were set aside."""
+    workers: Mapping[str, Mapping[str, Any]]
+    """By worker: its living replicas, how far they are, and what they missed."""
     ready: Mapping[str, Any]
     """Status and body of /readyz; status 0 if nobody answered."""
     unreadable: tuple[str, ...] = field(default=())
@@ -45,7 +48,7 @@ def gather(settings: Settings, now_ms: int) -> StatusFacts:
     def part(read: Any) -> Mapping[str, Any]:
         try:
             found: Mapping[str, Any] = read()
-        except StoreError as error:
+        except (StoreError, ConfigError) as error:
             unreadable.append(str(error))
             return {}
         return found
@@ -56,7 +59,9 @@ def gather(settings: Settings, now_ms: int) -> StatusFacts:
         run=asdict(state) if state is not None else {},
         serve=_serve_status(files, now_ms),
         control=part(lambda: _control(settings, now_ms)),
-        log=part(lambda: _log_lag(settings, now_ms)),
+        log=part(lambda: log_facts(settings, now_ms)),
+        disk=disk_facts(settings),
+        workers=part(lambda: worker_facts(settings, now_ms)),
         ready=_readiness(settings),
         unreadable=tuple(unreadable),
     )
@@ -83,45 +88,6 @@ def _control(settings: Settings, now_ms: int) -> dict[str, Any]:
         "rollout": None if unfinished is None else unfinished.rollout.to_json(),
         "replicas": [asdict(row) | {"age_ms": now_ms - row.heartbeat_ms} for row in rows],
     }
-
-
-def _log_lag(settings: Settings, now_ms: int) -> dict[str, Any]:
-    if not settings.log_path.exists():
-        return {"n_events": 0, "lag_events": 0, "lag_s": 0.0}
-    from recsys.stores.event_log import SqliteEventLog
-    from recsys.stores.feature_store import SqliteFeatureStore
-
-    log = SqliteEventLog(settings.log_path, settings.events.n_partitions)
-    store = SqliteFeatureStore(settings.feature_path)
-    try:
-        ends, applied = log.end_offsets(), store.offsets()
-        behind = {p: end - applied.get(p, 0) for p, end in ends.items()}
-        waiting_since = [
-            _appended_ms(record.value, now_ms)
-            for partition, lag in behind.items()
-            if lag > 0
-            for record in log.read(partition, applied.get(partition, 0), 1)
-        ]
-    finally:
-        log.close()
-        store.close()
-    oldest_ms = min(waiting_since, default=now_ms)
-    return {
-        "n_events": sum(ends.values()),
-        "lag_events": sum(behind.values()),
-        "lag_s": max(0.0, (now_ms - oldest_ms) / 1000.0),
-    }
-
-
-def _appended_ms(value: bytes, now_ms: int) -> int:
-    """About when the event was appended: its receipt where it has one, else its own time."""
-    from recsys.events import Engagement, decode_event
-
-    try:
-        event = decode_event(value)
-    except ValueError:
-        return now_ms
-    return event.received_at_ms if isinstance(event, Engagement) else event.timestamp_ms
 
 
 def _readiness(settings: Settings) -> dict[str, Any]:
@@ -153,13 +119,7 @@ def problems_of(facts: StatusFacts) -> list[str]:
         for row in facts.control.get("replicas", ())
         if row["state"] == "failed"
     ]
-    lag_s = facts.log.get("lag_s", 0.0)
-    if lag_s > MAX_LAG_S:
-        problems.append(
-            f"the feature store is {facts.log['lag_events']} events and {lag_s:.0f} s behind the "
-            f"log, expected under {MAX_LAG_S:.0f} s; see application workers"
-        )
-    return problems
+    return problems + data_problems(facts.log, facts.disk, facts.workers)
 
 
 def _serve_problems(serve: Mapping[str, Any]) -> list[str]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from recsys.settings import Settings
 from recsys.stages import GATEWAY, Stage, stage_names
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_store import SqliteFeatureStore
+from recsys.stores.open_features import open_features
+from recsys.stores.open_log import open_writer_log
 from serve_app.http.http_routes import HttpApp
-from serve_app.log_writer import LogWriter
+from serve_app.log_writer import LogHealth, LogWriter
 from serve_app.pipeline import Pipeline
 from serve_app.recommender import Recommender
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
@@ -48,7 +48,7 @@ class Graph:
     ) -> None:
         self.telemetry = Telemetry()
         self._settings = settings
-        self._features = SqliteFeatureStore(settings.feature_path)
+        self._features = open_features(settings)
         loader = BundleLoader(settings, None if clients is None else (), is_gateway=True)
         self._live = LiveItems(
             self._features, settings.features.popular_limit, settings.retrieval.n_candidates
@@ -57,10 +57,8 @@ class Graph:
             settings, GATEWAY, replica_id, loader.load, self._refresh_live
         )
         stages = self._fused() if clients is None else clients
-        self.log = LogWriter(
-            SqliteEventLog(settings.log_path, settings.events.n_partitions),
-            settings.events.max_queued,
-        )
+        self._event_log = open_writer_log(settings, replica_id)
+        self.log = LogWriter(self._event_log, settings.events.max_queued)
         pipeline = Pipeline(stages, self._features, self._live, settings, self.telemetry)
         self.recommender = Recommender(self.residency, pipeline, stages, settings.serve)
         self.http = HttpApp(
@@ -70,7 +68,7 @@ class Graph:
             self.telemetry,
             adds_request_id=adds_request_id,
         )
-        self._n_dropped = 0
+        self._told = LogHealth("ok", n_queued=0, n_dropped=0, n_failed_batches=0)
 
     async def start(self) -> None:
         """Load what is required, then follow the plan until `stop`."""
@@ -80,10 +78,7 @@ class Graph:
     async def turn(self) -> None:
         """What a replica does once per poll on its own loop."""
         await self.recommender.probe()
-        n_dropped = self.log.n_dropped
-        if n_dropped > self._n_dropped:
-            self.telemetry.count("flywheel_dropped_events", n_dropped - self._n_dropped)
-            self._n_dropped = n_dropped
+        self._tell_health(self.log.health())
 
     async def run(self) -> None:
         """Turn until cancelled."""
@@ -98,6 +93,23 @@ class Graph:
         """Write what is queued and stop."""
         self.residency.stop()
         self.log.close()
+        self._event_log.close()
+        self._features.close()
+
+    def _tell_health(self, now: LogHealth) -> None:
+        """Count what happened to the log since the last turn."""
+        then, self._told = self._told, now
+        for name, n in (
+            ("flywheel_dropped_events", now.n_dropped - then.n_dropped),
+            ("flywheel_failed_log_writes", now.n_failed_batches - then.n_failed_batches),
+            ("flywheel_detoured_events", now.n_spooled - then.n_spooled),
+            ("flywheel_damaged_log_files", now.n_damaged_files - then.n_damaged_files),
+        ):
+            if n > 0:
+                self.telemetry.count(name, n)
+        self.telemetry.set_level("flywheel_queued_events", now.n_queued)
+        self.telemetry.set_level("flywheel_spooled_events", now.spooled_events)
+        self.telemetry.set_level("flywheel_spooled_bytes", now.spooled_bytes)
 
     def _refresh_live(self) -> None:
         loaded = ((name, self.residency.peek(name)) for name in self.residency.bundle_ids)

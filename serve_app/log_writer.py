@@ -12,10 +12,12 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from recsys.errors import Overloaded, StoreError
 from recsys.events import Event
-from recsys.stores.event_log import EventLog
+from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.spooling_log import SpoolingLog
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +26,41 @@ LINGER_S = 0.02
 """Offered events wait so long for company; awaited ones never do."""
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
+
+
+class EventSink(Protocol):
+    """Whatever keeps events: the embedded log, or the broker's with its spool."""
+
+    def append(self, events: Sequence[Event]) -> object:
+        """Return when all events are durable.
+
+        Raises:
+            StoreError: they are not.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LogHealth:
+    """How writing goes: what is waiting, and what went wrong since the start."""
+
+    state: Literal["ok", "spooling", "failing"]
+    """`spooling`: the broker is away, events are safe on disk; `failing`: nothing is taken."""
+    n_queued: int
+    n_dropped: int
+    n_failed_batches: int
+    n_spooled: int = 0
+    """Events that went by way of the spool."""
+    n_damaged_files: int = 0
+    spooled_events: int = 0
+    spooled_bytes: int = 0
+
+    def document(self) -> dict[str, object]:
+        """What `/readyz` says of it."""
+        return {
+            "event_log": self.state,
+            "spooled_events": self.spooled_events,
+            "degraded": [] if self.state == "ok" else [f"event log: {self.state}"],
+        }
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,7 +83,7 @@ class LogWriter:
         max_queued: events waiting at most, of each sort; past that they are refused.
     """
 
-    def __init__(self, log: EventLog, max_queued: int) -> None:
+    def __init__(self, log: EventSink, max_queued: int) -> None:
         self._event_log = log
         self._max_queued = max_queued
         self._changed = threading.Condition()
@@ -58,6 +95,7 @@ class LogWriter:
         self._backoff_s = 0.0
         self._give_up_at_s = float("inf")
         self._closing = False
+        self._is_failing = False
         self.n_appended = 0
         """Events that the log took."""
         self.n_dropped = 0
@@ -71,6 +109,25 @@ class LogWriter:
     def queue_depth(self) -> int:
         """Events waiting to be written."""
         return self._n_append_events + len(self._offers)
+
+    def health(self) -> LogHealth:
+        """How writing goes now."""
+        log = self._event_log
+        counts = (self.queue_depth, self.n_dropped, self.n_failed_batches)
+        is_failing = self._is_failing
+        if isinstance(log, SpoolingLog):
+            n_waiting = log.spooled_events
+            is_spooling = log.is_broker_away or n_waiting > 0
+            return LogHealth(
+                "failing" if is_failing else "spooling" if is_spooling else "ok",
+                *counts,
+                n_spooled=log.n_spooled,
+                n_damaged_files=log.n_corrupt,
+                spooled_events=n_waiting,
+                spooled_bytes=log.spooled_bytes,
+            )
+        n_damaged = log.n_set_aside if isinstance(log, SqliteEventLog) else 0
+        return LogHealth("failing" if is_failing else "ok", *counts, n_damaged_files=n_damaged)
 
     async def append(self, events: Sequence[Event]) -> None:
         """Return when all events are durable.
@@ -181,6 +238,9 @@ class LogWriter:
         else:
             self.n_appended += len(events)
             self._backoff_s = self._retry_at_s = 0.0
+            if self._is_failing:
+                self._is_failing = False
+                _log.warning("the event log takes events again")
             _settle(appends, None)
 
     def _write_apart(self, appends: list[_Append], offers: list[Event], error: Exception) -> None:
@@ -198,7 +258,8 @@ class LogWriter:
     def _postpone(self, offers: list[Event], error: StoreError) -> None:
         """Put offers back at the head of their queue, to be tried again later."""
         with self._changed:
-            if not self._backoff_s:
+            if not self._is_failing:
+                self._is_failing = True
                 _log.error(f"impressions wait in memory: {error}")
             self.n_failed_batches += 1
             self._backoff_s = min(max(2 * self._backoff_s, FIRST_BACKOFF_S), MAX_BACKOFF_S)

@@ -36,8 +36,12 @@ from serve_app.stages.retrieval import (
 )
 from serve_app.stages.scoring import score_candidates
 from serve_app.telemetry import Telemetry
+from serve_app.user_reads import UserReads
 
 logger = logging.getLogger("ray.serve")
+
+WARN_EVERY_S = 10.0
+"""Of features that cannot be read."""
 
 
 @dataclass(slots=True)
@@ -67,7 +71,7 @@ class Pipeline:
 
     Args:
         stages: a client per stage name.
-        features: read once per batch.
+        features: read once per batch, from another thread where that may wait.
     """
 
     def __init__(
@@ -79,10 +83,11 @@ class Pipeline:
         telemetry: Telemetry,
     ) -> None:
         self._stages = stages
-        self._features = features
+        self._users = UserReads(features, settings.features)
         self._live = live
         self._settings = settings
         self._telemetry = telemetry
+        self._warn_again_s = 0.0
 
     async def answer(
         self, bundle: GatewayBundle, asks: Sequence[Ask], is_live: IsLive, *, may_miss: bool
@@ -110,7 +115,7 @@ class Pipeline:
             expires_at_s=max(ask.expires_at_s for ask in asks),
             stage_timeout_s=self._settings.serve.stage_timeout_ms / 1000,
         )
-        users = self._read_users(asks, trip)
+        users = await self._read_users(asks, trip)
         features = history_arrays(
             [user.history for user in users],
             bundle.items.row_of,
@@ -145,13 +150,16 @@ class Pipeline:
         self._record(len(asks), index, trip)
         return answers
 
-    def _read_users(self, asks: Sequence[Ask], trip: _Trip) -> list[UserState]:
+    async def _read_users(self, asks: Sequence[Ask], trip: _Trip) -> list[UserState]:
         user_ids = [ask.request.user_id for ask in asks]
         try:
-            return self._features.read_users(user_ids)
+            return await self._users.read(user_ids)
         except (RecsysError, OSError) as error:
-            logger.warning("features cannot be read, answering as for unknown users: %s", error)
             trip.degraded.append("features: unavailable")
+            # An absent server fails every batch; the counter has them all.
+            if trip.started_s >= self._warn_again_s:
+                self._warn_again_s = trip.started_s + WARN_EVERY_S
+                logger.warning("features cannot be read, users are answered as unknown: %s", error)
             return [UserState(user_id) for user_id in user_ids]
 
     async def _retrieve(

@@ -1,4 +1,4 @@
-"""Counts and timings of a replica, gathered per batch and handed to Ray's metrics once a second.
+"""Counts, levels and timings of a replica, gathered per batch, handed to Ray once a second.
 
 Without Ray they are only gathered. Tags are few-valued by construction: status, stage, reason.
 """
@@ -20,6 +20,14 @@ COUNTERS = {
     "flywheel_degraded": ("Answers that lacked something, by reason.", ("reason",)),
     "flywheel_bundle_miss": ("Stage calls for a bundle the stage did not hold.", ("bundle_id",)),
     "flywheel_dropped_events": ("Log records dropped because the queue was full.", ()),
+    "flywheel_failed_log_writes": ("Writes that the event log or its spool refused.", ()),
+    "flywheel_detoured_events": ("Events that went to the broker by way of the spool.", ()),
+    "flywheel_damaged_log_files": ("Damaged files of log and spool that were set aside.", ()),
+}
+GAUGES = {
+    "flywheel_queued_events": "Events in memory that wait to be written.",
+    "flywheel_spooled_events": "Events on disk that wait for the broker.",
+    "flywheel_spooled_bytes": "Size on disk of what waits for the broker.",
 }
 HISTOGRAMS = {
     "flywheel_request_latency_ms": (
@@ -50,6 +58,7 @@ class Gathered:
     """What came together since the last flush."""
 
     counts: Counter[tuple[str, Tags]] = field(default_factory=Counter)
+    levels: dict[str, float] = field(default_factory=dict)
     values: dict[tuple[str, Tags], list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -64,6 +73,11 @@ class Telemetry:
         """Add to a counter of `COUNTERS`."""
         with self._lock:
             self._gathered.counts[name, tuple(tags.items())] += n
+
+    def set_level(self, name: str, value: float) -> None:
+        """Say where a gauge of `GAUGES` stands."""
+        with self._lock:
+            self._gathered.levels[name] = value
 
     def observe(self, name: str, value: float, **tags: str) -> None:
         """Add a value to a histogram of `HISTOGRAMS`."""
@@ -95,6 +109,9 @@ class RayMetrics:
             name: make.Counter(name, description=text, tag_keys=tags)
             for name, (text, tags) in COUNTERS.items()
         }
+        self._gauges: dict[str, Any] = {
+            name: make.Gauge(name, description=text) for name, text in GAUGES.items()
+        }
         self._histograms: dict[str, Any] = {
             name: make.Histogram(
                 name, description=text, boundaries=[float(b) for b in bounds], tag_keys=tags
@@ -108,6 +125,8 @@ class RayMetrics:
         gathered = self._telemetry.take()
         for (name, tags), n in gathered.counts.items():
             self._counters[name].inc(n, tags=dict(tags))
+        for name, level in gathered.levels.items():
+            self._gauges[name].set(level)
         for (name, tags), values in gathered.values.items():
             for value in values:
                 self._histograms[name].observe(value, tags=dict(tags))

@@ -42,3 +42,6 @@ class MemoryEventLog:
     def end_offsets(self) -> dict[int, int]:
         """The next offset of every partition."""
         return {index: len(records) for index, records in enumerate(self._partitions)}
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-import time
 from functools import partial
 
 import torch
 
 from recsys.errors import DataRefused, RecsysError
 from recsys.settings import Settings
+from train_app.checking.check_commands import checked
+from train_app.checking.check_report import Purpose
 from train_app.command_outcome import Outcome
 from train_app.evaluation.evaluation_protocols import Protocol
 from train_app.evaluation.evaluation_run import EvaluationRequest, run_evaluation
 from train_app.evaluation.gate_evaluation import gate_text
-from train_app.examples.data_checks import check, refuse_unfit
 from train_app.examples.interactions import Interactions
 from train_app.examples.lake_examples import load_interactions, split_by_time
 from train_app.lake.ingest import run_ingest
@@ -46,7 +46,7 @@ def evaluate_offline(
     """`evaluate`: the offline table."""
     _limit_threads(settings)
     with open_progress(sys.stderr) as progress:
-        interactions = _read_lake(settings, progress)
+        interactions = _read_lake(settings, progress, purpose="evaluation")
         table = run_evaluation(
             interactions,
             split_by_time(interactions, settings.train.holdout_share),
@@ -64,7 +64,12 @@ def _limit_threads(settings: Settings) -> None:
         torch.set_num_threads(settings.train.n_threads)
 
 
-def _read_lake(settings: Settings, progress: Progress, until_ms: int | None = None) -> Interactions:
+def _read_lake(
+    settings: Settings,
+    progress: Progress,
+    until_ms: int | None = None,
+    purpose: Purpose = "training",
+) -> Interactions:
     """The engagements of log and imports, checked.
 
     Raises:
@@ -80,12 +85,7 @@ def _read_lake(settings: Settings, progress: Progress, until_ms: int | None = No
         f"{len(interactions):,} engagements of {interactions.n_users:,} users with "
         f"{interactions.n_items:,} items"
     )
-    findings = check(interactions, settings, time.time_ns() // 1_000_000)
-    for finding in findings:
-        if finding.level == "warning":
-            progress.say(f"warning: {finding.detail}")
-    refuse_unfit(findings)
-    return interactions
+    return checked(interactions, settings, progress, purpose, until_ms=until_ms)
 
 
 def _train_text(result: TrainResult, publish: bool) -> str:

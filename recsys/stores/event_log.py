@@ -1,30 +1,37 @@
 """The event log: partitions of records in order of arrival, durable before `append` returns.
 
-Its only writer is `serve_app.log_writer`. Knows how records are kept, not what events mean.
+The protocol, and the embedded log: one SQLite file. Its only writer is `serve_app.log_writer`.
+Knows how records are kept, not what events mean.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import xxhash
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, DataError, StoreError
 from recsys.events import Event, encode_event, event_key
-from recsys.stores.sqlite_file import Layout, open_writable, store_errors, transaction
+from recsys.stores import log_tables
+from recsys.stores.log_file import LogFile
+from recsys.stores.log_tables import LAYOUT, OFFSET_BITS, pack, unpack
+from recsys.stores.log_upkeep import PIECE_RECORDS, trim_piece, void_piece
+from recsys.stores.sqlite_file import DamagedFile, store_errors, transaction
 
 MAX_PARTITIONS = 4096
-_OFFSET_BITS = 48
-_MAX_ROWS_PER_STATEMENT = 256
+MAX_RECORD_BYTES = 900_000
+"""A broker's own limit is 1 MiB for a record with its key and frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """Where a record stands: offsets of a partition are contiguous from 0."""
+    """Where a record stands: offsets of a partition are contiguous."""
 
     partition: int
     offset: int
@@ -40,20 +47,39 @@ class LogRecord:
     value: bytes
 
 
+class PartlyStored(StoreError):
+    """Some events of an append may be in the log and some may not.
+
+    Args:
+        unstored: the events without a receipt, in order; they may be appended again, and a follower
+            that meets one of them twice counts it once.
+    """
+
+    def __init__(self, detail: str, unstored: Sequence[Event]) -> None:
+        super().__init__(detail)
+        self.unstored = list(unstored)
+
+
 class EventLog(Protocol):
     """The one log, whatever keeps it."""
 
     def append(self, events: Sequence[Event]) -> list[LogPosition]:
-        """Store all events or none; durable on return.
+        """Store all events; durable on return, in order for each key.
 
-        An event whose id is in the log already is not stored again: its old position is answered.
+        The embedded log stores an event id once and answers its old position when it comes again;
+        Kafka may store it twice, so a follower counts an id once.
 
         Raises:
-            StoreError: nothing was stored.
+            DataError: an event is too large; nothing was stored.
+            StoreError: nothing was stored, or, of Kafka, perhaps some (`PartlyStored`).
         """
 
     def read(self, partition: int, offset: int, limit: int) -> list[LogRecord]:
-        """At most `limit` records of one partition from `offset` on, in order."""
+        """At most `limit` records of one partition from `offset` on, in order.
+
+        Where older records are gone the first one kept is answered: its offset is higher than
+        asked for, and the caller counts the gap.
+        """
 
     def begin_offsets(self) -> dict[int, int]:
         """The oldest kept offset of every partition."""
@@ -61,28 +87,28 @@ class EventLog(Protocol):
     def end_offsets(self) -> dict[int, int]:
         """The next offset of every partition."""
 
+    def close(self) -> None:
+        """Give back what is held; the log cannot be used afterwards."""
+
 
 def partition_of(key: str, n_partitions: int) -> int:
-    """The partition of a key (a user id, or an item id of a catalogue change)."""
+    """The embedded log's partition of a key (a user id, or an item id of a catalogue change)."""
     return xxhash.xxh64_intdigest(key.encode()) % n_partitions
 
 
-# One B-tree ordered by (partition, offset) packed into the row id: with values of several
-# kilobytes its slowest tenth of appends is 3 times faster, and the file 3 times smaller, than a
-# WITHOUT ROWID table.
-_LAYOUT = Layout(
-    name="event log",
-    version=1,
-    tables=(
-        "CREATE TABLE IF NOT EXISTS records (position INTEGER PRIMARY KEY,"
-        " event_id TEXT NOT NULL UNIQUE, value BLOB NOT NULL)",
-        "CREATE TABLE IF NOT EXISTS partitions (partition INTEGER PRIMARY KEY,"
-        " begin_offset INTEGER NOT NULL, end_offset INTEGER NOT NULL)",
-    ),
-    page_bytes=16_384,
-    mend="move it away, with its -wal and -shm files, or restore it from a backup",
-    synchronous="FULL",
-)
+def encode_record(event: Event) -> bytes:
+    """The event as a record's value.
+
+    Raises:
+        DataError: it is larger than a record may be.
+    """
+    value = encode_event(event)
+    if len(value) > MAX_RECORD_BYTES:
+        raise DataError(
+            f"event {event.event_id} has {len(value)} bytes as JSON, expected at most"
+            f" {MAX_RECORD_BYTES}; say less in one event"
+        )
+    return value
 
 
 class SqliteEventLog:
@@ -91,13 +117,15 @@ class SqliteEventLog:
     Args:
         path: the file; made where missing.
         n_partitions: fixed by the first use of the file.
+        sets_aside: a damaged file is renamed to `NAME.corrupt-TIME` and a fresh log begun, at
+            offsets past the old ones. For the log's writer; others are told about the damage.
 
     Raises:
         ConfigError: the file has another number of partitions.
         StoreError: the file cannot be opened or is no event log.
     """
 
-    def __init__(self, path: Path, n_partitions: int) -> None:
+    def __init__(self, path: Path, n_partitions: int, *, sets_aside: bool = False) -> None:
         if not 1 <= n_partitions <= MAX_PARTITIONS:
             raise ConfigError(
                 f"events.n_partitions is {n_partitions}, expected 1 to {MAX_PARTITIONS}"
@@ -106,45 +134,47 @@ class SqliteEventLog:
         self.n_partitions = n_partitions
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        # Readers have their own connection, so that they never wait for a commit's fsync.
-        self._writer = open_writable(path, _LAYOUT)
-        self._reader = open_writable(path, _LAYOUT)
-        try:
-            self._fix_partitions()
-        except BaseException:
-            self.close()
-            raise
+        self._file = LogFile(path, n_partitions, sets_aside=sets_aside)
+
+    @property
+    def n_set_aside(self) -> int:
+        """Damaged files that this object has renamed."""
+        return self._file.n_set_aside
 
     def append(self, events: Sequence[Event]) -> list[LogPosition]:
         """Store all events or none, in one transaction; durable on return."""
         encoded = [
-            (event.event_id, partition_of(event_key(event), self.n_partitions), encode_event(event))
+            (
+                event.event_id,
+                partition_of(event_key(event), self.n_partitions),
+                encode_record(event),
+            )
             for event in events
         ]
         if not encoded:
             return []
-        with store_errors(_LAYOUT, self.path), self._write_lock, transaction(self._writer):
-            known = self._known_positions([event_id for event_id, _, _ in encoded])
-            ends = self._end_offsets()
-            fresh: list[tuple[int, str, bytes]] = []
-            for event_id, partition, value in encoded:
-                if event_id not in known:
-                    known[event_id] = LogPosition(partition, ends[partition])
-                    fresh.append((_pack(partition, ends[partition]), event_id, value))
-                    ends[partition] += 1
-            self._insert(fresh, ends)
-        return [known[event_id] for event_id, _, _ in encoded]
+        with self._write_lock:
+            try:
+                positions = self._store(encoded)
+            except DamagedFile as error:
+                with self._read_lock:
+                    self._file.begin_anew(error)
+            except StoreError:
+                if not self._file.is_replaced:
+                    raise
+            else:
+                if not self._file.is_replaced:
+                    return positions
+            # Another process set the file aside: what went into it is out of every reader's sight.
+            with self._read_lock:
+                self._file.follow_replacement()
+            return self._store(encoded)
 
     def read(self, partition: int, offset: int, limit: int) -> list[LogRecord]:
         """At most `limit` records of one partition from `offset` on, in order."""
-        query = (
-            "SELECT position, event_id, value FROM records"
-            " WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"
-        )
-        bounds = (_pack(partition, offset), _pack(partition + 1, 0), limit)
-        with store_errors(_LAYOUT, self.path), self._read_lock:
-            rows = self._reader.execute(query, bounds).fetchall()
-        first = _pack(partition, 0)
+        with self._reading() as reader:
+            rows = log_tables.read_rows(reader, partition, offset, 1 << OFFSET_BITS, limit)
+        first = pack(partition, 0)
         return [
             LogRecord(partition, position - first, event_id, value)
             for position, event_id, value in rows
@@ -152,78 +182,76 @@ class SqliteEventLog:
 
     def begin_offsets(self) -> dict[int, int]:
         """The oldest kept offset of every partition."""
-        with store_errors(_LAYOUT, self.path), self._read_lock:
-            rows = self._reader.execute("SELECT partition, begin_offset FROM partitions")
-            return dict(rows.fetchall())
+        with self._reading() as reader:
+            return log_tables.begin_offsets(reader)
 
     def end_offsets(self) -> dict[int, int]:
         """The next offset of every partition."""
-        with store_errors(_LAYOUT, self.path), self._read_lock:
-            rows = self._reader.execute("SELECT partition, end_offset FROM partitions")
-            return dict(rows.fetchall())
+        with self._reading() as reader:
+            return log_tables.end_offsets(reader)
+
+    def trim(self, partition: int, before_offset: int) -> int:
+        """Remove a partition's records below an offset; answers how many there were."""
+        n_removed = 0
+        while True:
+            with self._writing() as writer:
+                n = trim_piece(writer, partition, before_offset)
+            n_removed += n
+            if n < PIECE_RECORDS:
+                return n_removed
+
+    def void_user(self, user_id: str, before: Mapping[int, int]) -> int:
+        """Empty what the log holds of a user below these offsets; answers how many records.
+
+        The records keep offset and event id, so that nothing of them is taken for new; their old
+        bytes are overwritten on the disk.
+        """
+        partition = partition_of(user_id, self.n_partitions)
+        stop = before.get(partition, 0)
+        n_voided = 0
+        start: int | None = 0
+        with self._writing() as writer:
+            writer.execute("PRAGMA secure_delete=1").fetchall()
+        while start is not None:
+            with self._writing() as writer:
+                n, start = void_piece(writer, user_id, partition, start, stop)
+            n_voided += n
+        with self._writing() as writer:
+            writer.execute("PRAGMA secure_delete=0").fetchall()
+            # The write-ahead log keeps old pages until it is folded back.
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return n_voided
 
     def close(self) -> None:
         """Give the file back; the log cannot be used afterwards."""
         with self._write_lock, self._read_lock:
-            self._writer.close()
-            self._reader.close()
+            self._file.close()
 
-    def _fix_partitions(self) -> None:
-        with store_errors(_LAYOUT, self.path), transaction(self._writer):
-            found = len(self._end_offsets())
-            if not found:
-                self._writer.executemany(
-                    "INSERT INTO partitions VALUES (?, 0, 0)",
-                    [(partition,) for partition in range(self.n_partitions)],
-                )
-        if found not in {0, self.n_partitions}:
-            raise ConfigError(
-                f"events.n_partitions is {self.n_partitions}, but event log {self.path} was made"
-                f" with {found}; set it to {found}, or start with another data_dir"
-            )
+    def _store(self, encoded: Sequence[tuple[str, int, bytes]]) -> list[LogPosition]:
+        writer = self._file.writer
+        with store_errors(LAYOUT, self.path), transaction(writer):
+            ids = [event_id for event_id, _, _ in encoded]
+            known = log_tables.known_positions(writer, ids)
+            ends = log_tables.end_offsets(writer)
+            fresh: list[tuple[int, str, bytes]] = []
+            for event_id, partition, value in encoded:
+                if event_id not in known:
+                    position = known[event_id] = pack(partition, ends[partition])
+                    fresh.append((position, event_id, value))
+                    ends[partition] += 1
+            self._file.reserved.cover(ends)
+            log_tables.insert_records(writer, fresh, ends)
+        return [LogPosition(*unpack(known[event_id])) for event_id in ids]
 
-    def _end_offsets(self) -> dict[int, int]:
-        query = "SELECT partition, end_offset FROM partitions"
-        return dict(self._writer.execute(query).fetchall())
+    @contextmanager
+    def _reading(self) -> Generator[sqlite3.Connection, None, None]:
+        if self._file.is_replaced:
+            with self._write_lock, self._read_lock:
+                self._file.follow_replacement()
+        with self._read_lock, store_errors(LAYOUT, self.path):
+            yield self._file.reader
 
-    def _known_positions(self, event_ids: list[str]) -> dict[str, LogPosition]:
-        known: dict[str, LogPosition] = {}
-        for start, stop in _chunks(len(event_ids)):
-            query = (
-                "SELECT event_id, position FROM records"
-                f" WHERE event_id IN ({','.join('?' * (stop - start))})"
-            )
-            for event_id, position in self._writer.execute(query, event_ids[start:stop]).fetchall():
-                known[event_id] = _unpack(position)
-        return known
-
-    def _insert(self, fresh: list[tuple[int, str, bytes]], ends: dict[int, int]) -> None:
-        """Few statements of many rows: each one gives up the interpreter lock only once."""
-        for start, stop in _chunks(len(fresh)):
-            values = ",".join(["(?,?,?)"] * (stop - start))
-            self._writer.execute(
-                f"INSERT INTO records VALUES {values}",
-                [field for row in fresh[start:stop] for field in row],
-            )
-        self._writer.executemany(
-            "UPDATE partitions SET end_offset = ? WHERE partition = ?",
-            [(end, partition) for partition, end in ends.items()],
-        )
-
-
-def _chunks(n_rows: int) -> Iterator[tuple[int, int]]:
-    """Slices of power-of-two lengths, so that few statements have to be prepared."""
-    start, length = 0, _MAX_ROWS_PER_STATEMENT
-    while start < n_rows:
-        while length > n_rows - start:
-            length //= 2
-        yield start, start + length
-        start += length
-
-
-def _pack(partition: int, offset: int) -> int:
-    return (partition << _OFFSET_BITS) | offset
-
-
-def _unpack(position: int) -> LogPosition:
-    return LogPosition(position >> _OFFSET_BITS, position & ((1 << _OFFSET_BITS) - 1))
+    @contextmanager
+    def _writing(self) -> Generator[sqlite3.Connection, None, None]:
+        with self._write_lock, store_errors(LAYOUT, self.path):
+            yield self._file.writer

@@ -1,6 +1,6 @@
-"""The online feature store as serving reads it: user histories, what is popular now, the catalogue.
+"""The online feature store as serving reads it: histories, counts, lists and the catalogue.
 
-Reading only; the one writer is `train_app.following.stream_features`, through `feature_tables`.
+Reading only; the one writer is `train_app.following.stream_features`, through `feature_writer`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from recsys.feature_definitions import NO_COUNTS, ItemCounts
 from recsys.stores import feature_tables
 from recsys.stores.sqlite_file import open_readable, store_errors
 from recsys.types import Item, UserState
@@ -39,11 +40,23 @@ class FeatureStore(Protocol):
     def popular(self, limit: int) -> list[tuple[str, float]]:
         """At most `limit` item ids with their scores, most popular first."""
 
+    def trending(self, limit: int) -> list[tuple[str, float]]:
+        """At most `limit` item ids with their trend scores, above expectation only, best first."""
+
+    def neighbours(self, item_ids: Sequence[str], limit: int) -> list[list[tuple[str, float]]]:
+        """At most `limit` items that go together with each item, best first."""
+
+    def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
+        """The window counts of many items at a time, in the order asked for."""
+
     def catalogue(self, since_version: int = 0) -> CatalogueView:
         """Deleted items, and the items put since a version."""
 
     def offsets(self) -> dict[int, int]:
         """The log offset up to which each partition is reflected (exclusive)."""
+
+    def close(self) -> None:
+        """Give the store back; the next read opens it again."""
 
 
 class SqliteFeatureStore:
@@ -78,6 +91,27 @@ class SqliteFeatureStore:
         Counts of the live window; before the first live event, counts of the imported history.
         """
         return self._read(lambda connection: feature_tables.select_popular(connection, limit), [])
+
+    def trending(self, limit: int) -> list[tuple[str, float]]:
+        """At most `limit` item ids with their trend scores, above expectation only, best first."""
+        name = feature_tables.TRENDING
+        return self._read(
+            lambda connection: feature_tables.select_list(connection, name, limit), []
+        )
+
+    def neighbours(self, item_ids: Sequence[str], limit: int) -> list[list[tuple[str, float]]]:
+        """At most `limit` items that go together with each item, best first."""
+        return self._read(
+            lambda connection: feature_tables.select_neighbours(connection, item_ids, limit),
+            [[] for _ in item_ids],
+        )
+
+    def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
+        """The window counts of many items at a time, in the order asked for."""
+        return self._read(
+            lambda connection: feature_tables.select_item_counts(connection, item_ids, now_ms),
+            [ItemCounts(item_id, NO_COUNTS) for item_id in item_ids],
+        )
 
     def catalogue(self, since_version: int = 0) -> CatalogueView:
         """Deleted items, and the items put since a version."""

@@ -1,49 +1,69 @@
-"""The tables of the embedded feature store: layout, queries, and the handle that writes them.
+"""The tables of the embedded feature store: their layout, and the rows read from them.
 
-`FeatureWriter` is made by `train_app.following.stream_features` only.
-Knows rows, not how they are computed.
+Knows rows, not how they are computed; `feature_writer` writes them.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
 import msgspec
 
 from recsys.events import CatalogueChange
-from recsys.stores.sqlite_file import Layout, open_writable, store_errors, transaction
+from recsys.feature_definitions import (
+    WINDOWS_S,
+    ItemCounts,
+    bucket_of,
+    bucket_width_ms,
+    first_bucket,
+    summed_counts,
+)
+from recsys.stores.sqlite_file import Layout
 from recsys.types import HistoryEvent, Item, UserState
-
-PopularOrigin = Literal["live", "import"]
 
 LAYOUT = Layout(
     name="feature store",
-    version=1,
+    version=2,
     tables=(
+        "CREATE TABLE IF NOT EXISTS partitions (partition INTEGER PRIMARY KEY,"
+        " next_offset INTEGER NOT NULL, watermark_ms INTEGER NOT NULL,"
+        " pairs_since_day INTEGER NOT NULL, seen_since_ms INTEGER NOT NULL)",
         "CREATE TABLE IF NOT EXISTS users (user_id TEXT PRIMARY KEY, version INTEGER NOT NULL,"
         " history BLOB NOT NULL)",
-        "CREATE TABLE IF NOT EXISTS live_counts (bucket_ms INTEGER NOT NULL, item_id TEXT NOT NULL,"
-        " n INTEGER NOT NULL, PRIMARY KEY (bucket_ms, item_id)) WITHOUT ROWID",
+        # The partition stands last: one item's counts of a bucket lie together for readers.
+        "CREATE TABLE IF NOT EXISTS item_counts (window_s INTEGER NOT NULL,"
+        " bucket_ms INTEGER NOT NULL, item_id TEXT NOT NULL, partition INTEGER NOT NULL,"
+        " positives INTEGER NOT NULL, negatives INTEGER NOT NULL,"
+        " PRIMARY KEY (window_s, bucket_ms, item_id, partition)) WITHOUT ROWID",
+        # The day stands before the items: writes stay in the part of the tree that is in memory.
+        "CREATE TABLE IF NOT EXISTS pairs (partition INTEGER NOT NULL, day INTEGER NOT NULL,"
+        " item_id TEXT NOT NULL, other_id TEXT NOT NULL, n INTEGER NOT NULL,"
+        " PRIMARY KEY (partition, day, item_id, other_id)) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS pair_degrees (item_id TEXT PRIMARY KEY, n INTEGER NOT NULL)"
+        " WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS stale_neighbours (place INTEGER PRIMARY KEY,"
+        " item_id TEXT NOT NULL UNIQUE)",
+        "CREATE TABLE IF NOT EXISTS neighbours (item_id TEXT PRIMARY KEY, ranked BLOB NOT NULL)"
+        " WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS imported_counts (item_id TEXT PRIMARY KEY, n INTEGER NOT NULL)"
         " WITHOUT ROWID",
-        "CREATE TABLE IF NOT EXISTS popular (origin TEXT NOT NULL, rank INTEGER NOT NULL,"
-        " item_id TEXT NOT NULL, score REAL NOT NULL, PRIMARY KEY (origin, rank)) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS lists (name TEXT NOT NULL, rank INTEGER NOT NULL,"
+        " item_id TEXT NOT NULL, score REAL NOT NULL, PRIMARY KEY (name, rank)) WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS catalogue (version INTEGER PRIMARY KEY,"
         " item_id TEXT NOT NULL UNIQUE, deleted INTEGER NOT NULL, fields BLOB NOT NULL)",
-        "CREATE TABLE IF NOT EXISTS offsets (partition INTEGER PRIMARY KEY,"
-        " next_offset INTEGER NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS seen (partition INTEGER NOT NULL, event_key INTEGER NOT NULL,"
+        " seen_ms INTEGER NOT NULL, PRIMARY KEY (partition, event_key)) WITHOUT ROWID",
+        "CREATE INDEX IF NOT EXISTS seen_by_time ON seen (partition, seen_ms)",
     ),
     page_bytes=8192,
-    mend="stop the cluster, delete it with its -wal and -shm files, and import the history again",
+    mend="start the feature workers, which set it aside and make it anew from lake and log",
     synchronous="NORMAL",
 )
 
-_MAX_IDS_PER_QUERY = 512
+POPULAR, IMPORTED, TRENDING = "popular", "imported", "trending"
+"""Names in `lists`."""
+MAX_IDS_PER_QUERY = 512
 
 
 class _ItemFields(msgspec.Struct, array_like=True, frozen=True):
@@ -56,47 +76,69 @@ class _ItemFields(msgspec.Struct, array_like=True, frozen=True):
 _encoder = msgspec.msgpack.Encoder()
 _history_decoder = msgspec.msgpack.Decoder(tuple[HistoryEvent, ...])
 _fields_decoder = msgspec.msgpack.Decoder(_ItemFields)
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureUpdate:
-    """Everything one batch of the log changes; applied in one transaction or not at all."""
-
-    states: tuple[UserState, ...] = ()
-    live_counts: Mapping[tuple[int, str], int] = field(default_factory=dict)
-    """What to add, by (start of the bucket in ms, item id)."""
-    expired_before_ms: int = 0
-    """Buckets that start before this have left the live window."""
-    newest_ms: int = 0
-    """The newest event time seen so far."""
-    catalogue: tuple[CatalogueChange, ...] = ()
-    next_offsets: Mapping[int, int] = field(default_factory=dict)
+_ranked_decoder = msgspec.msgpack.Decoder(list[tuple[str, float]])
 
 
 def select_users(connection: sqlite3.Connection, user_ids: Sequence[str]) -> dict[str, UserState]:
     """The stored states among these users."""
     found: dict[str, UserState] = {}
-    for start in range(0, len(user_ids), _MAX_IDS_PER_QUERY):
-        ids = user_ids[start : start + _MAX_IDS_PER_QUERY]
-        query = (
-            "SELECT user_id, version, history FROM users"
-            f" WHERE user_id IN ({','.join('?' * len(ids))})"
-        )
+    for start in range(0, len(user_ids), MAX_IDS_PER_QUERY):
+        ids = user_ids[start : start + MAX_IDS_PER_QUERY]
+        query = f"SELECT user_id, version, history FROM users WHERE user_id IN ({marks(ids)})"
         for user_id, version, history in connection.execute(query, ids).fetchall():
-            found[user_id] = UserState(user_id, _history(user_id, history), version)
+            found[user_id] = UserState(user_id, decode_history(user_id, history), version)
     return found
 
 
 def select_popular(connection: sqlite3.Connection, limit: int) -> list[tuple[str, float]]:
     """The live list, or the imported one as long as there is no live one."""
-    query = "SELECT item_id, score FROM popular WHERE origin = ? ORDER BY rank LIMIT ?"
-    live = connection.execute(query, ("live", limit)).fetchall()
-    return live or connection.execute(query, ("import", limit)).fetchall()
+    live = select_list(connection, POPULAR, limit)
+    return live or select_list(connection, IMPORTED, limit)
+
+
+def select_list(connection: sqlite3.Connection, name: str, limit: int) -> list[tuple[str, float]]:
+    """At most `limit` entries of a list, best first."""
+    query = "SELECT item_id, score FROM lists WHERE name = ? ORDER BY rank LIMIT ?"
+    return connection.execute(query, (name, limit)).fetchall()
+
+
+def select_neighbours(
+    connection: sqlite3.Connection, item_ids: Sequence[str], limit: int
+) -> list[list[tuple[str, float]]]:
+    """At most `limit` neighbours of each item, in the order asked for."""
+    found: dict[str, list[tuple[str, float]]] = {}
+    for start in range(0, len(item_ids), MAX_IDS_PER_QUERY):
+        ids = item_ids[start : start + MAX_IDS_PER_QUERY]
+        query = f"SELECT item_id, ranked FROM neighbours WHERE item_id IN ({marks(ids)})"
+        for item_id, ranked in connection.execute(query, ids).fetchall():
+            found[item_id] = _decode_ranked(item_id, ranked)[:limit]
+    return [found.get(item_id, []) for item_id in item_ids]
+
+
+def select_item_counts(
+    connection: sqlite3.Connection, item_ids: Sequence[str], now_ms: int
+) -> list[ItemCounts]:
+    """The window counts of items at a time over all partitions, in the order asked for."""
+    found: dict[str, list[tuple[int, int, int, int]]] = {}
+    for start in range(0, len(item_ids), MAX_IDS_PER_QUERY):
+        ids = item_ids[start : start + MAX_IDS_PER_QUERY]
+        query = (
+            "SELECT item_id, bucket_ms, positives, negatives FROM item_counts"
+            f" WHERE window_s = ? AND bucket_ms IN (SELECT value FROM json_each(?))"
+            f" AND item_id IN ({marks(ids)})"
+        )
+        for window_s in WINDOWS_S:
+            buckets = _buckets(now_ms, window_s)
+            for item_id, *counts in connection.execute(query, (window_s, buckets, *ids)):
+                bucket_ms, n_positive, n_negative = counts
+                entry = (window_s, bucket_ms, n_positive, n_negative)
+                found.setdefault(item_id, []).append(entry)
+    return [ItemCounts(i, summed_counts(found.get(i, ()), now_ms)) for i in item_ids]
 
 
 def select_offsets(connection: sqlite3.Connection) -> dict[int, int]:
     """The next log offset of every partition read so far."""
-    return dict(connection.execute("SELECT partition, next_offset FROM offsets").fetchall())
+    return dict(connection.execute("SELECT partition, next_offset FROM partitions").fetchall())
 
 
 def select_catalogue_version(connection: sqlite3.Connection) -> int:
@@ -120,120 +162,66 @@ def select_items(
         " WHERE version > ? AND version <= ? AND NOT deleted ORDER BY version"
     )
     rows = connection.execute(query, (since_version, version)).fetchall()
-    return tuple(_item(item_id, fields) for item_id, fields in rows)
+    return tuple(
+        Item(item_id, *msgspec.structs.astuple(decode_fields(item_id, fields)))
+        for item_id, fields in rows
+    )
 
 
-class FeatureWriter:
-    """The handle that writes; several may be open, transactions keep them apart."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._connection = open_writable(path, LAYOUT)
-
-    @contextmanager
-    def transaction(self) -> Generator[None, None, None]:
-        """What is read and written inside is one step that others see whole or not at all."""
-        with store_errors(LAYOUT, self.path), transaction(self._connection):
-            yield
-
-    def users(self, user_ids: Sequence[str]) -> dict[str, UserState]:
-        """The stored states among these users."""
-        return select_users(self._connection, user_ids)
-
-    def offsets(self) -> dict[int, int]:
-        """The next log offset of every partition."""
-        return select_offsets(self._connection)
-
-    def newest_ms(self) -> int:
-        """The newest event time seen; 0 before the first event."""
-        query = "SELECT value FROM meta WHERE key = 'newest_ms'"
-        row = self._connection.execute(query).fetchone()
-        return int(row[0]) if row else 0
-
-    def live_counts(self) -> list[tuple[int, str, int]]:
-        """Every (start of the bucket in ms, item id, count) of the live window."""
-        query = "SELECT bucket_ms, item_id, n FROM live_counts"
-        return self._connection.execute(query).fetchall()
-
-    def apply(self, update: FeatureUpdate) -> None:
-        """Write one batch's changes with its offsets; call inside `transaction`."""
-        self.write_users(update.states)
-        self._connection.executemany(
-            "INSERT INTO live_counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
-            [(bucket_ms, item_id, n) for (bucket_ms, item_id), n in update.live_counts.items()],
-        )
-        self._connection.execute(
-            "DELETE FROM live_counts WHERE bucket_ms < ?", (update.expired_before_ms,)
-        )
-        self._write_catalogue(update.catalogue)
-        self.write_offsets(update.next_offsets)
-        self._connection.execute(
-            "INSERT OR REPLACE INTO meta VALUES ('newest_ms', ?)", (str(update.newest_ms),)
-        )
-
-    def write_offsets(self, next_offsets: Mapping[int, int]) -> None:
-        """Replace the next log offsets of these partitions."""
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO offsets VALUES (?, ?)", list(next_offsets.items())
-        )
-
-    def write_users(self, states: Iterable[UserState]) -> None:
-        """Replace the states of these users."""
-        self._connection.executemany(
-            "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
-            " SET version = excluded.version, history = excluded.history",
-            [(state.user_id, state.version, _encoder.encode(state.history)) for state in states],
-        )
-
-    def add_imported_counts(self, counts: Mapping[str, int]) -> None:
-        """Add to the counts of the imported history."""
-        self._connection.executemany(
-            "INSERT INTO imported_counts VALUES (?, ?)"
-            " ON CONFLICT DO UPDATE SET n = n + excluded.n",
-            list(counts.items()),
-        )
-
-    def most_imported(self, limit: int) -> list[tuple[str, int]]:
-        """The items of the imported history with the highest counts; equal counts by item id."""
-        query = "SELECT item_id, n FROM imported_counts ORDER BY n DESC, item_id LIMIT ?"
-        return self._connection.execute(query, (limit,)).fetchall()
-
-    def write_popular(self, origin: PopularOrigin, ranked: Sequence[tuple[str, int]]) -> None:
-        """Replace one popular list, most popular first."""
-        self._connection.execute("DELETE FROM popular WHERE origin = ?", (origin,))
-        self._connection.executemany(
-            "INSERT INTO popular VALUES (?, ?, ?, ?)",
-            [(origin, rank, item_id, float(n)) for rank, (item_id, n) in enumerate(ranked)],
-        )
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._connection.close()
-
-    def _write_catalogue(self, changes: Sequence[CatalogueChange]) -> None:
-        """The newest change of an item replaces its earlier one under a new version."""
-        version = select_catalogue_version(self._connection)
-        rows = [
-            (version + index, change.item_id, change.deleted, _encoder.encode(_fields(change)))
-            for index, change in enumerate(changes, 1)
-        ]
-        self._connection.executemany("INSERT OR REPLACE INTO catalogue VALUES (?, ?, ?, ?)", rows)
+def marks(values: Sequence[object]) -> str:
+    """The placeholders of so many values."""
+    return ",".join("?" * len(values))
 
 
-def _history(user_id: str, blob: bytes) -> tuple[HistoryEvent, ...]:
+def encode_history(history: tuple[HistoryEvent, ...]) -> bytes:
+    """A history as its column holds it."""
+    return _encoder.encode(history)
+
+
+def decode_history(user_id: str, blob: bytes) -> tuple[HistoryEvent, ...]:
+    """The history in a column.
+
+    Raises:
+        sqlite3.DatabaseError: the column is damaged.
+    """
     try:
         return _history_decoder.decode(blob)
     except msgspec.DecodeError as error:
         raise sqlite3.DatabaseError(f"history of user {user_id!r}: {error}") from error
 
 
-def _fields(change: CatalogueChange) -> _ItemFields:
-    return _ItemFields(change.title, change.categories, change.creator, change.created_ms)
+def encode_fields(change: CatalogueChange) -> bytes:
+    """An item's fields as their column holds them."""
+    return _encoder.encode(
+        _ItemFields(change.title, change.categories, change.creator, change.created_ms)
+    )
 
 
-def _item(item_id: str, blob: bytes) -> Item:
+def decode_fields(item_id: str, blob: bytes) -> _ItemFields:
+    """Title, categories, creator and time of an item, from their column.
+
+    Raises:
+        sqlite3.DatabaseError: the column is damaged.
+    """
     try:
-        fields = _fields_decoder.decode(blob)
+        return _fields_decoder.decode(blob)
     except msgspec.DecodeError as error:
         raise sqlite3.DatabaseError(f"fields of item {item_id!r}: {error}") from error
-    return Item(item_id, fields.title, fields.categories, fields.creator, fields.created_ms)
+
+
+def encode_ranked(ranked: Sequence[tuple[str, float]]) -> bytes:
+    """Neighbours as their column holds them."""
+    return _encoder.encode(ranked)
+
+
+def _decode_ranked(item_id: str, blob: bytes) -> list[tuple[str, float]]:
+    try:
+        return _ranked_decoder.decode(blob)
+    except msgspec.DecodeError as error:
+        raise sqlite3.DatabaseError(f"neighbours of item {item_id!r}: {error}") from error
+
+
+def _buckets(now_ms: int, window_s: int) -> str:
+    last = bucket_of(now_ms, window_s)
+    starts = range(first_bucket(now_ms, window_s), last + 1, bucket_width_ms(window_s))
+    return msgspec.json.encode(list(starts)).decode()

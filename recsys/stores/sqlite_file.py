@@ -1,10 +1,11 @@
 """SQLite files as Flywheel keeps them: WAL, a layout version, errors that name file and mend.
 
-Knows nothing of what a file holds; `event_log` and `feature_tables` bring their layouts.
+Knows nothing of what a file holds; each store brings its layout.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -18,6 +19,14 @@ from recsys.errors import StoreError
 
 BUSY_TIMEOUT_S = 10.0
 """How long a connection waits for another process's transaction."""
+COMPANIONS = ("-wal", "-shm")
+"""Ends of the names of the files that belong to a database."""
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""System errors that say there is no room for more."""
+
+
+class DamagedFile(StoreError):
+    """A file's content cannot be read as what it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,8 @@ class Layout:
     """What to do about a damaged file, as the end of a sentence."""
     synchronous: Literal["FULL", "NORMAL"]
     """FULL: a commit survives a power cut; NORMAL: the file does, its newest commits may not."""
+    is_shrinkable: bool = False
+    """Whether `shrink` can give pages back to the disk; for files made from now on."""
 
 
 def open_writable(path: Path, layout: Layout) -> sqlite3.Connection:
@@ -90,7 +101,25 @@ def store_errors(layout: Layout, path: Path) -> Generator[None, None, None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(_sentence(layout, path, error)) from error
+        kind = DamagedFile if _is_damage(error) else StoreError
+        raise kind(_sentence(layout, path, error)) from error
+
+
+def set_aside(path: Path, now_ms: int) -> Path:
+    """Rename a damaged file and its companions to `NAME.corrupt-TIME`; answers the new path."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ms / 1000))
+    aside = path.with_name(f"{path.name}.corrupt-{stamp}-{now_ms % 1000:03d}")
+    path.rename(aside)
+    for companion in COMPANIONS:
+        found = path.with_name(path.name + companion)
+        if found.exists():
+            found.rename(aside.with_name(aside.name + companion))
+    return aside
+
+
+def shrink(connection: sqlite3.Connection, max_pages: int) -> None:
+    """Give at most so many unused pages back to the disk."""
+    connection.execute(f"PRAGMA incremental_vacuum({max_pages})").fetchall()
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -105,6 +134,8 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, layout: Layout, path: Path) -> None:
     connection.execute(f"PRAGMA page_size={layout.page_bytes}")
+    if layout.is_shrinkable:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     _use_wal(connection)
     connection.execute(f"PRAGMA synchronous={layout.synchronous}")
     if not _has_tables(connection):
@@ -157,9 +188,16 @@ def _check_version(connection: sqlite3.Connection, layout: Layout, path: Path) -
         )
 
 
+def _is_damage(error: Exception) -> bool:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT")
+
+
 def _sentence(layout: Layout, path: Path, error: Exception) -> str:
     where = f"{layout.name} {path}"
     name = getattr(error, "sqlite_errorname", "")
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return f"{where} could not be written, the disk is full; free space and try again"
     if isinstance(error, OSError):
         return f"{where} cannot be opened: {error.strerror or error}; check the folder"
     if isinstance(error, sqlite3.ProgrammingError):

@@ -221,6 +221,7 @@ class HttpApp:
         if reason is not None or plan is None:
             raise NotReady(reason or "no traffic plan yet")
         body = {"status": "ready", "plan_epoch": plan.epoch, "bundle_ids": plan.bundle_ids}
+        body |= self._log.health().document()
         return HttpReply(HTTPStatus.OK, msgspec.json.encode(body))
 
     async def _openapi_json(self, exchange: Exchange, told: _Told) -> HttpReply:

@@ -1,29 +1,37 @@
-"""What every event log promises; and what the embedded one keeps when processes are killed."""
+"""What every event log promises, on a file, on a real broker and in memory.
+
+Also what stays of it when writing processes are killed.
+"""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from recsys.events import CatalogueChange, Engagement, Event, decode_event
-from recsys.stores.event_log import EventLog, LogPosition, SqliteEventLog
+from brokers.kafka_cluster import KafkaCluster
+from recsys.events import CatalogueChange, Engagement, Event, Forgotten, Impression, decode_event
+from recsys.settings import Settings
+from recsys.stores.event_log import EventLog, LogPosition
+from recsys.stores.open_log import open_log
 from tests.fakes_event_log import MemoryEventLog
+from tests.kafka_server import a_kafka_cluster, a_topic, kafka_event_settings
 
 N_PARTITIONS = 4
 
 _WRITER = """
 import sys
-from pathlib import Path
-from recsys.stores.event_log import SqliteEventLog
 from recsys.events import Engagement
+from recsys.settings import Settings
+from recsys.stores.open_log import open_log
 
-log = SqliteEventLog(Path(sys.argv[1]), 4)
+log = open_log(Settings.model_validate_json(sys.argv[1]))
 name, n_batches = sys.argv[2], int(sys.argv[3])
 for batch in range(n_batches):
     ids = [f"{name}-{batch}-{n}" for n in range(7)]
@@ -33,18 +41,40 @@ for batch in range(n_batches):
         for n, event_id in enumerate(ids)
     ])
     print(" ".join(ids), flush=True)
+log.close()
 """
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[KafkaCluster]:
+    """One real broker for all tests of this file."""
+    with a_kafka_cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """The settings of an empty log of each implementation that outlives a process."""
+    if request.param == "sqlite":
+        return Settings(data_dir=tmp_path)
+    running = request.getfixturevalue("cluster")
+    return Settings(data_dir=tmp_path, events=kafka_event_settings(running, a_topic(running)))
+
+
+@pytest.fixture(params=["sqlite", "kafka", "memory"])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventLog]:
     """An empty log of each implementation."""
+    opened: EventLog
     if request.param == "memory":
-        yield MemoryEventLog(N_PARTITIONS)
-        return
-    embedded = SqliteEventLog(tmp_path / "log.sqlite", N_PARTITIONS)
-    yield embedded
-    embedded.close()
+        opened = MemoryEventLog(N_PARTITIONS)
+    elif request.param == "sqlite":
+        opened = open_log(Settings(data_dir=tmp_path))
+    else:
+        running = request.getfixturevalue("cluster")
+        events = kafka_event_settings(running, a_topic(running))
+        opened = open_log(Settings(data_dir=tmp_path, events=events))
+    yield opened
+    opened.close()
 
 
 def an_engagement(event_id: str, user_id: str = "u1", value: float | None = None) -> Engagement:
@@ -102,16 +132,13 @@ def test_one_users_events_stay_in_one_partition_in_order(log: EventLog) -> None:
 
 
 def test_the_same_event_id_counts_once(log: EventLog) -> None:
-    """In one append, in a later one, and even under another user: the first one stays."""
-    first = log.append([an_engagement("a"), an_engagement("b"), an_engagement("a", value=2.0)])
-    again = log.append(
-        [an_engagement("c"), an_engagement("a", "somebody else"), an_engagement("b")]
-    )
-    assert first[0] == first[2] == again[1]
-    assert first[1] == again[2]
-    stored = [event for _, event in everything(log)]
-    assert sorted(event.event_id for event in stored) == ["a", "b", "c"]
-    assert next(event for event in stored if event.event_id == "a") == an_engagement("a")
+    """A follower that counts an id once sees the first event of each; a file stores no other."""
+    log.append([an_engagement("a"), an_engagement("b"), an_engagement("a", value=2.0)])
+    log.append([an_engagement("c"), an_engagement("a", value=3.0), an_engagement("b")])
+    first: dict[str, Event] = {}
+    for _, event in everything(log):
+        first.setdefault(event.event_id, event)
+    assert first == {name: an_engagement(name) for name in "abc"}
 
 
 def test_catalogue_changes_are_kept_by_item(log: EventLog) -> None:
@@ -141,16 +168,90 @@ def test_ids_of_any_characters_are_kept_apart(log: EventLog) -> None:
     ids = ["a\x00b", "a\x00c", "a", "A", "ä", "a\u0308", "'\"; --", "😀" * 64]
     log.append([an_engagement(event_id) for event_id in ids])
     log.append([an_engagement(event_id) for event_id in ids])
-    assert sorted(event.event_id for _, event in everything(log)) == sorted(ids)
+    assert {event.event_id for _, event in everything(log)} == set(ids)
 
 
-def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    """SIGKILL at any time: every acknowledged event is there once, in contiguous offsets."""
-    path = tmp_path / "log.sqlite"
+def test_every_sort_of_event_comes_back_as_it_was(log: EventLog) -> None:
+    """The value is the event's JSON, whatever it holds; and a user's stay in one partition."""
+    impression = Impression(
+        event_id="shown",
+        request_id="r1",
+        user_id="ü",
+        timestamp_ms=1,
+        bundle_id="b1",
+        variant="stable",
+        slate=(),
+        context={"device": "x" * 50_000},
+    )
+    events: list[Event] = [
+        impression,
+        Forgotten(event_id="f", user_id="ü", timestamp_ms=2),
+        an_engagement("later", "ü"),
+    ]
+    positions = log.append(events)
+    assert [event for _, event in everything(log)] == events
+    assert len({position.partition for position in positions}) == 1
+
+
+def test_reading_goes_back_and_forth(log: EventLog) -> None:
+    """Several followers, each at its own place, and one that begins again."""
+    n_events = 300
+    positions = log.append([an_engagement(f"e{n}", f"u{n % 9}") for n in range(n_events)])
+    by_partition = Counter(position.partition for position in positions)
+    for partition, n_records in by_partition.items():
+        for offset in (0, n_records - 1, n_records // 2, 0, 1):
+            found = log.read(partition, offset, 7)
+            wanted = list(range(offset, min(offset + 7, n_records)))
+            assert [record.offset for record in found] == wanted
+        assert log.read(partition, n_records, 7) == []
+        assert log.read(partition, n_records + 1_000, 7) == []
+        assert len(log.read(partition, 0, 10_000)) == n_records
+
+
+def test_what_was_appended_is_read_at_once(log: EventLog) -> None:
+    """A follower that had reached the end sees the next record as soon as it is acknowledged."""
+    offsets = dict.fromkeys(range(N_PARTITIONS), 0)
+    for n in range(30):
+        (position,) = log.append([an_engagement(f"e{n}", f"u{n % 5}")])
+        assert log.end_offsets()[position.partition] == position.offset + 1
+        (record,) = log.read(position.partition, offsets[position.partition], 100)
+        assert (record.offset, record.event_id) == (position.offset, f"e{n}")
+        offsets[position.partition] = record.offset + 1
+
+
+def test_threads_append_and_read_through_one_log(log: EventLog) -> None:
+    """Every event of every thread is there once, while others read."""
+
+    def write(worker: int) -> None:
+        for batch in range(8):
+            log.append([an_engagement(f"{worker}-{batch}-{n}", f"u{n}") for n in range(9)])
+
+    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    seen: list[str] = []
+    offsets = dict.fromkeys(range(N_PARTITIONS), 0)
+    while len(seen) < 4 * 8 * 9:
+        assert any(thread.is_alive() for thread in threads) or offsets != log.end_offsets()
+        for partition in offsets:
+            for record in log.read(partition, offsets[partition], 50):
+                assert record.offset == offsets[partition]
+                offsets[partition] += 1
+                seen.append(record.event_id)
+    for thread in threads:
+        thread.join()
+    assert len(set(seen)) == len(seen)
+    for worker in range(4):
+        mine = [name for name in seen if name.startswith(f"{worker}-") and name.endswith("-3")]
+        assert mine == [f"{worker}-{batch}-3" for batch in range(8)]
+
+
+def test_a_killed_writer_loses_nothing_it_acknowledged(settings: Settings) -> None:
+    """SIGKILL at any time: every acknowledged event is there, in contiguous offsets."""
     acknowledged: list[str] = []
-    for life in range(6):
+    for life in range(4):
         with subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(path), f"life{life}", "100000"],
+            [sys.executable, "-c", _WRITER, settings.model_dump_json(), f"life{life}", "100000"],
             stdout=subprocess.PIPE,
             text=True,
         ) as writer:
@@ -159,23 +260,23 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
             writer.send_signal(signal.SIGKILL)
             acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
 
-    log = SqliteEventLog(path, N_PARTITIONS)
+    log = open_log(settings)
     counts = Counter(event.event_id for _, event in everything(log))
     log.close()
     wanted = [event_id for line in acknowledged for event_id in line.split()]
-    assert len(wanted) > 6 * 7
+    assert len(wanted) > 4 * 7
     assert [event_id for event_id in wanted if counts[event_id] != 1] == []
     assert max(counts.values()) == 1
-    batches = Counter(event_id.rsplit("-", 1)[0] for event_id in counts)
-    assert set(batches.values()) == {7}, "a batch was half stored"
+    if settings.events.backend == "sqlite":
+        batches = Counter(event_id.rsplit("-", 1)[0] for event_id in counts)
+        assert set(batches.values()) == {7}, "a batch was half stored"
 
 
-def test_processes_that_start_and_append_at_once_lose_nothing(tmp_path: Path) -> None:
-    """Several processes make the file together and write without a gap."""
-    path = tmp_path / "log.sqlite"
+def test_processes_that_start_and_append_at_once_lose_nothing(settings: Settings) -> None:
+    """Several processes make the log together and write without a gap."""
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(path), f"writer{n}", "15"],
+            [sys.executable, "-c", _WRITER, settings.model_dump_json(), f"writer{n}", "15"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -185,7 +286,7 @@ def test_processes_that_start_and_append_at_once_lose_nothing(tmp_path: Path) ->
     for writer in writers:
         _, problem = writer.communicate(timeout=60)
         assert writer.returncode == 0, problem
-    log = SqliteEventLog(path, N_PARTITIONS)
+    log = open_log(settings)
     counts = Counter(event.event_id for _, event in everything(log))
     log.close()
     assert len(counts) == 3 * 15 * 7

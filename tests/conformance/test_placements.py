@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from recsys.settings import Settings
+from recsys.stores.feature_writer import SqliteFeatureWriter
 from serve_app.gateway import Graph
 from tests.asgi_client import call
 from tests.bundles_for_tests import (
@@ -21,7 +22,7 @@ from tests.bundles_for_tests import (
     small_settings,
 )
 from tests.graph_server import serving
-from train_app.following.stream_features import load_histories
+from train_app.following.load_history import load_histories
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +44,9 @@ def placements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Placements]
     settings = small_settings(tmp_path_factory.mktemp("placements"), placement="handle")
     manifest = publish_small(settings, settings.data_dir / "staging", n_items=N_ITEMS)
     histories = [(name, small_history(n, N_ITEMS, 3 * n)) for n, name in enumerate(USERS)]
-    load_histories(settings.feature_path, histories, settings)
+    writer = SqliteFeatureWriter(settings.feature_path)
+    load_histories(writer, histories, settings)
+    writer.close()
     put_in_force(settings, all_to(manifest.bundle_id))
     with serving(settings, haproxy=False) as client:
         yield Placements(settings, client)

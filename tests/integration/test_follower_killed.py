@@ -10,78 +10,79 @@ from pathlib import Path
 
 import pytest
 
-from recsys.events import Engagement
 from recsys.settings import FeatureSettings, Settings
 from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_tables import FeatureWriter
+from recsys.stores.feature_contents import canonical_bytes
+from recsys.stores.feature_writer import SqliteFeatureWriter
+from tests.feature_events import a_random_event
 from train_app.following.stream_features import FeatureStream
 
-NOW_MS = 1_790_000_000_000
-SETTINGS = Settings(features=FeatureSettings(history_limit=20, popular_limit=10))
+N_EVENTS = 600
 
 _FOLLOWER = """
 import sys
 from pathlib import Path
 from recsys.stores.event_log import SqliteEventLog
-from recsys.settings import FeatureSettings, Settings
+from recsys.settings import Settings
+from recsys.stores.feature_writer import SqliteFeatureWriter
 from train_app.following.stream_features import FeatureStream
 
-settings = Settings(features=FeatureSettings(history_limit=20, popular_limit=10))
+settings = Settings.model_validate_json(sys.argv[3])
 log = SqliteEventLog(Path(sys.argv[1]), settings.events.n_partitions)
-stream = FeatureStream(log, Path(sys.argv[2]), settings, max_records=8)
+writer = SqliteFeatureWriter(Path(sys.argv[2]))
+stream = FeatureStream(log, writer, settings, max_records=8)
+partitions = [int(p) for p in sys.argv[4].split(",")]
 print("started", flush=True)
-while n := stream.run_once():
+while n := stream.run_once(partitions):
     print(n, flush=True)
 """
 
 
-def an_engagement(n: int, rng: random.Random) -> Engagement:
-    """The n-th click, of somebody on something at some time."""
-    time_ms = NOW_MS + rng.randrange(10**9)
-    return Engagement(
-        event_id=f"e{n}",
-        kind="click",
-        user_id=f"u{rng.randrange(9)}",
-        item_id=f"i{rng.randrange(30)}",
-        timestamp_ms=time_ms,
-        received_at_ms=time_ms,
-        origin="api",
+def small_settings(directory: Path) -> Settings:
+    """Limits that a few hundred events meet."""
+    features = FeatureSettings(history_limit=20, popular_limit=10, pair_days=2)
+    return Settings(data_dir=directory, features=features)
+
+
+def a_log(directory: Path) -> SqliteEventLog:
+    """A log of random events, late ones and forgotten users among them."""
+    log = SqliteEventLog(directory / "log.sqlite", small_settings(directory).events.n_partitions)
+    rng = random.Random(7)
+    log.append([a_random_event(n, rng) for n in range(N_EVENTS)])
+    return log
+
+
+def a_follower(directory: Path, partitions: str) -> subprocess.Popen[str]:
+    """A process that follows these partitions until nothing is new."""
+    arguments = [str(directory / "log.sqlite"), str(directory / "f")]
+    settings = small_settings(directory).model_dump_json()
+    return subprocess.Popen(
+        [sys.executable, "-c", _FOLLOWER, *arguments, settings, partitions],
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
-def drain(stream: FeatureStream) -> None:
-    """Turn until nothing is new."""
-    while stream.run_once():
+def drained(log: SqliteEventLog, directory: Path, name: str, max_records: int) -> bytes:
+    """The store under a name, after whatever was left for it to take in."""
+    writer = SqliteFeatureWriter(directory / name)
+    stream = FeatureStream(log, writer, small_settings(directory), max_records=max_records)
+    while stream.run_once(log.end_offsets()):
         pass
+    contents = writer.contents()
     stream.close()
-
-
-def content(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of every table of a feature store."""
-    writer = FeatureWriter(path)
-    tables = ["users", "live_counts", "imported_counts", "popular", "catalogue", "offsets", "meta"]
-    rows = {
-        table: sorted(writer._connection.execute(f"SELECT * FROM {table}").fetchall())
-        for table in tables
-    }
-    writer.close()
-    return rows
+    assert sum(offset for offset, _ in contents.partitions.values()) == N_EVENTS
+    return canonical_bytes(contents)
 
 
 @pytest.mark.integration
 def test_a_follower_killed_at_random_ends_with_the_same_store(tmp_path: Path) -> None:
     """SIGKILL and restart, again and again: equal to one run without a fault, byte by byte."""
-    log = SqliteEventLog(tmp_path / "log.sqlite", SETTINGS.events.n_partitions)
-    rng = random.Random(7)
-    log.append([an_engagement(n, rng) for n in range(400)])
+    log = a_log(tmp_path)
     kill_after = iter([2, 1, 5, 3])
     finished = False
     while not finished:
-        with subprocess.Popen(
-            [sys.executable, "-c", _FOLLOWER, str(tmp_path / "log.sqlite"), str(tmp_path / "f")],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as follower:
+        with a_follower(tmp_path, "0,1,2,3") as follower:
             assert follower.stdout is not None
             for _ in range(next(kill_after, 10**6)):
                 if not follower.stdout.readline():
@@ -89,9 +90,22 @@ def test_a_follower_killed_at_random_ends_with_the_same_store(tmp_path: Path) ->
                     break
             follower.send_signal(signal.SIGKILL)
     assert next(kill_after, None) is None
-
-    drain(FeatureStream(log, tmp_path / "f", SETTINGS))
-    drain(FeatureStream(log, tmp_path / "whole", SETTINGS, max_records=10**6))
+    assert drained(log, tmp_path, "f", 8) == drained(log, tmp_path, "whole", 10**6)
     log.close()
-    assert content(tmp_path / "f") == content(tmp_path / "whole")
-    assert sum(row[1] for row in content(tmp_path / "f")["offsets"]) == 400  # type: ignore[misc]
+
+
+@pytest.mark.integration
+def test_followers_with_overlapping_partitions_count_each_record_once(tmp_path: Path) -> None:
+    """Three processes at once, one of them killed: as if there had been one."""
+    log = a_log(tmp_path)
+    shares = ["0,1,2,3", "0,1", "1,2,3"]
+    followers = [a_follower(tmp_path, share) for share in shares]
+    for follower in followers:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "started\n"
+    followers[0].send_signal(signal.SIGKILL)
+    for follower in followers:
+        follower.communicate(timeout=60)
+    assert [follower.returncode for follower in followers] == [-signal.SIGKILL, 0, 0]
+    assert drained(log, tmp_path, "f", 8) == drained(log, tmp_path, "whole", 10**6)
+    log.close()

@@ -20,6 +20,7 @@ from recsys.bundles.registry import Registry
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
 from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.feature_writer import SqliteFeatureWriter
 from recsys.traffic import Arm, TrafficPlan
 from tests.bundles_for_tests import SALT, all_to, publish_small, put_in_force, small_settings
 from tests.graph_server import serving
@@ -154,8 +155,9 @@ def test_an_event_changes_the_next_answer_and_a_deleted_item_goes(served: Served
     assert served.client.post("/v1/events", json={"events": [event]}).status_code == 202
     assert served.client.delete(f"/v1/items/{deleted}").status_code == 202
     log = SqliteEventLog(served.settings.log_path, served.settings.events.n_partitions)
-    follower = FeatureStream(log, served.settings.feature_path, served.settings)
-    while follower.run_once():
+    writer = SqliteFeatureWriter(served.settings.feature_path)
+    follower = FeatureStream(log, writer, served.settings)
+    while follower.run_once(log.end_offsets()):
         pass
     follower.close()
     log.close()

@@ -1,4 +1,4 @@
-"""The application `workers` on a local Ray: an event reaches the feature store within a second."""
+"""The application `workers` on a local Ray: features, lake and evidence follow the log."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import psutil
 import pytest
@@ -16,7 +17,10 @@ from ray import serve
 from recsys.events import Engagement
 from recsys.settings import Settings
 from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.evidence import EvidenceReader
 from recsys.stores.feature_store import SqliteFeatureStore
+from recsys.stores.membership import WORKERS, Membership
+from train_app.lake.lake_tables import Lake
 from train_app.workers import APP_NAME, build
 
 pytestmark = pytest.mark.integration
@@ -25,7 +29,13 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a running application with a folder of its own."""
-    found = Settings(data_dir=tmp_path_factory.mktemp("var"))
+    found = Settings.model_validate(
+        {
+            "data_dir": tmp_path_factory.mktemp("var"),
+            "lake": {"commit_every_s": 0.5},
+            "workers": {"member_timeout_s": 1.0},
+        }
+    )
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="serve")
     serve.start(proxy_location="Disabled")
     document = found.model_dump(mode="json")
@@ -89,13 +99,32 @@ def test_an_event_is_in_the_feature_store_within_a_second(
 
 
 def test_the_application_is_healthy_and_has_no_route(settings: Settings) -> None:
-    """It serves no HTTP, and its replica reports how far it is."""
+    """It serves no HTTP, and its replicas say how far they are and what they follow."""
     status = serve.status().applications[APP_NAME]
     assert status.status == "RUNNING"
-    assert list(status.deployments) == ["FeatureStream"]
-    progress = serve.get_app_handle(APP_NAME).progress.remote().result()
-    assert progress["lag_records"] >= 0
-    assert settings.feature_path.exists()
+    assert sorted(status.deployments) == ["Archiver", "EvidenceStream", "FeatureStream"]
+    for deployment in status.deployments:
+        handle = serve.get_deployment_handle(deployment, APP_NAME)
+        progress = handle.progress.remote().result()
+        assert progress["partitions"] == [0, 1, 2, 3]
+        assert progress["problem"] == ""
+    with closing(Membership(settings.control_url)) as membership:
+        assert [member.worker for member in membership.members()] == sorted(WORKERS)
+
+
+def test_every_worker_takes_in_what_is_new(settings: Settings, log: SqliteEventLog) -> None:
+    """Lake and evidence as well, without a training or a verb."""
+    log.append([an_engagement(f"all{n}", f"user-{n}") for n in range(50)])
+    n_events = sum(log.end_offsets().values())
+    lake, evidence = Lake(settings.lake_location), EvidenceReader(settings.evidence_url)
+
+    def n_rows() -> int:
+        table = lake.find("engagements")
+        return 0 if table is None else len(table.delta.to_pyarrow_table(columns=["event_id"]))
+
+    seconds_until(lambda: n_rows() == n_events, timeout_s=30)
+    seconds_until(lambda: sum(evidence.coverage().offsets.values()) == n_events, timeout_s=30)
+    evidence.close()
 
 
 def test_after_the_replica_is_killed_nothing_is_lost_or_counted_twice(

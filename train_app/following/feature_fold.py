@@ -1,156 +1,271 @@
-"""What a batch of log records makes of user histories, the popular window and the catalogue.
+"""What a run of one partition's records makes of histories, windows, pairs and the catalogue.
 
-Pure: the same records in any split into batches give the same features. Knows no store.
+Pure: the same records in any split into runs give the same features. Knows no store; what a window
+or a pair is stands in `recsys.feature_definitions`.
 """
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from recsys.events import (
-    MAX_FUTURE_MS,
-    CatalogueChange,
-    Engagement,
-    Impression,
-    Outcome,
-    decode_event,
+from recsys.events import CatalogueChange, Engagement, Forgotten
+from recsys.feature_definitions import (
+    WINDOWS_S,
+    advanced_watermark,
+    bucket_of,
+    day_of,
+    first_bucket,
+    is_late,
+    paired_items,
 )
-from recsys.stores.event_log import LogRecord
-from recsys.stores.feature_tables import FeatureUpdate
+from recsys.settings import Settings
+from recsys.stores.feature_update import (
+    Expiry,
+    FeatureUpdate,
+    ItemBucket,
+    MergedUsers,
+    PairDay,
+    StoredPart,
+)
 from recsys.types import HistoryEvent, UserState
+from train_app.following.feature_records import DecodedPart
 
-_BUCKETS_PER_WINDOW = 24
-_MIN_BUCKET_MS = 1000
 _timestamp_of = attrgetter("timestamp_ms")
-_IGNORED_PREFIXES = (b'{"type":"impression"', b'{"type":"outcome"')
-"""Served slates are most of the log and change no feature; they are not worth decoding."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedRecords:
-    """The part of a batch of records that features are made of, in log order per partition."""
-
-    engagements: tuple[Engagement, ...]
-    catalogue: tuple[CatalogueChange, ...]
-    next_offsets: Mapping[int, int]
-    bad: tuple[tuple[LogRecord, str], ...]
-    """Records that are no event, with the reason."""
-
-    @property
-    def user_ids(self) -> list[str]:
-        """The users whose history this batch touches."""
-        return list(dict.fromkeys(event.user_id for event in self.engagements))
 
 
 @dataclass(frozen=True, slots=True)
 class FoldRules:
     """The settings the fold depends on."""
 
-    history_limit: int
-    window_ms: int
-    negative_kinds: frozenset[str]
+    history_limit: int = 200
+    negative_kinds: frozenset[str] = frozenset()
+    windows_s: tuple[int, ...] = WINDOWS_S
+    lateness_ms: int = 3_600_000
+    pair_history: int = 5
+    pair_window_ms: int = 86_400_000
+    pair_days: int = 14
+    dedup_window_ms: int = 0
+    """How long an event id is remembered; 0 where the log never holds an id twice."""
 
-    @property
-    def bucket_ms(self) -> int:
-        """Width of the buckets the live window is counted in."""
-        return max(_MIN_BUCKET_MS, self.window_ms // _BUCKETS_PER_WINDOW)
+    def expiry(self, watermark_ms: int, before_ms: int) -> Expiry:
+        """What has expired at one watermark and had not at the watermark before it.
 
-    def bucket_of(self, timestamp_ms: int) -> int:
-        """The start of a time's bucket, in ms."""
-        return timestamp_ms - timestamp_ms % self.bucket_ms
+        Buckets stay for the lateness beyond their window: a clock that jumped ahead and came back
+        then finds the counts of the true time.
+        """
+        bounds = {w: first_bucket(watermark_ms - self.lateness_ms, w) for w in self.windows_s}
+        moved = {
+            window_s: bound_ms
+            for window_s, bound_ms in bounds.items()
+            if bound_ms != first_bucket(before_ms - self.lateness_ms, window_s)
+        }
+        return Expiry(
+            buckets_before_ms=moved,
+            pairs_before_day=max(0, self.pairs_since_day(watermark_ms)),
+            seen_before_ms=max(0, watermark_ms - self.dedup_window_ms),
+        )
 
-    def expired_before_ms(self, newest_ms: int) -> int:
-        """Buckets that start before this lie wholly outside the window that ends at `newest_ms`."""
-        return newest_ms - self.window_ms - self.bucket_ms + 1
-
-
-def decode_records(records: Iterable[LogRecord]) -> DecodedRecords:
-    """Read the records that matter; a record that is no event is set aside, never fatal."""
-    engagements: list[Engagement] = []
-    catalogue: list[CatalogueChange] = []
-    next_offsets: dict[int, int] = {}
-    bad: list[tuple[LogRecord, str]] = []
-    for record in records:
-        next_offsets[record.partition] = record.offset + 1
-        if record.value.startswith(_IGNORED_PREFIXES):
-            continue
-        try:
-            event = decode_event(record.value)
-        except (ValueError, RecursionError) as error:
-            bad.append((record, str(error)))
-            continue
-        match event:
-            case Engagement() if event.timestamp_ms > event.received_at_ms + MAX_FUTURE_MS:
-                bad.append((record, f"timestamp {event.timestamp_ms} lies in the future"))
-            case Engagement():
-                engagements.append(event)
-            case CatalogueChange():
-                catalogue.append(event)
-            case Impression() | Outcome():
-                pass
-    return DecodedRecords(tuple(engagements), tuple(catalogue), next_offsets, tuple(bad))
+    def pairs_since_day(self, watermark_ms: int) -> int:
+        """The oldest day whose pairs count."""
+        return day_of(watermark_ms) - self.pair_days + 1
 
 
-def fold_events(
-    decoded: DecodedRecords,
-    states: Mapping[str, UserState],
-    newest_ms: int,
-    rules: FoldRules,
-) -> FeatureUpdate:
+def fold_rules(settings: Settings, *, log_may_repeat: bool) -> FoldRules:
+    """The settings that decide what events do to features.
+
+    Args:
+        log_may_repeat: whether the log can hold an event id more than once.
+    """
+    features, events = settings.features, settings.events
+    return FoldRules(
+        history_limit=features.history_limit,
+        negative_kinds=frozenset(events.negative_kinds),
+        windows_s=tuple(sorted({*WINDOWS_S, features.popular_window_s})),
+        lateness_ms=features.lateness_s * 1000,
+        pair_history=features.pair_history,
+        pair_window_ms=features.pair_window_s * 1000,
+        pair_days=features.pair_days,
+        dedup_window_ms=events.dedup_window_s * 1000 if log_may_repeat else 0,
+    )
+
+
+def fold_part(decoded: DecodedPart, stored: StoredPart, rules: FoldRules) -> FeatureUpdate:
     """The update that brings stored features from before these records to after them.
 
     Args:
-        states: the stored states of `decoded.user_ids`; a missing user is new.
-        newest_ms: the newest event time folded before.
+        stored: the stored states of `decoded.user_ids`, a missing user is new, and of the ids in
+            `decoded.event_ids` those that are remembered.
     """
-    by_user: dict[str, list[Engagement]] = defaultdict(list)
-    counts: Counter[tuple[int, str]] = Counter()
-    for event in decoded.engagements:
-        by_user[event.user_id].append(event)
-        newest_ms = max(newest_ms, event.timestamp_ms)
-        if event.kind not in rules.negative_kinds:
-            counts[rules.bucket_of(event.timestamp_ms), event.item_id] += 1
-    expired_before_ms = rules.expired_before_ms(newest_ms)
-    changed = (
-        add_engagements(states.get(user_id) or UserState(user_id), events, rules.history_limit)
-        for user_id, events in by_user.items()
-    )
-    return FeatureUpdate(
-        states=tuple(state for state in changed if state is not states.get(state.user_id)),
-        live_counts={key: n for key, n in counts.items() if key[0] >= expired_before_ms},
-        expired_before_ms=expired_before_ms,
-        newest_ms=newest_ms,
-        catalogue=decoded.catalogue,
-        next_offsets=decoded.next_offsets,
-    )
+    fold = _Fold(stored, rules)
+    for event in decoded.events:
+        if fold.is_new(event.event_id):
+            fold.take(event)
+    return fold.update(decoded)
 
 
-def add_engagements(state: UserState, events: Iterable[Engagement], limit: int) -> UserState:
-    """The state after these engagements: the newest `limit` by time, equal times by arrival.
+class _Fold:
+    """The features on their way from one state to the next."""
 
-    A late event takes its place in time; one older than a full history changes nothing.
+    def __init__(self, stored: StoredPart, rules: FoldRules) -> None:
+        self._stored = stored
+        self._rules = rules
+        self._watermark_ms = stored.watermark_ms
+        self._users: dict[str, _History] = {}
+        self._forgotten: dict[str, None] = {}
+        self._positives: Counter[ItemBucket] = Counter()
+        self._negatives: Counter[ItemBucket] = Counter()
+        self._pairs: Counter[PairDay] = Counter()
+        self._catalogue: list[CatalogueChange] = []
+        self._seen: dict[str, int] = {}
+        self._n_repeated = 0
+
+    def is_new(self, event_id: str) -> bool:
+        """Whether an event has to be counted; counts those that have not."""
+        if not self._rules.dedup_window_ms:
+            return True
+        seen_ms = self._seen.get(event_id, self._stored.seen_ms.get(event_id))
+        if seen_ms is None or seen_ms < self._watermark_ms - self._rules.dedup_window_ms:
+            return True
+        self._n_repeated += 1
+        return False
+
+    def take(self, event: Engagement | CatalogueChange | Forgotten) -> None:
+        """Take in an event that was not counted before."""
+        match event:
+            case Engagement():
+                self._engage(event)
+            case CatalogueChange():
+                self._catalogue.append(event)
+            case Forgotten():
+                self._users[event.user_id] = _History(UserState(event.user_id))
+                self._forgotten[event.user_id] = None
+        if self._rules.dedup_window_ms:
+            self._seen[event.event_id] = self._watermark_ms
+
+    def update(self, decoded: DecodedPart) -> FeatureUpdate:
+        """Everything that changed."""
+        expiry = self._rules.expiry(self._watermark_ms, self._stored.watermark_ms)
+        oldest = {
+            window_s: first_bucket(self._watermark_ms - self._rules.lateness_ms, window_s)
+            for window_s in self._rules.windows_s
+        }
+        counted = {*self._positives, *self._negatives}
+        return FeatureUpdate(
+            partition=decoded.partition,
+            next_offset=decoded.next_offset,
+            watermark_ms=self._watermark_ms,
+            forgotten=tuple(self._forgotten),
+            states=tuple(history.state() for history in self._users.values() if history.n_added),
+            item_counts={
+                key: (self._positives[key], self._negatives[key])
+                for key in counted
+                if key[1] >= oldest[key[0]]
+            },
+            pair_counts={k: n for k, n in self._pairs.items() if k[0] >= expiry.pairs_before_day},
+            catalogue=tuple(self._catalogue),
+            seen={i: ms for i, ms in self._seen.items() if ms >= expiry.seen_before_ms},
+            expiry=expiry,
+            n_repeated=self._n_repeated,
+        )
+
+    def _engage(self, event: Engagement) -> None:
+        history = self._users.get(event.user_id)
+        if history is None:
+            state = self._stored.states.get(event.user_id)
+            history = self._users[event.user_id] = _History(state or UserState(event.user_id))
+        place = history.place_of(event.timestamp_ms)
+        if not is_late(event.timestamp_ms, self._watermark_ms, self._rules.lateness_ms):
+            self._count(event, history, place)
+        history.insert(place, event, self._rules.history_limit)
+        self._watermark_ms = advanced_watermark(
+            self._watermark_ms, event.timestamp_ms, event.received_at_ms
+        )
+
+    def _count(self, event: Engagement, history: _History, place: int) -> None:
+        is_negative = event.kind in self._rules.negative_kinds
+        counts = self._negatives if is_negative else self._positives
+        for window_s in self._rules.windows_s:
+            counts[window_s, bucket_of(event.timestamp_ms, window_s), event.item_id] += 1
+        if not is_negative and self._rules.pair_history:
+            self._count_pairs(event, history, place)
+
+    def _count_pairs(self, event: Engagement, history: _History, place: int) -> None:
+        partners = paired_items(
+            (history.events[i] for i in range(place - 1, -1, -1)),
+            event.item_id,
+            event.timestamp_ms,
+            self._rules.negative_kinds,
+            self._rules.pair_history,
+            self._rules.pair_window_ms,
+        )
+        if not partners:
+            return
+        day, item_id = day_of(event.timestamp_ms), event.item_id
+        self._pairs[day, item_id, item_id] += len(partners)
+        for other_id in partners:
+            self._pairs[day, item_id, other_id] += 1
+            self._pairs[day, other_id, item_id] += 1
+            self._pairs[day, other_id, other_id] += 1
+
+
+class _History:
+    """A user's history while it changes: newest `limit` by time, equal times by arrival."""
+
+    def __init__(self, state: UserState) -> None:
+        self._state = state
+        self.events = list(state.history)
+        self.n_added = 0
+
+    def place_of(self, timestamp_ms: int) -> int:
+        """Where an event of this time belongs."""
+        if not self.events or timestamp_ms >= self.events[-1].timestamp_ms:
+            return len(self.events)
+        return bisect_right(self.events, timestamp_ms, key=_timestamp_of)
+
+    def insert(self, place: int, event: Engagement, limit: int) -> None:
+        """Put an event in its place; one older than a full history changes nothing."""
+        if place == 0 and len(self.events) >= limit:
+            return
+        self.events.insert(place, HistoryEvent(event.item_id, event.kind, event.timestamp_ms))
+        self.n_added += 1
+        del self.events[:-limit]
+
+    def state(self) -> UserState:
+        """The state with what was added."""
+        version = self._state.version + self.n_added
+        return UserState(self._state.user_id, tuple(self.events), version)
+
+
+def merge_part(
+    part: Sequence[tuple[str, Sequence[HistoryEvent]]],
+    states: Mapping[str, UserState],
+    rules: FoldRules,
+) -> tuple[MergedUsers, int]:
+    """What some users' imported events change, and how many of them are new.
+
+    Args:
+        part: users with their events in order of arrival.
+        states: the stored states of these users; a missing user is new.
     """
-    history = list(state.history)
-    version = state.version
-    for event in events:
-        at = bisect_right(history, event.timestamp_ms, key=_timestamp_of)
-        if at == 0 and len(history) >= limit:
-            continue
-        history.insert(at, HistoryEvent(event.item_id, event.kind, event.timestamp_ms))
-        version += 1
-        del history[:-limit]
-    if version == state.version:
-        return state
-    return UserState(state.user_id, tuple(history), version)
+    changed: dict[str, UserState] = {}
+    counts: Counter[str] = Counter()
+    n_added = 0
+    for user_id, imported in part:
+        before = changed.get(user_id) or states.get(user_id) or UserState(user_id)
+        after, added = merge_imported(before, imported, rules.history_limit)
+        if added:
+            changed[user_id] = after
+            n_added += len(added)
+            counts.update(e.item_id for e in added if e.kind not in rules.negative_kinds)
+    return MergedUsers(tuple(changed.values()), counts), n_added
 
 
 def merge_imported(
-    state: UserState, imported: Sequence[HistoryEvent], limit: int
+    state: UserState, imported: Iterable[HistoryEvent], limit: int
 ) -> tuple[UserState, list[HistoryEvent]]:
     """The state with imported events merged in, and those of them that are new in it.
 
@@ -166,31 +281,3 @@ def merge_imported(
     if not added:
         return state, []
     return UserState(state.user_id, tuple(merged), state.version + len(added)), added
-
-
-class PopularWindow:
-    """The live counts in memory: what `live_counts` of the store holds, and its totals by item."""
-
-    def __init__(self, counts: Iterable[tuple[int, str, int]] = ()) -> None:
-        self._buckets: dict[int, Counter[str]] = {}
-        self._totals: Counter[str] = Counter()
-        for bucket_ms, item_id, n in counts:
-            self._add(bucket_ms, item_id, n)
-
-    def advance(self, update: FeatureUpdate) -> None:
-        """Take in an update that has been stored."""
-        for (bucket_ms, item_id), n in update.live_counts.items():
-            self._add(bucket_ms, item_id, n)
-        for bucket_ms in [start for start in self._buckets if start < update.expired_before_ms]:
-            for item_id, n in self._buckets.pop(bucket_ms).items():
-                self._totals[item_id] -= n
-                if not self._totals[item_id]:
-                    del self._totals[item_id]
-
-    def top(self, limit: int) -> list[tuple[str, int]]:
-        """The items with the highest counts; equal counts by item id."""
-        return heapq.nsmallest(limit, self._totals.items(), key=lambda entry: (-entry[1], entry[0]))
-
-    def _add(self, bucket_ms: int, item_id: str, n: int) -> None:
-        self._buckets.setdefault(bucket_ms, Counter())[item_id] += n
-        self._totals[item_id] += n

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from recsys.errors import DataError
 from recsys.settings import Settings
+from recsys.stores.open_features import open_feature_writer
 from recsys.types import HistoryEvent
-from train_app.following.stream_features import load_histories
+from train_app.following.load_history import imported_histories, load_histories
 from train_app.importing.import_entries import import_items, import_users
 from train_app.importing.import_report import (
     EntryCounts,
@@ -217,14 +218,13 @@ def _attach_known(job: _Import, table: LakeTable | None, facts: StagedFacts) -> 
 def _load_features(job: _Import, facts: StagedFacts) -> int:
     """Give the users of this import their newest engagements, whether they are new or not."""
     job.lake.open("engagements").attach(job.staging.connection, _KNOWN_ROWS)
-    query = f"""
-        SELECT user_id, item_id, kind, timestamp_ms FROM {_KNOWN_ROWS}
-        SEMI JOIN staged USING (user_id) WHERE origin = 'import'
-        QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY timestamp_ms DESC, sequence DESC)
-            <= {job.settings.features.history_limit}
-        ORDER BY user_id, timestamp_ms, sequence"""
-    relation = job.staging.connection.sql(query)
-    histories = _grouped(relation.to_arrow_reader(50_000))
+    job.staging.connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW engagements_of_staged AS SELECT * FROM {_KNOWN_ROWS}"
+        " SEMI JOIN staged USING (user_id)"
+    )
+    histories = imported_histories(
+        job.staging.connection, "engagements_of_staged", job.settings.features.history_limit
+    )
 
     def counted() -> Iterator[tuple[str, list[HistoryEvent]]]:
         for done, history in enumerate(histories, start=1):
@@ -232,23 +232,11 @@ def _load_features(job: _Import, facts: StagedFacts) -> int:
             if done % 500 == 1:
                 job.progress("histories", done, facts.n_users)
 
-    return load_histories(job.settings.feature_path, counted(), job.settings).n_users
-
-
-def _grouped(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, list[HistoryEvent]]]:
-    """Users with their events, from rows sorted by user."""
-    user: str | None = None
-    events: list[HistoryEvent] = []
-    for batch in batches:
-        columns = (batch.column(name).to_pylist() for name in batch.schema.names)
-        for user_id, item_id, kind, timestamp_ms in zip(*columns, strict=True):
-            if user_id != user:
-                if user is not None:
-                    yield user, events
-                user, events = user_id, []
-            events.append(HistoryEvent(item_id, kind, timestamp_ms))
-    if user is not None:
-        yield user, events
+    writer = open_feature_writer(job.settings)
+    try:
+        return load_histories(writer, counted(), job.settings).n_users
+    finally:
+        writer.close()
 
 
 def _note(job: _Import) -> dict[str, object]:

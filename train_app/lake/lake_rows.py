@@ -55,7 +55,7 @@ def append_import(
         for rows in tables:
             append.write(rows)
         if append.n_rows:
-            append.commit({IMPORT_MARK: (mark, (mark or 0) + 1)}, note)
+            append.commit({IMPORT_MARK: (mark, (mark or 0) + 1)}, {"by": "import", **note})
         return append.n_rows
 
 

@@ -124,6 +124,16 @@ QUARANTINE = pa.schema(
     ]
 )
 
+SKIPPED = pa.schema(
+    [
+        _ID,
+        _column("reason", _TEXT, "void, repeated, forgetting, forgotten or gap"),
+        _column("end_offset", _INT, "the offset after it; a gap may be many records long"),
+        _RECEIVED,
+        *_PLACE,
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "engagements": ENGAGEMENTS,
     "impressions": IMPRESSIONS,
@@ -131,5 +141,13 @@ TABLES: dict[str, pa.Schema] = {
     "catalogue": CATALOGUE,
     "users": USERS,
     "quarantine": QUARANTINE,
+    "skipped": SKIPPED,
 }
+LOG_TABLES = ("skipped", "quarantine", "engagements", "impressions", "outcomes", "catalogue")
+"""Tables filled from the log, in the order they are committed; every offset is in one of them.
+
+`skipped` says of the offsets that gave no row elsewhere why they did not.
+"""
+TIME_COLUMNS = {"quarantine": "received_at_ms", "skipped": "received_at_ms"}
+"""The column that decides a row's day, where it is not `timestamp_ms`."""
 MAX_RAW_CHARS = 1000

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
 from cluster.__main__ import run
+from cluster.data_findings import DATA_CHECKS, check_leftovers, check_stores, reached
 from cluster.findings import (
     Finding,
     check_bundles,
@@ -17,13 +20,14 @@ from cluster.findings import (
     check_lake,
     check_limits,
     check_run,
-    check_stores,
     check_versions,
     run_check,
     version_findings,
 )
-from recsys.errors import StoreError
+from recsys.errors import ConfigError, StoreError
 from recsys.settings import Settings
+from recsys.stores.membership import Member, Membership
+from recsys.stores.spool_file import SUFFIX
 
 
 def free_ports(n_ports: int) -> list[int]:
@@ -84,7 +88,8 @@ def test_a_missing_and_an_older_package_fail_with_the_mend() -> None:
 def test_a_fresh_place_has_nothing_that_fails(tmp_path: Path) -> None:
     """Before the first import, doctor warns and does not fail."""
     settings = a_place(tmp_path / "var")
-    for check in (check_data_dir, check_limits, check_run, check_stores, check_bundles, check_lake):
+    checks = (check_data_dir, check_limits, check_run, check_bundles, check_lake, *DATA_CHECKS)
+    for check in checks:
         assert "fail" not in {f.level for f in run_check(check, settings)}, check.__name__
 
 
@@ -112,6 +117,7 @@ def test_a_damaged_store_fails_and_a_sound_one_is_ok(tmp_path: Path) -> None:
         "events.sqlite": "fail",
         "features.sqlite": "ok",
         "control.sqlite": "ok",
+        "evidence.sqlite": "ok",
     }
 
 
@@ -139,6 +145,45 @@ def test_a_lake_table_with_a_torn_commit_fails(tmp_path: Path) -> None:
         "lake table impressions": "fail",
     }
     assert found[0].detail == "version 1"
+
+
+def test_what_is_left_over_is_told_with_the_mend(tmp_path: Path) -> None:
+    """Spooled events, a damaged file set aside, dead replicas and gaps are warnings."""
+    settings = Settings(data_dir=tmp_path)
+    assert list(check_leftovers(settings)) == []
+    (tmp_path / "spool" / "g1").mkdir(parents=True)
+    (tmp_path / "spool" / "g1" / f"0{SUFFIX}").write_bytes(b"x" * 2 * 1024**2)
+    (tmp_path / "events.sqlite.corrupt-20261122T000000-000").write_bytes(b"torn")
+    (tmp_path / "events.sqlite.corrupt-20261122T000000-000-wal").write_bytes(b"")
+    membership = Membership(settings.control_url)
+    now_ms = time.time_ns() // 1_000_000
+    membership.beat(Member("archiver", "dead", now_ms - 60_000, n_missed=5, missed_ms=now_ms))
+    membership.close()
+    found = list(check_leftovers(settings))
+    assert [(finding.level, finding.subject) for finding in found] == [
+        ("warn", "spool"),
+        ("warn", "set aside"),
+        ("warn", "worker replicas"),
+        ("warn", "gap"),
+    ]
+    assert "2.0 MiB" in found[0].detail
+    assert "archiver missed 5 records" in found[3].detail
+    assert all(finding.mend for finding in found)
+
+
+def test_a_server_that_is_away_fails_with_the_mend_and_wrong_settings_with_their_own() -> None:
+    """A setting that does not fit says itself what to do."""
+
+    def away() -> io.StringIO:
+        raise StoreError("nobody answers at 127.0.0.1:9092")
+
+    def misfit() -> io.StringIO:
+        raise ConfigError("the topic has 3 partitions, expected 4; set events.n_partitions to 3")
+
+    assert reached("kafka", io.StringIO, lambda _: "4 partitions", "start it").level == "ok"
+    assert reached("kafka", away, str, "start it").mend == "start it"
+    found = reached("kafka", misfit, str, "start it")
+    assert (found.level, found.mend) == ("fail", "")
 
 
 def test_a_check_that_cannot_be_made_is_a_finding() -> None:

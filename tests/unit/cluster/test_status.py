@@ -14,6 +14,7 @@ import pytest
 
 from cluster.__main__ import run
 from cluster.console import as_text
+from cluster.data_facts import GAP_ALARM_MS, worker_facts
 from cluster.local.run_files import (
     RunFiles,
     RunState,
@@ -30,6 +31,7 @@ from recsys.errors import FleetError, WaitTimeout
 from recsys.events import Engagement
 from recsys.settings import Settings
 from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.membership import Member, Membership
 
 
 def an_application(status: str = "RUNNING", message: str = "") -> dict[str, Any]:
@@ -51,6 +53,30 @@ def a_replica(state: str = "ready", reason: str = "") -> dict[str, Any]:
     }
 
 
+def a_worker(**changes: Any) -> dict[str, Any]:
+    """What one worker's replicas say."""
+    return {
+        "n_replicas": 1,
+        "n_expected": 1,
+        "lag_records": 0,
+        "freshness_s": 0.0,
+        "n_records": 10,
+        "n_bad": 0,
+        "n_repeated": 0,
+        "n_missed": 0,
+        "missed_ms": 0,
+        "problems": [],
+        "n_gone": 0,
+    } | changes
+
+
+def a_log(**changes: Any) -> dict[str, Any]:
+    """What is said of the log."""
+    ends = {0: 6, 1: 4}
+    log = {"backend": "sqlite", "n_events": 10, "end_offsets": ends, "lag_events": 0, "lag_s": 0.0}
+    return log | changes
+
+
 def healthy_facts() -> StatusFacts:
     """A cluster with nothing to complain of."""
     arms = [{"variant": "stable", "bundle_id": "b1", "share": 1.0}]
@@ -64,7 +90,9 @@ def healthy_facts() -> StatusFacts:
             "rollout": None,
             "replicas": [a_replica()],
         },
-        log={"n_events": 10, "lag_events": 0, "lag_s": 0.0},
+        log=a_log(),
+        disk={"spool_files": 0, "spool_bytes": 0, "set_aside": []},
+        workers={"archiver": a_worker(), "features": a_worker(), "evidence": a_worker()},
         ready={"status": 200},
     )
 
@@ -81,6 +109,8 @@ def test_a_cluster_with_everything_in_order_is_healthy() -> None:
     assert "healthy" in text
     assert "epoch 3: stable b1 100%" in text
     assert "stable = b1" in text
+    assert "log: sqlite, 10 events (partitions end at 6, 4)" in text
+    assert "archiver │   1 of 1" in text
 
 
 @pytest.mark.parametrize(
@@ -102,7 +132,13 @@ def test_a_cluster_with_everything_in_order_is_healthy() -> None:
         ),
         ({"ready": {"status": 503, "detail": "no plan"}}, "no plan"),
         ({"control": {"replicas": [a_replica("failed", "bad sha")]}}, "bad sha"),
-        ({"log": {"n_events": 9, "lag_events": 9, "lag_s": 42.0}}, "42 s behind"),
+        ({"log": a_log(lag_events=9, lag_s=42.0)}, "42 s behind"),
+        ({"workers": {"archiver": a_worker(n_replicas=0)}}, "no replica of the worker archiver"),
+        ({"workers": {"archiver": a_worker(n_missed=7)}}, "7 records were gone from the log"),
+        ({"workers": {"evidence": a_worker(freshness_s=300.0)}}, "300 s behind the log"),
+        ({"workers": {"features": a_worker(problems=["disk is gone"])}}, "features: disk is gone"),
+        ({"disk": {"set_aside": ["var/events.sqlite.corrupt-1"]}}, "was set aside and holds"),
+        ({"log": {}, "disk": {"spool_bytes": 3 * 1024**2, "spool_files": 1}}, "3.0 MiB of events"),
         ({"unreadable": ("events.sqlite is damaged",)}, "events.sqlite is damaged"),
     ],
 )
@@ -117,7 +153,10 @@ def test_each_fault_is_one_sentence(change: dict[str, Any], expected: str) -> No
 
 def test_a_short_lag_is_no_problem() -> None:
     """Events are on their way all the time."""
-    facts = replace(healthy_facts(), log={"n_events": 9, "lag_events": 9, "lag_s": 0.4})
+    lagging = a_worker(lag_records=9, freshness_s=4.0)
+    facts = replace(
+        healthy_facts(), log=a_log(lag_events=9, lag_s=0.4), workers={"archiver": lagging}
+    )
     assert problems_of(facts) == []
 
 
@@ -153,8 +192,41 @@ def test_the_lag_counts_what_the_feature_store_has_not_applied(tmp_path: Path) -
     )
     log.close()
     facts = gather(settings, now_ms=1_005_000)
-    assert facts.log == {"n_events": 3, "lag_events": 3, "lag_s": 5.0}
+    assert facts.log["backend"] == "sqlite"
+    assert sum(facts.log["end_offsets"].values()) == 3
+    assert {key: facts.log[key] for key in ("n_events", "lag_events", "lag_s")} == {
+        "n_events": 3,
+        "lag_events": 3,
+        "lag_s": 5.0,
+    }
     assert facts.ready["status"] == 0
+
+
+def test_workers_are_told_by_their_living_replicas_and_gaps_by_all(tmp_path: Path) -> None:
+    """A dead replica's lag is nobody's; the records it missed are missed for good."""
+    settings = Settings(data_dir=tmp_path)
+    membership = Membership(settings.control_url)
+    living = Member("archiver", "a", 1_000_000, (0, 1), 50, 7, 1.26, 2, 0, 0, 3, "")
+    other = replace(living, replica_id="b", partitions=(2, 3), freshness_s=9.0)
+    dead = replace(living, replica_id="c", heartbeat_ms=900_000, n_missed=4, missed_ms=890_000)
+    for member in (living, other, dead):
+        membership.beat(member)
+    membership.close()
+    facts = worker_facts(settings, now_ms=1_004_000)
+    assert facts["archiver"] == a_worker(
+        n_replicas=2,
+        lag_records=14,
+        freshness_s=9.0,
+        n_records=100,
+        n_bad=4,
+        n_repeated=6,
+        n_missed=4,
+        missed_ms=890_000,
+        n_gone=1,
+    )
+    assert facts["evidence"] == a_worker(n_replicas=0, n_records=0)
+    long_after = worker_facts(settings, now_ms=890_001 + GAP_ALARM_MS)
+    assert long_after["archiver"]["n_missed"] == 0
 
 
 def test_the_lock_is_held_by_one_and_seen_by_all(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The embedded event log: positions, what is refused, and what an error says."""
+"""The embedded event log: positions, what is refused, what an error says, and damage set aside."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError, StoreError
-from recsys.events import Engagement, decode_event
+from recsys.events import CatalogueChange, Engagement, Event, decode_event
 from recsys.stores.event_log import SqliteEventLog, partition_of
-from recsys.stores.feature_tables import FeatureWriter
+from recsys.stores.log_upkeep import PIECE_RECORDS, VOID
+from recsys.stores.reserved_offsets import BLOCK, ReservedOffsets
+from recsys.stores.sqlite_file import Layout, open_writable, set_aside
 
 
 def an_engagement(event_id: str, user_id: str = "u1", item_id: str = "i1") -> Engagement:
@@ -41,15 +43,15 @@ def test_a_full_disk_stores_nothing_and_says_so(tmp_path: Path) -> None:
     """A batch that does not fit leaves no part behind, and the log works again with room."""
     log = SqliteEventLog(tmp_path / "log.sqlite", 2)
     log.append([an_engagement("first")])
-    n_pages = log._writer.execute("PRAGMA page_count").fetchone()[0]
-    log._writer.execute(f"PRAGMA max_page_count={n_pages}")
+    n_pages = log._file.writer.execute("PRAGMA page_count").fetchone()[0]
+    log._file.writer.execute(f"PRAGMA max_page_count={n_pages}")
     batch = [an_engagement(f"e{index}", f"u{index}", "i" * 250) for index in range(500)]
 
     with pytest.raises(StoreError, match=r"log\.sqlite could not be written, the disk is full"):
         log.append(batch)
     assert n_records(log) == 1
 
-    log._writer.execute("PRAGMA max_page_count=100000")
+    log._file.writer.execute("PRAGMA max_page_count=100000")
     log.append(batch)
     assert n_records(log) == 501
     log.close()
@@ -88,7 +90,8 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_another_stores_file_is_refused(tmp_path: Path) -> None:
     """A path set to the feature store must not get the log's tables."""
-    FeatureWriter(tmp_path / "features.sqlite").close()
+    layout = Layout("feature store", 1, (), 4096, "rebuild it", "NORMAL")
+    open_writable(tmp_path / "features.sqlite", layout).close()
     with pytest.raises(StoreError, match="is no event log but holds feature store"):
         SqliteEventLog(tmp_path / "features.sqlite", 4)
 
@@ -97,7 +100,7 @@ def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
     """An older release must not write into a file it does not understand."""
     path = tmp_path / "log.sqlite"
     log = SqliteEventLog(path, 4)
-    log._writer.execute("UPDATE meta SET value = '2' WHERE key = 'layout_version'")
+    log._file.writer.execute("UPDATE meta SET value = '2' WHERE key = 'layout_version'")
     log.close()
     with pytest.raises(StoreError, match="layout version 2, this program reads 1"):
         SqliteEventLog(path, 4)
@@ -115,7 +118,7 @@ def test_a_log_held_by_another_process_is_said_to_be_held(tmp_path: Path) -> Non
     log = SqliteEventLog(tmp_path / "log.sqlite", 4)
     holder = sqlite3.connect(tmp_path / "log.sqlite", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    log._writer.execute("PRAGMA busy_timeout=1")
+    log._file.writer.execute("PRAGMA busy_timeout=1")
     with pytest.raises(StoreError, match="held by another process's transaction"):
         log.append([an_engagement("e1")])
     holder.execute("ROLLBACK")
@@ -160,3 +163,157 @@ def test_threads_append_through_one_log_without_gaps(tmp_path: Path) -> None:
     for partition, end in log.end_offsets().items():
         assert [r.offset for r in records if r.partition == partition] == list(range(end))
     log.close()
+
+
+def spoil(path: Path) -> None:
+    """Write something else over a log's file, all but its first page."""
+    data = bytearray(path.read_bytes())
+    data[16_384:] = b"\xa5" * (len(data) - 16_384)
+    path.write_bytes(bytes(data))
+
+
+def test_the_writer_sets_a_damaged_file_aside_and_begins_anew(tmp_path: Path) -> None:
+    """Serving goes on; the old file is kept, and no offset is given out twice."""
+    path = tmp_path / "log.sqlite"
+    log = SqliteEventLog(path, 2)
+    log.append([an_engagement(f"e{n}", f"u{n}", "i" * 200) for n in range(2_000)])
+    old_ends = log.end_offsets()
+    log.close()
+    spoil(path)
+    with pytest.raises(StoreError, match="is damaged"):
+        SqliteEventLog(path, 2)
+
+    fresh = SqliteEventLog(path, 2, sets_aside=True)
+    assert fresh.n_set_aside == 1
+    (aside,) = tmp_path.glob("log.sqlite.corrupt-*")
+    assert aside.stat().st_size > 400_000
+    begins = fresh.begin_offsets()
+    assert begins == fresh.end_offsets()
+    assert all(begins[partition] >= old_ends[partition] for partition in begins)
+    (position,) = fresh.append([an_engagement("e1", "u1")])
+    assert position.offset == begins[position.partition]
+    assert [r.offset for r in fresh.read(position.partition, 3, 10)] == [position.offset]
+    fresh.close()
+    again = SqliteEventLog(path, 2, sets_aside=True)
+    assert (again.n_set_aside, n_records(again)) == (0, sum(begins.values()) + 1)
+    again.close()
+
+
+@pytest.mark.parametrize("content", [b"certainly no database " * 5000, b"x" * 600])
+def test_what_is_no_database_is_set_aside_too(tmp_path: Path, content: bytes) -> None:
+    """Without reservations the new offsets begin past all that a file of that size could hold."""
+    path = tmp_path / "log.sqlite"
+    path.write_bytes(content)
+    log = SqliteEventLog(path, 1, sets_aside=True)
+    assert log.begin_offsets()[0] > len(content) // 100
+    log.append([an_engagement("e1")])
+    log.close()
+    (aside,) = tmp_path.glob("log.sqlite.corrupt-*")
+    assert aside.read_bytes() == content
+
+
+def test_a_log_that_vanished_begins_past_its_old_offsets(tmp_path: Path) -> None:
+    """A follower that had read the old log sees a gap and not other records in their place."""
+    path = tmp_path / "log.sqlite"
+    log = SqliteEventLog(path, 1)
+    log.append([an_engagement(f"e{n}") for n in range(5)])
+    log.close()
+    for name in ("log.sqlite", "log.sqlite-wal", "log.sqlite-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    log = SqliteEventLog(path, 1)
+    assert log.append([an_engagement("new")])[0].offset == BLOCK
+    log.close()
+
+
+def test_every_offset_is_reserved_before_it_is_given_out(tmp_path: Path) -> None:
+    """Also where two processes append in turn, and where the file of reservations is spoiled."""
+    path = tmp_path / "log.sqlite"
+    first, second = SqliteEventLog(path, 1), SqliteEventLog(path, 1)
+    for turn in range(3):
+        for number, log in enumerate((first, second)):
+            log.append([an_engagement(f"{turn}-{number}-{n}") for n in range(600)])
+            reserved = ReservedOffsets(tmp_path / "log.sqlite.reserved").load()
+            assert log.end_offsets()[0] <= reserved[0] <= log.end_offsets()[0] + BLOCK
+        if turn == 1:
+            (tmp_path / "log.sqlite.reserved").write_text("no reservation")
+            second.append([an_engagement(f"fill-{n}") for n in range(BLOCK)])
+    first.close()
+    second.close()
+
+
+def test_a_process_that_has_the_old_file_open_goes_over_to_the_new_one(tmp_path: Path) -> None:
+    """What it acknowledges afterwards is where every reader looks."""
+    path = tmp_path / "log.sqlite"
+    other, follower = SqliteEventLog(path, 1), SqliteEventLog(path, 1)
+    other.append([an_engagement("old")])
+    assert len(follower.read(0, 0, 10)) == 1
+    set_aside(path, 1_790_000_000_000)
+    replacing = SqliteEventLog(path, 1, sets_aside=True)
+    (position,) = other.append([an_engagement("new")])
+    assert position.offset == BLOCK
+    for log in (other, follower, replacing):
+        assert [r.event_id for r in log.read(0, 0, 10)] == ["new"]
+        assert log.end_offsets() == {0: BLOCK + 1}
+        log.close()
+
+
+def test_damage_met_while_running_is_set_aside_by_the_writer(tmp_path: Path) -> None:
+    """The append that met it is stored in the fresh log."""
+    path = tmp_path / "log.sqlite"
+    log = SqliteEventLog(path, 1, sets_aside=True)
+    log.append([an_engagement(f"e{n}", item_id="i" * 200) for n in range(2_000)])
+    log._file.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    log._file.writer.execute("PRAGMA shrink_memory").fetchall()
+    spoil(path)
+    (position,) = log.append([an_engagement("after")])
+    assert position.offset >= 2_000
+    assert log.n_set_aside == 1
+    assert [r.event_id for r in log.read(0, position.offset, 10)] == ["after"]
+    log.close()
+
+
+def test_trimming_removes_the_oldest_and_gives_the_room_back(tmp_path: Path) -> None:
+    """A reader below the first kept record gets that one; ends and newer records stay."""
+    log = SqliteEventLog(tmp_path / "log.sqlite", 2)
+    user = next(f"u{n}" for n in range(99) if partition_of(f"u{n}", 2) == 1)
+    n_events = 2 * PIECE_RECORDS + 10
+    log.append([an_engagement(f"e{n}", user, "i" * 250) for n in range(n_events)])
+    n_pages = log._file.writer.execute("PRAGMA page_count").fetchone()[0]
+
+    assert log.trim(1, 2 * PIECE_RECORDS) == 2 * PIECE_RECORDS
+    assert log.begin_offsets() == {0: 0, 1: 2 * PIECE_RECORDS}
+    assert log.end_offsets() == {0: 0, 1: n_events}
+    assert [r.offset for r in log.read(1, 5, 3)] == [2 * PIECE_RECORDS + n for n in range(3)]
+    assert log._file.writer.execute("PRAGMA page_count").fetchone()[0] < n_pages
+    assert log.trim(1, 2 * PIECE_RECORDS) == log.trim(0, 100) == 0
+    assert log.trim(1, n_events + 1_000) == 10
+    assert log.begin_offsets() == log.end_offsets()
+    assert log.append([an_engagement("next", user)])[0].offset == n_events
+    log.close()
+
+
+def test_a_forgotten_users_records_are_emptied_and_keep_their_place(tmp_path: Path) -> None:
+    """Only theirs, only below the offset; offsets and event ids stay, the bytes do not."""
+    path = tmp_path / "log.sqlite"
+    log = SqliteEventLog(path, 1)
+    events: list[Event] = [
+        an_engagement(f"e{n}", "secret-person" if n % 3 == 0 else "other") for n in range(1_200)
+    ]
+    events.append(CatalogueChange(event_id="c", item_id="secret-person", timestamp_ms=1))
+    events.append(an_engagement("last", "secret-person"))
+    log.append(events)
+
+    assert log.void_user("secret-person", {0: 1_201}) == 400
+    assert log.void_user("secret-person", {0: 1_201}) == 0
+    records = log.read(0, 0, 10_000)
+    assert [(r.offset, r.event_id) for r in records] == list(
+        enumerate([event.event_id for event in events])
+    )
+    for n, record in enumerate(records):
+        is_void = n % 3 == 0 and n < 1_200
+        assert record.value == VOID if is_void else decode_event(record.value) == events[n]
+    stored = log.append([an_engagement("e0", "secret-person")])
+    assert stored[0].offset == 0
+    log.close()
+    on_disk = b"".join(file.read_bytes() for file in tmp_path.glob("log.sqlite*"))
+    assert on_disk.count(b"secret-person") <= 2 + 1

@@ -12,7 +12,9 @@ import pytest
 from recsys.errors import Overloaded, StoreError
 from recsys.events import Engagement, Event
 from recsys.stores.event_log import LogPosition, SqliteEventLog
-from serve_app.log_writer import MAX_EVENTS_PER_COMMIT, LogWriter
+from recsys.stores.spool import Spool
+from recsys.stores.spooling_log import SpoolingLog
+from serve_app.log_writer import MAX_EVENTS_PER_COMMIT, LogHealth, LogWriter
 from tests.fakes_event_log import MemoryEventLog
 
 WAIT_S = 20.0
@@ -270,3 +272,58 @@ def test_close_tells_those_who_wait_behind_a_stuck_log() -> None:
 
     asyncio.run(write())
     assert n_stored(log) == 1
+
+
+def test_health_says_what_waits_and_what_went_wrong() -> None:
+    """A log that refuses makes it `failing`, the next write that succeeds makes it `ok`."""
+    log = GatedLog()
+    log.open_gate()
+    writer = LogWriter(log, max_queued=2)
+    assert writer.health() == LogHealth("ok", n_queued=0, n_dropped=0, n_failed_batches=0)
+    log.failure = StoreError("the disk is full")
+
+    async def write() -> None:
+        await writer.append([an_engagement("a")])
+
+    with pytest.raises(StoreError):
+        asyncio.run(write())
+    for n in range(4):
+        writer.offer(an_engagement(f"e{n}"))
+    failing = writer.health()
+    assert failing.state == "failing"
+    assert (failing.n_queued, failing.n_dropped, failing.n_failed_batches >= 1) == (2, 2, True)
+    log.failure = None
+    asyncio.run(write())
+    assert writer.health().state == "ok"
+    writer.close()
+
+
+def test_while_the_broker_is_away_events_are_acknowledged_from_the_disk(tmp_path: Path) -> None:
+    """Nobody waits in memory; health says that the log spools and how much."""
+    broker = GatedLog()
+    broker.open_gate()
+    broker.failure = StoreError("the broker is away")
+    log = SpoolingLog(broker, Spool(tmp_path, 1_000_000))
+    writer = LogWriter(log, max_queued=100)
+
+    async def write() -> None:
+        for n in range(20):
+            await writer.append([an_engagement(f"{n}-{k}") for k in range(10)])
+
+    asyncio.run(write())
+    health = writer.health()
+    assert (health.state, health.spooled_events, health.n_spooled) == ("spooling", 200, 200)
+    assert (health.n_queued, health.n_dropped, health.n_failed_batches) == (0, 0, 0)
+    assert health.spooled_bytes > 200 * 100
+    writer.close()
+    log.close()
+
+
+def test_set_aside_files_are_counted(tmp_path: Path) -> None:
+    """The gateway's metrics learn of a damaged file from here."""
+    (tmp_path / "log.sqlite").write_bytes(b"no database at all " * 100)
+    log = SqliteEventLog(tmp_path / "log.sqlite", 1, sets_aside=True)
+    writer = LogWriter(log, max_queued=10)
+    assert writer.health().n_damaged_files == 1
+    writer.close()
+    log.close()

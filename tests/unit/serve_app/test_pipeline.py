@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from recsys.errors import DeadlineExceeded, Overloaded, StoreError
+from recsys.feature_definitions import NO_COUNTS, ItemCounts
 from recsys.settings import Settings
 from recsys.stages import stage_names
 from recsys.stores.feature_store import CatalogueView
@@ -21,6 +23,7 @@ from serve_app.residents.bundle_loading import BundleLoader, GatewayBundle, Load
 from serve_app.residents.live_items import LiveItems
 from serve_app.stages.placement import BundleMiss, FusedStage, StageClient
 from serve_app.telemetry import Telemetry
+from serve_app.user_reads import N_THREADS
 from tests.bundles_for_tests import NOW_MS, publish_small, small_history, small_settings
 
 N_ITEMS = 120
@@ -34,10 +37,15 @@ class Users:
     blocked: frozenset[str] = frozenset()
     live: tuple[str, ...] = ()
     is_away: bool = False
+    stuck: Mapping[str, threading.Event] = field(default_factory=dict)
+    """Reading one of these users waits for its event."""
 
     def read_users(self, user_ids: Sequence[str]) -> list[UserState]:
         if self.is_away:
             raise StoreError("feature store is away")
+        for user_id in user_ids:
+            if user_id in self.stuck:
+                self.stuck[user_id].wait(10)
         return [UserState(name, tuple(self.histories.get(name, ())), 1) for name in user_ids]
 
     def popular(self, limit: int) -> list[tuple[str, float]]:
@@ -46,8 +54,20 @@ class Users:
     def catalogue(self, since_version: int = 0) -> CatalogueView:
         return CatalogueView(1, self.blocked)
 
+    def trending(self, limit: int) -> list[tuple[str, float]]:
+        return []
+
+    def neighbours(self, item_ids: Sequence[str], limit: int) -> list[list[tuple[str, float]]]:
+        return [[] for _ in item_ids]
+
+    def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
+        return [ItemCounts(item_id, NO_COUNTS) for item_id in item_ids]
+
     def offsets(self) -> dict[int, int]:
         return {}
+
+    def close(self) -> None:
+        pass
 
 
 class Failing:
@@ -241,6 +261,65 @@ def test_without_features_the_user_is_answered_as_unknown(rig: Rig) -> None:
     stranger, _ = rig.pipeline()
     expected = answer_of(run(stranger, rig.bundle, [an_ask()]))
     assert answer.shown.item_ids == expected.shown.item_ids
+
+
+def test_a_server_that_keeps_a_read_waiting_degrades_that_batch_and_no_other(rig: Rig) -> None:
+    """The read is given up in its time, meanwhile others are answered, and it is counted."""
+    served = with_a_server(rig, timeout_ms=300)
+    never = threading.Event()
+    histories = {"slow": small_history(1, N_ITEMS), "quick": small_history(2, N_ITEMS)}
+    pipeline, telemetry = served.pipeline(Users(histories, stuck={"slow": never}))
+
+    async def both() -> tuple[Answer, Answer, bool]:
+        slow = asyncio.create_task(answer_one(pipeline, served.bundle, "slow"))
+        quick = await answer_one(pipeline, served.bundle, "quick")
+        was_waiting = not slow.done()
+        return await slow, quick, was_waiting
+
+    try:
+        slow, quick, was_waiting = asyncio.run(both())
+    finally:
+        never.set()
+    assert was_waiting
+    assert quick.degraded == ()
+    assert quick.history_version == 1
+    assert slow.degraded == ("features: unavailable",)
+    assert slow.history_version == 0
+    assert len(slow.shown.item_ids) == 10
+    reason = (("reason", "features: unavailable"),)
+    assert telemetry.take().counts["flywheel_degraded", reason] == 1
+
+
+def test_more_stuck_reads_than_threads_are_given_up_in_time(rig: Rig) -> None:
+    """A read that never began is cancelled as well; afterwards reads work again."""
+    served = with_a_server(rig, timeout_ms=100)
+    names = [f"slow{n}" for n in range(2 * N_THREADS)]
+    until = threading.Event()
+    pipeline, _ = served.pipeline(Users(stuck=dict.fromkeys(names, until)))
+
+    async def all_of_them() -> tuple[list[Answer], Answer]:
+        asks = (answer_one(pipeline, served.bundle, name) for name in names)
+        stuck = await asyncio.gather(*asks)
+        until.set()
+        return stuck, await answer_one(pipeline, served.bundle, "quick")
+
+    stuck, quick = asyncio.run(all_of_them())
+    assert {answer.degraded for answer in stuck} == {("features: unavailable",)}
+    assert quick.degraded == ()
+
+
+def with_a_server(rig: Rig, timeout_ms: int) -> Rig:
+    """The same bundle, its features on a server."""
+    features = rig.settings.features.model_copy(
+        update={"backend": "redis", "redis_timeout_ms": timeout_ms}
+    )
+    return replace(rig, settings=rig.settings.model_copy(update={"features": features}))
+
+
+async def answer_one(pipeline: Pipeline, bundle: GatewayBundle, user_id: str) -> Answer:
+    """One user's answer, in a batch of its own."""
+    answers = await pipeline.answer(bundle, [an_ask(user_id)], lambda _: True, may_miss=False)
+    return answer_of(answers)
 
 
 def test_without_any_source_the_request_is_refused(rig: Rig) -> None:

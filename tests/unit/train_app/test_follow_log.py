@@ -1,88 +1,114 @@
-"""The follower's loop: it goes on after failures and says when it is not healthy."""
+"""The follower's loop: it goes on after failures, counts, and says when it is not healthy."""
 
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from recsys.errors import StoreError
-from recsys.events import Engagement
-from recsys.settings import Settings
-from recsys.stores.feature_store import SqliteFeatureStore
-from tests.fakes_event_log import MemoryEventLog
 from train_app.following.follow_log import STUCK_AFTER_S, FollowLoop
-from train_app.following.stream_features import FeatureStream
 
 WAIT_S = 20.0
 
 
-class WatchedLog(MemoryEventLog):
-    """Tells when it has been read from, and fails as often as it is told to."""
+@dataclass
+class Source:
+    """What followers take from: counts by partition, and failures to come."""
 
-    def __init__(self, n_failures: int = 0) -> None:
-        super().__init__(1)
-        self.n_failures = n_failures
-        self.looked_at = threading.Semaphore(0)
+    waiting: dict[int, int] = field(default_factory=dict)
+    n_failures: int = 0
+    turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    asked: list[frozenset[int]] = field(default_factory=list)
+    n_opened: int = 0
+    n_closed: int = 0
 
-    def end_offsets(self) -> dict[int, int]:
-        """The next offset of every partition."""
-        self.looked_at.release()
-        if self.n_failures:
-            self.n_failures -= 1
+
+class CountingFollower:
+    """Takes everything that waits in its partitions; one record of each turn is bad."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        source.n_opened += 1
+        self.n_bad = self.n_missed = self.n_repeated = 0
+
+    def run_once(self, partitions: Collection[int]) -> int:
+        """Take all of it, or fail as often as the source says."""
+        source = self._source
+        source.asked.append(frozenset(partitions))
+        source.turns.release()
+        if source.n_failures:
+            source.n_failures -= 1
             raise StoreError("the log is away")
-        return super().end_offsets()
+        taken = sum(source.waiting.pop(partition, 0) for partition in partitions)
+        self.n_bad += taken > 0
+        return taken
+
+    def lag(self, partitions: Collection[int]) -> int:
+        """What waits."""
+        return sum(self._source.waiting.get(partition, 0) for partition in partitions)
+
+    def close(self) -> None:
+        """Count it."""
+        self._source.n_closed += 1
 
 
-def an_engagement(event_id: str) -> Engagement:
-    """A click."""
-    return Engagement(
-        event_id=event_id,
-        kind="click",
-        user_id="u1",
-        item_id="i1",
-        timestamp_ms=1_790_000_000_000,
-        received_at_ms=1_790_000_000_000,
-        origin="api",
-    )
+def a_loop(source: Source, share: frozenset[int] = frozenset({0, 1})) -> FollowLoop:
+    """A loop over the source with a short poll."""
+    return FollowLoop("features", lambda: CountingFollower(source), lambda: share, 0.001)
 
 
-def wait_for_turns(log: WatchedLog, n: int) -> None:
-    """Return when the log has been looked at so often."""
+def wait_for_turns(source: Source, n: int) -> None:
+    """Return when the source has been taken from so often."""
     for _ in range(n):
-        assert log.looked_at.acquire(timeout=WAIT_S)
+        assert source.turns.acquire(timeout=WAIT_S)
 
 
-def test_events_reach_the_store_while_the_loop_runs(tmp_path: Path) -> None:
-    """Without anybody asking for a turn."""
-    log = WatchedLog()
-    loop = FollowLoop(lambda: FeatureStream(log, tmp_path / "f", Settings()), 0.001)
-    wait_for_turns(log, 3)
-    log.append([an_engagement("a")])
-    while log.looked_at.acquire(blocking=False):
-        pass
-    wait_for_turns(log, 6)
-    assert len(SqliteFeatureStore(tmp_path / "f").read_users(["u1"])[0].history) == 1
+def test_records_are_taken_while_the_loop_runs() -> None:
+    """Without anybody asking for a turn, from the partitions of the share alone."""
+    source = Source(waiting={0: 3, 1: 4, 2: 5})
+    loop = a_loop(source)
+    wait_for_turns(source, 4)
     assert loop.problem() is None
     loop.stop()
-    assert loop.n_records == 1
-    assert "has ended: it was stopped" in str(loop.problem())
+    progress = loop.progress()
+    assert (progress.n_records, progress.n_bad, progress.lag_records) == (7, 1, 0)
+    assert source.waiting == {2: 5}
+    assert source.n_closed == 1
+    assert loop.problem() == "the features follower has ended: it was stopped"
 
 
-def test_a_failing_store_is_opened_anew(tmp_path: Path) -> None:
-    """The loop outlives failures, and each time starts from what is stored."""
-    log = WatchedLog(n_failures=2)
-    log.append([an_engagement("a")])
-    opened: list[FeatureStream] = []
-
-    def open_stream() -> FeatureStream:
-        opened.append(FeatureStream(log, tmp_path / "f", Settings()))
-        return opened[-1]
-
-    loop = FollowLoop(open_stream, 0.001)
-    wait_for_turns(log, 8)
+def test_a_failing_follower_is_opened_anew_and_its_counts_are_kept() -> None:
+    """The loop outlives failures; counts are since the loop's start."""
+    source = Source(waiting={0: 3}, n_failures=0)
+    loop = a_loop(source)
+    wait_for_turns(source, 3)
+    source.n_failures = 2
+    while source.n_failures:
+        wait_for_turns(source, 1)
+    source.waiting[1] = 2
+    while source.waiting:
+        wait_for_turns(source, 1)
+    wait_for_turns(source, 2)
     loop.stop()
-    assert len(opened) == 3
-    assert loop.n_records == 1
+    assert source.n_opened == source.n_closed == 3
+    progress = loop.progress()
+    assert (progress.n_records, progress.n_bad, progress.problem) == (5, 2, "")
+
+
+def test_the_share_is_asked_for_at_each_turn_and_an_empty_one_idles() -> None:
+    """Partitions come and go while the loop runs; without any the store is left alone."""
+    source = Source()
+    shares = iter([frozenset({0}), frozenset(), frozenset({1})])
+    loop = FollowLoop(
+        "features",
+        lambda: CountingFollower(source),
+        lambda: next(shares, frozenset({1, 2})),
+        0.001,
+    )
+    wait_for_turns(source, 4)
+    loop.stop()
+    assert source.asked[:3] == [frozenset({0}), frozenset({1}), frozenset({1, 2})]
 
 
 def test_a_loop_without_a_good_turn_is_not_healthy() -> None:
@@ -90,14 +116,33 @@ def test_a_loop_without_a_good_turn_is_not_healthy() -> None:
     clock = [0.0]
     failed = threading.Semaphore(0)
 
-    def open_stream() -> FeatureStream:
+    def open_follower() -> CountingFollower:
         failed.release()
         raise StoreError("the disk is gone")
 
-    loop = FollowLoop(open_stream, 0.001, clock_s=lambda: clock[0])
+    loop = FollowLoop("archiver", open_follower, frozenset, 0.001, clock_s=lambda: clock[0])
     assert failed.acquire(timeout=WAIT_S)
     assert failed.acquire(timeout=WAIT_S)
     assert loop.problem() is None
+    assert loop.progress().problem == "the disk is gone"
     clock[0] = STUCK_AFTER_S
-    assert "made no turn for 30 s: the disk is gone" in str(loop.problem())
+    assert "archiver follower made no turn for 30 s: the disk is gone" in str(loop.problem())
+    loop.stop()
+
+
+def test_a_turn_that_does_not_end_is_not_healthy() -> None:
+    """A store that hangs says nothing; the time does."""
+    clock = [0.0]
+    entered, leave = threading.Event(), threading.Event()
+
+    def open_follower() -> CountingFollower:
+        entered.set()
+        leave.wait(WAIT_S)
+        return CountingFollower(Source())
+
+    loop = FollowLoop("evidence", open_follower, frozenset, 0.001, clock_s=lambda: clock[0])
+    assert entered.wait(WAIT_S)
+    clock[0] = STUCK_AFTER_S + 1
+    assert "made no turn for 31 s: its turn does not end" in str(loop.problem())
+    leave.set()
     loop.stop()

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from recsys.errors import StoreError
 from train_app.lake.lake_rows import append_import, complete_rows
@@ -116,3 +117,82 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
         commit.write_text("{broken")
     with pytest.raises(StoreError, match="outcomes"):
         Lake(str(tmp_path)).find("outcomes")
+
+
+def an_older_lake(folder: Path, without: str) -> Lake:
+    """A lake whose outcomes were made before a column was documented, with one row."""
+    lake = Lake(str(folder / "lake"))
+    older = pa.schema([column for column in TABLES["outcomes"] if column.name != without])
+    location = f"{lake.location}/outcomes"
+    write_deltalake(location, some_rows(1).select(older.names), partition_by="event_date")
+    return lake
+
+
+def test_a_lake_from_before_a_column_gets_it_with_the_next_commit(tmp_path: Path) -> None:
+    """Old rows read as null, before and after; an older version keeps its older columns."""
+    lake = an_older_lake(tmp_path, "latency_ms")
+    query = "SELECT event_id, latency_ms FROM rows ORDER BY event_id"
+    for expected in ([("e1", None)], [("e1", None), ("e2", 7.0)]):
+        table = lake.find("outcomes")
+        assert table is not None
+        connection = duckdb.connect()
+        table.attach(connection, "rows")
+        assert connection.execute(query).fetchall() == expected
+        rows = some_rows(2).set_column(
+            TABLES["outcomes"].get_field_index("latency_ms"), "latency_ms", pa.array([7.0])
+        )
+        if len(expected) == 1:
+            append_import(lake, "outcomes", [rows], None, {})
+    newest, oldest = lake.find("outcomes"), lake.find("outcomes", version=0)
+    assert newest is not None
+    assert oldest is not None
+    assert {f.name for f in newest.delta.schema().fields} == set(TABLES["outcomes"].names)
+    assert "latency_ms" not in {f.name for f in oldest.delta.schema().fields}
+
+
+def test_a_lake_of_a_newer_release_is_still_written_to(tmp_path: Path) -> None:
+    """Columns this release does not know are kept, and null in its rows."""
+    lake = Lake(str(tmp_path / "lake"))
+    newer = some_rows(1).append_column("mood", pa.array(["good"]))
+    write_deltalake(f"{lake.location}/outcomes", newer, partition_by="event_date")
+    append_import(lake, "outcomes", [some_rows(2)], None, {})
+    table = lake.find("outcomes")
+    assert table is not None
+    assert "mood" in {field.name for field in table.delta.schema().fields}
+    connection = duckdb.connect()
+    table.attach(connection, "rows")
+    query = "SELECT event_id, mood FROM rows ORDER BY event_id"
+    assert connection.execute(query).fetchall() == [("e1", "good"), ("e2", None)]
+
+
+def test_two_writers_may_add_the_same_column_at_once(tmp_path: Path) -> None:
+    """Who comes second finds it there."""
+    lake = an_older_lake(tmp_path, "latency_ms")
+    tables = [lake.open("outcomes"), lake.open("outcomes")]
+    for number, table in enumerate(tables):
+        with lake.append(table) as append:
+            append.write(some_rows(2 + number))
+            append.commit({f"log-{number}": (None, 1)}, {})
+    assert ids_in(lake.find("outcomes")) == ["e1", "e2", "e3"]
+
+
+def test_a_commit_that_only_seems_to_fail_keeps_its_files(tmp_path: Path) -> None:
+    """What is done after a commit, such as its checkpoint, may fail without undoing it."""
+    lake = Lake(str(tmp_path / "lake"))
+    table = lake.open("outcomes")
+
+    class FailingAfterwards:
+        """A table whose commits get through and report a failure."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(table.delta, name)
+
+        def create_write_transaction(self, *args: object, **options: object) -> None:
+            table.delta.create_write_transaction(*args, **options)
+            raise OSError(28, "No space left on device")
+
+    doubtful = LakeTable("outcomes", FailingAfterwards(), table.location)
+    with lake.append(doubtful) as append:
+        append.write(some_rows(1))
+        append.commit({"log-0": (None, 1)}, {})
+    assert ids_in(lake.find("outcomes")) == ["e1"]

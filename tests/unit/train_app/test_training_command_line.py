@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError
-from train_app.__main__ import _mapping, main, time_ms
+from train_app.__main__ import main
 from train_app.data_commands import CountProgress
+from train_app.verb_options import parse_mapping, time_ms
 
 
 @pytest.mark.parametrize(
@@ -38,10 +39,10 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 def test_a_mapping_names_fields_and_columns() -> None:
     """Spaces do not matter; a field without a column does."""
-    assert _mapping("user_id=uid, item_id = sku") == {"user_id": "uid", "item_id": "sku"}
-    assert _mapping("") == {}
+    assert parse_mapping("user_id=uid, item_id = sku") == {"user_id": "uid", "item_id": "sku"}
+    assert parse_mapping("") == {}
     with pytest.raises(ConfigError, match="item_id"):
-        _mapping("user_id=uid,item_id")
+        parse_mapping("user_id=uid,item_id")
 
 
 @pytest.mark.parametrize(

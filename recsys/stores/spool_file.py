@@ -1,0 +1,120 @@
+"""One file of the spool: what it holds behind the place up to which it was passed over.
+
+A torn tail is cut off; damage is kept in a copy beside the file and passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.stores.spool_segment import SpooledRecord, is_torn_tail, parse_segment
+
+_log = logging.getLogger(__name__)
+
+SUFFIX = ".spool"
+_READ_SUFFIX = ".read"
+_POSITION_DIGITS = 20
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    """The file of a segment: names in order are segments in order."""
+    return directory / f"{number:012d}{SUFFIX}"
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """The segments of a folder, oldest first."""
+    return sorted(directory.glob(f"*{SUFFIX}"))
+
+
+@dataclass(slots=True)
+class SpoolFile:
+    """One segment, as its owner knows it."""
+
+    path: Path
+    n_bytes: int = 0
+    n_records: int = 0
+    """Not yet passed over."""
+    n_corrupt: int = 0
+    """1 where a copy was set aside for its damage."""
+    read_offset: int = 0
+
+    @property
+    def number(self) -> int:
+        """Its place in the queue."""
+        return int(self.path.stem)
+
+    def load(self) -> deque[SpooledRecord]:
+        """What stands behind the position; the count of records is corrected by it."""
+        with self.path.open("rb") as file:
+            file.seek(self.read_offset)
+            data = file.read(max(0, self.n_bytes - self.read_offset))
+        parsed = parse_segment(data, self.read_offset)
+        tail = data[parsed.end - self.read_offset :]
+        if is_torn_tail(tail):
+            os.truncate(self.path, parsed.end)
+            self.n_bytes, tail = parsed.end, b""
+        if parsed.n_damaged_bytes or tail:
+            self._set_aside(parsed.n_damaged_bytes + len(tail))
+        self.n_records = len(parsed.records)
+        return deque(parsed.records)
+
+    def keep_position(self) -> None:
+        """Write down how far it was passed over; without that a crash only repeats records."""
+        try:
+            descriptor = os.open(self._read_path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(descriptor, f"{self.read_offset:0{_POSITION_DIGITS}d}".encode(), 0)
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            _log.warning(f"{self._read_path} could not be written: {error}")
+
+    def move(self, path: Path) -> None:
+        """Take another name; its position moves first, for it is useless alone."""
+        if self._read_path.exists():
+            self._read_path.rename(path.with_suffix(_READ_SUFFIX))
+        self.path.rename(path)
+        self.path = path
+
+    def remove(self) -> None:
+        """Delete it."""
+        self.path.unlink(missing_ok=True)
+        self._read_path.unlink(missing_ok=True)
+
+    @property
+    def _read_path(self) -> Path:
+        return self.path.with_suffix(_READ_SUFFIX)
+
+    def _set_aside(self, n_bytes: int) -> None:
+        if self.n_corrupt:
+            return
+        self.n_corrupt = 1
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
+        try:
+            aside.hardlink_to(self.path)
+        except OSError as error:
+            _log.warning(f"{self.path} cannot be set aside as {aside.name}: {error}")
+        _log.error(
+            f"spool {self.path} is damaged: {n_bytes} bytes are no events; it is kept as"
+            f" {aside.name}, and what can be read of it goes on"
+        )
+
+
+def found_segment(path: Path) -> SpoolFile:
+    """A segment of an earlier life, read through once to know what it holds."""
+    segment = SpoolFile(path, n_bytes=path.stat().st_size)
+    try:
+        text = path.with_suffix(_READ_SUFFIX).read_text()
+        if len(text) == _POSITION_DIGITS:
+            segment.read_offset = min(int(text), segment.n_bytes)
+    except (OSError, ValueError):
+        segment.read_offset = 0
+    segment.load()
+    return segment

@@ -1,0 +1,77 @@
+"""The lake's verbs, as a person or a script meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recsys.settings import Settings
+from recsys.stores.event_log import SqliteEventLog
+from tests.lake_events import some_events
+from train_app.__main__ import main
+
+pytestmark = pytest.mark.integration
+
+
+def a_settings_file(folder: Path, **lake: object) -> Path:
+    """Settings of a log and a lake under `folder`."""
+    settings = Settings.model_validate({"data_dir": folder / "var", "lake": lake})
+    path = folder / "settings.json"
+    path.write_text(settings.model_dump_json())
+    return path
+
+
+def run(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """One verb: exit code, standard output, standard error."""
+    code = main([words[0], "--settings", str(path), *words[1:]])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_lake_is_checked_compacted_and_looked_back_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The round of an operator, and what is said where something is wrong."""
+    path = a_settings_file(tmp_path, compact_files=1)
+    assert run(path, capsys, "lake-history") == (0, "the lake has no tables yet\n", "")
+    log = SqliteEventLog(tmp_path / "var" / "events.sqlite", 4)
+    for n in range(3):
+        log.append(some_events(3, first=3 * n))
+        assert run(path, capsys, "ingest")[0] == 0
+    code, out, err = run(path, capsys, "lake-check", "--json")
+    document = json.loads(out)
+    assert (code, err, document["is_whole"], document["lag"]) == (0, "", True, 0)
+    assert document["tables"]["engagements"]["n_rows"] == 9
+    assert sum(part["n_rows"] for part in document["partitions"].values()) == 27
+    assert "whole: every offset is accounted for once" in run(path, capsys, "lake-check")[1]
+    compacted = json.loads(run(path, capsys, "lake-compact", "--vacuum", "--json")[1])
+    assert compacted["n_removed"] > compacted["n_added"] > 0
+    assert compacted["retention"]["n_files"]["engagements"] == 0
+    changes = json.loads(run(path, capsys, "lake-history", "engagements", "--json")[1])["changes"]
+    assert [change["by"] for change in changes].count("compaction") > 0
+    assert sum(change["n_rows"] or 0 for change in changes) == 9
+    assert run(path, capsys, "lake-history", "nothing")[0] == 1
+    (victim, *_) = sorted((tmp_path / "var" / "lake" / "catalogue").rglob("part-*.parquet"))
+    victim.write_bytes(b"")
+    code, _, err = run(path, capsys, "lake-check")
+    assert (code, "catalogue" in err, "restore it from a backup" in err) == (1, True, True)
+
+
+def test_a_lake_that_is_not_whole_ends_with_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is on standard output, the sentence on standard error."""
+    path = a_settings_file(tmp_path)
+    log = SqliteEventLog(tmp_path / "var" / "events.sqlite", 4)
+    log.append(some_events(3))
+    assert run(path, capsys, "ingest")[0] == 0
+    log.close()
+    for suffix in ("", "-wal", "-shm", ".reserved"):
+        (tmp_path / "var" / f"events.sqlite{suffix}").unlink(missing_ok=True)
+    SqliteEventLog(tmp_path / "var" / "events.sqlite", 4).close()
+    code, out, err = run(path, capsys, "lake-check")
+    assert code == 1
+    assert "but the log ends at 0" in out
+    assert err.startswith("error: the lake")

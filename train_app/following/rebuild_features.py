@@ -1,0 +1,99 @@
+"""Makes the embedded feature store anew from the lake, beside the old one, and swaps it in.
+
+Part of its one writer, `stream_features`. What the log holds beyond the lake is taken in by
+whoever follows the log next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.errors import DataError
+from recsys.settings import Settings
+from recsys.stores.feature_file import replace_contents
+from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.sqlite_file import COMPANIONS
+from train_app.following.feature_fold import FoldRules, fold_rules
+from train_app.following.publish_lists import ListPublisher
+from train_app.following.replay_lake import LakeTables, find_tables, replay
+
+Progress = Callable[[int], None]
+"""Told how many rows and users have been taken in so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class RebuiltFeatures:
+    """What a feature store was made of."""
+
+    n_taken: int
+    """Users of imports, and rows of the log, that were taken in."""
+    offsets: dict[int, int]
+    """By partition: the log offset the store now stands at."""
+    seconds: float
+
+
+def rebuild_features(
+    lake_location: str,
+    settings: Settings,
+    writer_path: Path,
+    progress: Progress = lambda n_taken: None,
+    *,
+    log_may_repeat: bool | None = None,
+) -> RebuiltFeatures:
+    """Replay the lake into a new store and give `writer_path` its contents in one step.
+
+    Readers see the old contents until then. People the lake has forgotten are in no history, and,
+    other than in a store that lived through it, in no count either.
+
+    Raises:
+        DataError: there is no lake to rebuild from.
+        StoreError: lake or disk failed; the old contents stay.
+    """
+    started_s = time.monotonic()
+    tables = find_tables(lake_location)
+    if tables is None:
+        raise DataError(
+            f"the lake {lake_location} has no engagements to rebuild the features from; run"
+            " 'python -m train_app ingest' or 'cluster import' first"
+        )
+    if log_may_repeat is None:
+        log_may_repeat = settings.events.backend == "kafka"
+    draft = writer_path.with_name(f"{writer_path.name}.rebuild")
+    try:
+        _delete(draft)
+        ends = tables.ends(tables.partitions())
+        rules = fold_rules(settings, log_may_repeat=log_may_repeat)
+        n_taken = _fill(draft, tables, ends, settings, rules, progress)
+        replace_contents(writer_path, draft)
+    finally:
+        _delete(draft)
+    return RebuiltFeatures(n_taken, ends, time.monotonic() - started_s)
+
+
+def _fill(
+    draft: Path,
+    tables: LakeTables,
+    ends: dict[int, int],
+    settings: Settings,
+    rules: FoldRules,
+    progress: Progress,
+) -> int:
+    writer = SqliteFeatureWriter(draft)
+    n_taken = 0
+    try:
+        popular_limit = settings.features.popular_limit
+        for n in replay(tables, ends, writer, rules, popular_limit, with_imports=True):
+            n_taken += n
+            progress(n_taken)
+        ListPublisher(writer, settings, rules, time.monotonic).publish_all(ends)
+    finally:
+        writer.close()
+    return n_taken
+
+
+def _delete(path: Path) -> None:
+    for end in ("", *COMPANIONS):
+        path.with_name(path.name + end).unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""Computes live features or evidence anew, beside what serves, and puts the result in its place.
+
+What is taken in meanwhile by the workers is taken in again from where the new values end. Each
+store's values come from its one writer; here they are only asked for the whole log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import ConfigError, DataError
+from recsys.settings import Settings
+from recsys.stores.event_log import EventLog
+from recsys.stores.feature_file import replace_contents
+from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.open_log import open_log
+from recsys.stores.sqlite_file import COMPANIONS
+from train_app.command_outcome import Outcome
+from train_app.following.follow_log import Follower
+from train_app.following.rebuild_evidence import rebuild_evidence
+from train_app.following.rebuild_features import rebuild_features
+from train_app.following.stream_features import FeatureStream
+from train_app.lake.ingest import run_ingest
+
+
+@dataclass
+class ReplayReport:
+    """What was computed anew."""
+
+    n_taken: dict[str, int] = field(default_factory=dict)
+    """By store: records and imported users that were taken in."""
+    offsets: dict[str, dict[int, int]] = field(default_factory=dict)
+    """By store: the log offsets the new values end at."""
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as a JSON document."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The report for a person."""
+        return "\n".join(
+            f"{store}: {n:,} records taken in, up to offsets"
+            f" {', '.join(str(end) for end in self.offsets[store].values())}"
+            for store, n in self.n_taken.items()
+        )
+
+
+def replay(settings: Settings, *, features: bool, evidence: bool, from_lake: bool) -> Outcome:
+    """`replay`: live features, evidence or both, from the log or from lake and log.
+
+    Raises:
+        ConfigError: nothing, or what cannot be done, was asked for.
+        DataError: the source does not hold all that the store was made of.
+        StoreError: a store is away; the old values stay.
+    """
+    if not features and not evidence:
+        raise ConfigError("nothing to replay, expected --features, --evidence or both")
+    started_s = time.monotonic()
+    report = ReplayReport()
+    if features:
+        _refuse_server(settings)
+        _features(settings, report, from_lake=from_lake)
+    if evidence:
+        with closing(open_log(settings)) as log:
+            refuse_short_log(log, "evidence")
+            rebuilt = rebuild_evidence(log, settings)
+        report.n_taken["evidence"] = rebuilt.n_taken
+        report.offsets["evidence"] = rebuilt.offsets
+    report.seconds = time.monotonic() - started_s
+    return Outcome(report.as_dict(), report.text())
+
+
+def _features(settings: Settings, report: ReplayReport, *, from_lake: bool) -> None:
+    if from_lake:
+        run_ingest(settings)
+        rebuilt = rebuild_features(settings.lake_location, settings, settings.feature_path)
+        report.n_taken["features"], report.offsets["features"] = rebuilt.n_taken, rebuilt.offsets
+        return
+    with closing(open_log(settings)) as log:
+        refuse_short_log(log, "features")
+        _refuse_imports(settings)
+        n_taken, offsets = _from_log(log, settings)
+    report.n_taken["features"], report.offsets["features"] = n_taken, offsets
+
+
+def _from_log(log: EventLog, settings: Settings) -> tuple[int, dict[int, int]]:
+    path = settings.feature_path
+    draft = path.with_name(f"{path.name}.replay")
+    # A lake that is not there: a stream with an empty store would begin with it.
+    nowhere = settings.model_copy(update={"lake_url": str(path.with_name("no-lake"))})
+    try:
+        remove_draft(draft)
+        with closing(FeatureStream(log, SqliteFeatureWriter(draft), nowhere)) as stream:
+            ends = log.end_offsets()
+            n_taken = take_all(stream, log)
+        replace_contents(path, draft)
+    finally:
+        remove_draft(draft)
+    return n_taken, ends
+
+
+def take_all(
+    follower: Follower, log: EventLog, progress: Callable[[int], None] = lambda n: None
+) -> int:
+    """Let a follower take in every partition up to its present end; the records it took."""
+    partitions = list(log.end_offsets())
+    n_taken = 0
+    while follower.lag(partitions):
+        n_taken += follower.run_once(partitions)
+        progress(n_taken)
+    return n_taken
+
+
+def remove_draft(path: Path) -> None:
+    """Remove a database that is not to be kept."""
+    for end in ("", *COMPANIONS):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def refuse_short_log(log: EventLog, store: str) -> None:
+    """Refuse to compute from a log that has lost its beginning.
+
+    Raises:
+        DataError: it has.
+    """
+    trimmed = {p: begin for p, begin in log.begin_offsets().items() if begin}
+    if trimmed:
+        mend = "say --from-lake" if store == "features" else "keep the evidence there is"
+        partition, begin = min(trimmed.items())
+        raise DataError(
+            f"partition {partition} of the log begins at offset {begin}, expected 0: {store} of"
+            f" before cannot be computed from the log; {mend}"
+        )
+
+
+def _refuse_imports(settings: Settings) -> None:
+    with closing(SqliteFeatureWriter(settings.feature_path)) as writer:
+        if writer.most_imported(1):
+            raise DataError(
+                "the features hold imported histories, which the log does not have; say --from-lake"
+            )
+
+
+def _refuse_server(settings: Settings) -> None:
+    if settings.features.backend != "sqlite":
+        raise ConfigError(
+            f"features.backend is {settings.features.backend}, expected sqlite for a replay; empty"
+            " the server's database instead: the feature stream fills it from lake and log"
+        )

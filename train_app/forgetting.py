@@ -1,0 +1,213 @@
+"""Forgets a person: says so in the log, and carries it out now in everything made from the log.
+
+Each store removes the person itself, through its one writer: here the writers' followers are only
+brought past the word in the log, and the log emptied of the person behind them.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from recsys.errors import DataError, StoreError
+from recsys.events import MAX_ID_BYTES, Forgotten, new_event_id
+from recsys.settings import Settings
+from recsys.stores import leftover_files
+from recsys.stores.event_log import EventLog, SqliteEventLog
+from recsys.stores.evidence import forget_in_evidence
+from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
+from recsys.stores.open_features import open_feature_writer
+from recsys.stores.open_log import open_log
+from recsys.stores.write_ahead import empty_write_ahead
+from recsys.user_hash import user_hash
+from train_app.command_outcome import Outcome
+from train_app.following.worker_replica import open_follower
+
+_log = logging.getLogger(__name__)
+
+GIVE_UP_AFTER_S = 600.0
+"""A follower that is not past the word in the log by then is far behind."""
+PAUSE_S = 0.05
+
+
+@dataclass
+class ForgetReport:
+    """What was done, and what is still to come."""
+
+    user: str
+    """The person's hash."""
+    partition: int
+    offset: int
+    """Where the log says it."""
+    n_log_records: int = 0
+    """Records of the log that were emptied; the word itself among them."""
+    had_features: bool = False
+    """Whether there was a live history."""
+    evidence_rows: dict[str, int] = field(default_factory=dict)
+    """Rows removed from the evidence, by table."""
+    passed: list[str] = field(default_factory=list)
+    """The followers that have carried it out."""
+    remaining: list[str] = field(default_factory=list)
+    """What is not gone yet, and when it will be."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as a JSON document."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The report for a person."""
+        lines = [
+            f"forgotten: {self.user}, in the log at {self.partition}/{self.offset}",
+            f"log: {self.n_log_records} records emptied",
+            f"features: {'a history removed' if self.had_features else 'no history'}",
+            f"evidence: {sum(self.evidence_rows.values())} rows removed",
+            f"carried out by: {', '.join(self.passed)}",
+        ]
+        lines += [f"still to come: {sentence}" for sentence in self.remaining]
+        return "\n".join(lines)
+
+
+def forget_user(settings: Settings, *, user_id: str) -> Outcome:
+    """`forget`: remove a person from log, lake, features and evidence."""
+    report = forget(settings, user_id)
+    return Outcome(report.as_dict(), report.text())
+
+
+def forget(
+    settings: Settings,
+    user_id: str,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    new_id: Callable[[], str] = new_event_id,
+) -> ForgetReport:
+    """Forget everything the log says of a person up to now.
+
+    Works beside running workers and without them. Doing it again does it again: a run that died
+    half-way is completed by the next.
+
+    Raises:
+        DataError: no user can have this id.
+        StoreError: a store is away; run it again once it is back.
+    """
+    if not 1 <= len(user_id.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES:
+        raise DataError(f"a user id has 1 to {MAX_ID_BYTES} bytes of UTF-8, expected one")
+    with closing(open_log(settings)) as log:
+        word = Forgotten(event_id=new_id(), user_id=user_id, timestamp_ms=now_ms())
+        (position,) = log.append([word])
+        report = ForgetReport(user_hash(user_id), position.partition, position.offset)
+        report.n_log_records += _void(log, user_id, position.partition, position.offset)
+        # Now and directly: a store that is filled from the lake next time never meets the word.
+        with closing(open_feature_writer(settings)) as features:
+            report.had_features = features.forget_user(user_id)
+        report.evidence_rows = forget_in_evidence(settings.evidence_url, user_id)
+        for worker in (FEATURES, EVIDENCE, ARCHIVER):
+            _bring_past(worker, log, settings, position.partition, position.offset)
+            report.passed.append(worker)
+        # Until here the word had to stay: a follower may have read the person's records before
+        # they were emptied, and would have stored them after.
+        report.n_log_records += _void(log, user_id, position.partition, position.offset + 1)
+    report.remaining = [*_remove_scratch(settings), *_still_to_come(settings, now_ms())]
+    report.remaining += _fold_back(settings)
+    _log.info("forgot %s at %d/%d", report.user, report.partition, report.offset)
+    return report
+
+
+def _void(log: EventLog, user_id: str, partition: int, before_offset: int) -> int:
+    return (
+        log.void_user(user_id, {partition: before_offset}) if isinstance(log, SqliteEventLog) else 0
+    )
+
+
+def _bring_past(
+    worker: str, log: EventLog, settings: Settings, partition: int, offset: int
+) -> None:
+    """Let one follower carry out the word at an offset; beside others of it, whoever is first."""
+    give_up_at_s = time.monotonic() + GIVE_UP_AFTER_S
+    with closing(open_follower(worker, log, settings)) as follower:
+        while _position(follower, log, partition) <= offset:
+            if time.monotonic() > give_up_at_s:
+                raise StoreError(
+                    f"the {worker} follower is not past offset {offset} of partition {partition}"
+                    f" after {GIVE_UP_AFTER_S:.0f} s, expected it to catch up; what it has not"
+                    " forgotten yet it will when it gets there, run this again then"
+                )
+            if not _turn(follower, partition):
+                time.sleep(PAUSE_S)
+
+
+def _turn(follower: Any, partition: int) -> int:
+    """One turn; the archiver would wait for more records before it commits, were it not told."""
+    bring_in = getattr(follower, "bring_in", follower.run_once)
+    return int(bring_in({partition}))
+
+
+def _position(follower: Any, log: EventLog, partition: int) -> int:
+    """At least so far the follower is in the partition."""
+    end = log.end_offsets()[partition]
+    return end - int(follower.lag({partition}))
+
+
+def _remove_scratch(settings: Settings) -> list[str]:
+    """Working files of trainings that ended half-way; those of one that runs are its own."""
+    from train_app.run_directory import one_at_a_time
+
+    try:
+        with one_at_a_time(settings.data_dir / "train.lock", "a training"):
+            for name in ("training", "evaluations"):
+                shutil.rmtree(settings.data_dir / name, ignore_errors=True)
+    except DataError:
+        return ["a training that runs now has read the person; its files go when it ends"]
+    return []
+
+
+def _fold_back(settings: Settings) -> list[str]:
+    names = ("events.sqlite", "features.sqlite", "evidence.sqlite")
+    paths = [settings.data_dir / name for name in names]
+    return [
+        f"{path}-wal is held by a reader and may name the person; it is overwritten as it is used"
+        for path in paths
+        if not empty_write_ahead(path)
+    ]
+
+
+def _still_to_come(settings: Settings, now_ms: int) -> list[str]:
+    said = []
+    if leftover_files.size_of(leftover_files.spool_files(settings.data_dir)):
+        said.append(
+            "events wait in the spool and may name the person: they come to the log as new ones;"
+            " run this again when the spool is empty"
+        )
+    aside = [
+        *leftover_files.set_aside_files(settings.data_dir),
+        *leftover_files.replaceable_files(settings.data_dir),
+    ]
+    said += [f"{path} was set aside and may name the person; remove it" for path in aside]
+    day = datetime.fromtimestamp(now_ms / 1000 + settings.lake.retention_days * 86_400, UTC)
+    said.append(
+        "older versions of the lake hold the person until their files are deleted, after"
+        f" {day:%Y-%m-%d %H:%M} UTC; versions that a bundle names, when that bundle is removed"
+    )
+    if settings.features.backend == "redis":
+        said.append(
+            "redis may keep what it was told in its append-only file until that is rewritten"
+            " (BGREWRITEAOF)"
+        )
+    if settings.events.backend == "kafka":
+        said.append(_retention_sentence(settings, now_ms))
+    return said
+
+
+def _retention_sentence(settings: Settings, now_ms: int) -> str:
+    from recsys.stores.topic_retention import longest_kept_ms
+
+    topic = settings.events.kafka.topic
+    kept_ms = longest_kept_ms(settings.events)
+    if kept_ms is None:
+        return f"topic {topic} keeps records for ever; give it a retention.ms"
+    day = datetime.fromtimestamp((now_ms + kept_ms) / 1000, UTC)
+    return f"the records leave topic {topic} at the latest on {day:%Y-%m-%d %H:%M} UTC"
