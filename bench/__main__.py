@@ -1,89 +1,25 @@
-"""`make bench`: the graph against the baselines and the limit, in one run on one machine."""
+"""`make bench`: the request path, then the event path; writes `bench/results.json`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
 
-from bench.tables import document, show
-from bench.variants import bare_numerics, fastapi_service, free_port, graph, naive_graph
-from bench.workload import prepare
-from bench.wrk_load import CONNECTIONS, LoadFigures, run_wrk
+from bench import event_path, request_path
 from recsys.errors import RecsysError
 
 RESULTS = Path("bench/results.json")
-PATH = "/v1/recommend?user_id=%d&k=20"
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--items", type=int, default=200_000)
-    parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=6, help="of load per figure")
-    parser.add_argument("--data-dir", type=Path, default=Path("var/bench"))
-    parser.add_argument(
-        "--only", action="append", choices=["graph", "graph fused", "naive", "fastapi"]
-    )
-    return parser.parse_args()
-
-
-def _load(
-    console: Console, name: str, service: AbstractContextManager[str], arguments: argparse.Namespace
-) -> list[LoadFigures]:
-    console.print(f"[dim]starting {name}[/dim]")
-    with service as address:
-        run_wrk(address, PATH, arguments.users, 32, 3)
-        runs = []
-        for connections in CONNECTIONS:
-            run = run_wrk(address, PATH, arguments.users, connections, arguments.seconds)
-            console.print(
-                f"[dim]{name} at {connections}: {run.requests_per_s:,.0f} req/s, "
-                f"p99 {run.p99_ms:.0f} ms, {run.n_errors} errors[/dim]"
-            )
-            runs.append(run)
-    return runs
 
 
 def main() -> int:
-    """Measure, print, write `bench/results.json`."""
-    arguments, console = _arguments(), Console(stderr=True)
-    data_dir = arguments.data_dir.resolve()
-    shutil.rmtree(data_dir, ignore_errors=True)
-    data_dir.mkdir(parents=True)
-    console.print(f"[dim]preparing {arguments.items:,} items, {arguments.users:,} users[/dim]")
-    settings, bundle = prepare(data_dir, arguments.items, arguments.users)
-    services = {
-        "graph": graph(data_dir, free_port(), "handle"),
-        "graph fused": graph(data_dir, free_port(), "fused"),
-        "naive": naive_graph(data_dir, settings, bundle),
-        "fastapi": fastapi_service(data_dir, settings, bundle),
-    }
-    wanted = arguments.only or list(services)
-    loads = {name: _load(console, name, services[name], arguments) for name in wanted}
-    limits = {
-        batch: bare_numerics(
-            settings,
-            bundle,
-            n_users=arguments.users,
-            seconds=arguments.seconds,
-            batch=batch,
-            n_processes=2,
-        )
-        for batch in (16, 32, 64)
-    }
-    if "graph" not in loads:
-        show_only = {name: [run.as_dict() for run in runs] for name, runs in loads.items()}
-        print(json.dumps({"http": show_only, "bare_numerics_per_s": limits}, indent=2))
-        return 0
-    show(Console(), loads, limits)
-    workload = {"items": arguments.items, "users": arguments.users, "history": 50, "dim": 64}
-    RESULTS.write_text(json.dumps(document(loads, limits, workload), indent=2) + "\n")
+    """Measure everything, print the tables, keep every figure."""
+    console = Console(stderr=True)
+    found = request_path.measure(request_path.parse_arguments(), console)
+    found["events"] = event_path.measure(console)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     console.print(f"[dim]every figure is in {RESULTS}[/dim]")
     return 0
 

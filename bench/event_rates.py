@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from recsys.stores.open_log import open_log
 BATCH = 100
 CONNECTIONS = (1, 8, 32)
 TARGET_EVENTS_PER_S = 3_000
+_SPOOL_S = 60.0
+"""What a slow broker sent into the spool has to be in the log so soon."""
+_POLL_S = 0.2
 
 _SCRIPT = """
 math.randomseed(7)
@@ -74,7 +78,7 @@ def run(
             before = _n_logged(service.settings)
             runs = [_post(service.url, connections, seconds) for connections in CONNECTIONS]
             n_acknowledged = BATCH * sum(run.n_requests - run.n_errors for run in runs)
-            n_logged = _n_logged(service.settings) - before
+            n_logged = _await_logged(service.settings, before + n_acknowledged) - before
         if n_logged < n_acknowledged:
             raise RecsysError(
                 f"the {log} log has {n_logged} of {n_acknowledged} acknowledged events; the rate"
@@ -134,6 +138,14 @@ def _post(url: str, connections: int, seconds: int) -> LoadFigures:
     if done.returncode:
         raise FleetError(f"wrk against {url} failed: {(done.stderr or done.stdout).strip()}")
     return parse_wrk(done.stdout, connections)
+
+
+def _await_logged(settings: Settings, n_expected: int) -> int:
+    """Records in the log once it has as many as expected; fewer where that never comes."""
+    give_up_at_s = time.monotonic() + _SPOOL_S
+    while (n_logged := _n_logged(settings)) < n_expected and time.monotonic() < give_up_at_s:
+        time.sleep(_POLL_S)
+    return n_logged
 
 
 def _n_logged(settings: Settings) -> int:

@@ -242,16 +242,19 @@ def _answers(port: int) -> bool:
 
 
 def main() -> int:
-    """Measure, print the table, and the figures as JSON on stdout."""
+    """Measure and print; with `--json` one document."""
     parser = argparse.ArgumentParser(prog="python -m bench.feature_reads", description=__doc__)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--history", type=int, default=200)
     parser.add_argument("--reads", type=int, default=3_000)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         figures = measure(Path(directory), arguments.users, arguments.history, arguments.reads)
-    show_reads(Console(stderr=True), figures)
-    print(json.dumps([asdict(run) for run in figures], indent=2))
+    if arguments.json:
+        print(json.dumps([asdict(run) for run in figures], indent=2))
+    else:
+        show_reads(Console(), figures)
     return 0
 
 

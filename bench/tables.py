@@ -44,7 +44,7 @@ def document(
         "workload": workload,
         "http": {name: [run.as_dict() for run in runs] for name, runs in loads.items()},
         "bare_numerics_per_s": {str(batch): rate for batch, rate in limits.items()},
-        "ratios": ratios(loads, max(limits.values())),
+        "ratios": ratios(loads, max(limits.values())) if "graph" in loads else {},
     }
 
 

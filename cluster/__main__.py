@@ -35,6 +35,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "canary": ("cluster.rollouts.canary_commands:canary", "Start, follow and end rollouts."),
     "events": ("cluster.events_commands:events", "Look into the log; replay it; forget a person."),
     "lake": ("cluster.lake_commands:lake", "Check, compact and look back into the lake."),
+    "check-data": ("cluster.data_reports:check_data", "Try the checks a training begins with."),
+    "evidence": (
+        "cluster.data_reports:evidence",
+        "Print what users did with each bundle's slates.",
+    ),
     "features": ("cluster.features_commands:features", "Show what serving knows of a user."),
 }
 """Verb -> where its click command lives and its one line in `cluster --help`."""

@@ -17,7 +17,7 @@ class KafkaSettings(Branch):
 
     bootstrap_servers: tuple[str, ...] = ("127.0.0.1:9092",)
     topic: str = "events"
-    delivery_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    delivery_timeout_s: Annotated[float, Field(gt=0, le=600)] = 3.0
     """A write without the broker's acknowledgement after this time goes to the spool."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"

@@ -5,6 +5,9 @@ Compares the lake and the feature store with what was acknowledged, and with a r
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +19,7 @@ import duckdb
 from recsys.data_settings import FeatureSettings
 from recsys.events import Engagement
 from recsys.settings import Settings
+from recsys.settings_files import settings_variables
 from recsys.stores.feature_update import FeatureContents
 from recsys.stores.open_features import open_feature_writer
 from recsys.stores.open_log import open_log
@@ -125,6 +129,7 @@ def _lake_findings(settings: Settings, events: Mapping[str, Engagement]) -> list
         _none("in the lake and never acknowledged", len(n_rows.keys() - events.keys())),
         _none("twice in the lake", doubles),
         _none("changed on the way to the lake", len(rows) - n_equal),
+        _command_finding(settings),
         Finding("lake check", _lake_sentence(report), report.is_whole and not report.n_lost),
     ]
 
@@ -199,6 +204,20 @@ def report_lines(plan: ChaosPlan, findings: list[Finding]) -> list[str]:
     lines += [f"{'ok  ' if f.holds else 'FAIL'}  {f.what}: {f.value}" for f in findings]
     lines.append(f"{broken} violations" if broken else "every promise was kept")
     return lines
+
+
+def _command_finding(settings: Settings) -> Finding:
+    """What an operator is told who asks."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", "lake", "check"],
+        env={**os.environ, **settings_variables(settings)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = (done.stdout + done.stderr).strip().splitlines()
+    words = f"exit {done.returncode}: {said[-1] if said else 'nothing'}"
+    return Finding("'cluster lake check'", words, done.returncode == 0)
 
 
 def _lake_sentence(report: LakeCheckReport) -> str:

@@ -180,6 +180,24 @@ def test_a_part_that_was_written_twice_is_found(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
+def test_an_event_that_the_lake_has_twice_makes_one_example(tmp_path: Path) -> None:
+    """As one that was sent again after longer than the archiver remembers ids."""
+    act = an_engagement("u", "a", NOON + 5_000)
+    slate = an_impression("u", ["a", "b"], NOON)
+    visit = an_engagement("v", "c", NOON)
+    again = {"sequence": 10**15, "log_offset": 10**15}
+    last = an_engagement("w", "d", NOON + DAY)
+    settings = a_lake(
+        tmp_path,
+        engagements=[act, visit, last, act | again, visit | again],
+        impressions=[slate, slate | again],
+    )
+    report = make_examples(settings, until_ms=None, out=tmp_path / "set", options=ExampleOptions(0))
+    assert report.by_stage == {"shown": 2, "organic": 1}
+    assert report.labels_by_kind == {"click": 2}
+    assert report.left_out["events_repeated"] == 3
+
+
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     """Only an earlier set may be replaced."""
     settings = a_busy_lake(tmp_path)

@@ -129,8 +129,8 @@ def bring_in_everything(settings: Settings, log: SqliteEventLog) -> None:
     partitions = range(settings.events.n_partitions)
     for worker in WORKERS:
         with closing(open_follower(worker, log, settings)) as follower:
-            while follower.lag(partitions):
-                follower.run_once(partitions)
+            while follower.run_once(partitions) or follower.lag(partitions):
+                pass
 
 
 def history_of(settings: Settings, user_id: str) -> list[str]:

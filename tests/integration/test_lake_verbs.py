@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,16 @@ def test_a_lake_that_is_not_whole_ends_with_exit_code_1(
     assert code == 1
     assert "but the log ends at 0" in out
     assert err.startswith("error: the lake")
+
+
+def test_cluster_lake_passes_on_what_the_job_says(tmp_path: Path) -> None:
+    """The operator's command runs the job as a child, with its exit code and its one document."""
+    config = tmp_path / "settings.toml"
+    config.write_text(f'data_dir = "{tmp_path / "var"}"\n')
+    command = [sys.executable, "-m", "cluster", "--config", str(config), "--json", "lake"]
+    checked = subprocess.run([*command, "check"], capture_output=True, text=True, check=True)
+    assert json.loads(checked.stdout)["is_whole"] is True
+    assert checked.stderr == ""
+    looked = subprocess.run([*command, "history", "nothing"], capture_output=True, text=True)
+    assert (looked.returncode, looked.stdout) == (1, "")
+    assert looked.stderr.startswith("error: the lake has no table 'nothing'")

@@ -64,12 +64,22 @@ def as_of_join(
     _check(right, right_columns, [*keys_and_times, *added, *ties], [right_time, *known])
     _refuse_doubled(set(added) & set(left_columns))
     visible = _visible(right, by, right_time, known_time, added, ties, may_equal)
-    equal = " AND ".join(f"l.{_name(key)} = r.{_name(key)}" for key in by)
-    on = f"{equal} AND " if by else ""
+    return connection.sql(_joined(left, visible, by, left_time, added, max_age_ms))
+
+
+def _joined(
+    left: str,
+    visible: str,
+    by: Sequence[str],
+    left_time: str,
+    added: Sequence[str],
+    max_age_ms: int | None,
+) -> str:
+    equal = "".join(f"l.{_name(key)} = r.{_name(key)} AND " for key in by)
     columns = "".join(f", {_taken(name, left_time, max_age_ms)}" for name in added)
-    return connection.sql(
+    return (
         f"SELECT l.*{columns} FROM {left} AS l ASOF LEFT JOIN ({visible}) AS r"
-        f" ON {on}l.{_name(left_time)} >= r._visible_ms"
+        f" ON {equal}l.{_name(left_time)} >= r._visible_ms"
     )
 
 

@@ -42,15 +42,15 @@ def make_user_part(
     connection: duckdb.DuckDBPyConnection, parts: StagedParts, part: int, rules: ExampleRules
 ) -> Counter[str]:
     """Write the drafts of a part of the users, by item; counts of what was left out, and why."""
-    for view in ("engagements", "impressions"):
-        query = getattr(parts, view)(part)
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {query}")
+    repeated = _attach_once(connection, "engagements", parts.engagements(part), "event_id")
+    repeated += _attach_once(connection, "impressions", parts.impressions(part), "moment_id")
     for pool in ("items", "engagements", "sizes"):
         file = sql_text(parts.pool(pool))
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW pool_{pool} AS SELECT * FROM read_parquet({file})"
         )
     counts = label_moments(connection, rules)
+    counts["events_repeated"] = repeated
     counts.update(add_unshown(connection, rules))
     if rules.n_random:
         counts.update(add_random(connection, rules))
@@ -62,6 +62,18 @@ def make_user_part(
         f"users-{part}",
     )  # fmt: skip
     return counts
+
+
+def _attach_once(
+    connection: duckdb.DuckDBPyConnection, view: str, query: str, event_id: str
+) -> int:
+    """View of the events, each once: the lake tells repeats within a window only; how many."""
+    counted = f"SELECT count(*) - count(DISTINCT {event_id}) FROM ({query})"
+    n_repeated = int(connection.sql(counted).fetchall()[0][0])
+    if n_repeated:
+        query += f" QUALIFY row_number() OVER (PARTITION BY {event_id} ORDER BY sequence) = 1"
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {query}")
+    return n_repeated
 
 
 def _describe_moments(connection: duckdb.DuckDBPyConnection, rules: ExampleRules) -> None:

@@ -24,6 +24,7 @@ _LEFT_OUT = {
     "engagements_before_impression": "engagements with a request that is later than themselves",
     "engagements_after_their_visit": "engagements after the label window of their visit",
     "engagements_not_used": "engagements that no slate led to",
+    "events_repeated": "events that the lake has twice, longer apart than it looks back",
     "unshown_engaged": "unshown items the user engaged with all the same",
     "random_not_negative": "draws the user engaged with, or the moment had already",
     "random_deleted": "draws of items that were deleted",

@@ -213,13 +213,13 @@ def _judge(
 
 
 def _refuse_doubled(connection: duckdb.DuckDBPyConnection, n_examples: int) -> None:
-    """A part that was made twice, or an event that the lake has twice, would double examples."""
+    """A part that was made twice, or an item twice in one slate, would double examples."""
     rows = connection.sql("SELECT count(DISTINCT example_id) FROM examples").fetchall()
     n_doubled = n_examples - int(rows[0][0])
     if n_doubled:
         raise StoreError(
-            f"{n_doubled} examples came out twice, expected each once; nothing was kept; run"
-            " 'cluster lake check' to see whether the lake has events twice"
+            f"{n_doubled} examples came out twice, expected each once; nothing was kept; look for"
+            " impressions that show an item twice, then make the examples again"
         )
 
 
