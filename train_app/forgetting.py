@@ -153,12 +153,12 @@ def _position(follower: Any, log: EventLog, partition: int) -> int:
 
 
 def _remove_scratch(settings: Settings) -> list[str]:
-    """Working files of trainings that ended half-way; those of one that runs are its own."""
+    """Example sets, and working files of trainings that ended half-way: all can be made again."""
     from train_app.run_directory import one_at_a_time
 
     try:
         with one_at_a_time(settings.data_dir / "train.lock", "a training"):
-            for name in ("training", "evaluations"):
+            for name in ("training", "evaluations", "examples"):
                 shutil.rmtree(settings.data_dir / name, ignore_errors=True)
     except DataError:
         return ["a training that runs now has read the person; its files go when it ends"]

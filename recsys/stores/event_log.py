@@ -210,14 +210,11 @@ class SqliteEventLog:
         stop = before.get(partition, 0)
         n_voided = 0
         start: int | None = 0
-        with self._writing() as writer:
-            writer.execute("PRAGMA secure_delete=1").fetchall()
         while start is not None:
             with self._writing() as writer:
                 n, start = void_piece(writer, user_id, partition, start, stop)
             n_voided += n
         with self._writing() as writer:
-            writer.execute("PRAGMA secure_delete=0").fetchall()
             # The write-ahead log keeps old pages until it is folded back.
             writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return n_voided

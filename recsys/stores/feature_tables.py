@@ -21,6 +21,7 @@ from recsys.feature_definitions import (
 )
 from recsys.stores.sqlite_file import Layout
 from recsys.types import HistoryEvent, Item, UserState
+from recsys.user_hash import user_hash
 
 LAYOUT = Layout(
     name="feature store",
@@ -187,7 +188,7 @@ def decode_history(user_id: str, blob: bytes) -> tuple[HistoryEvent, ...]:
     try:
         return _history_decoder.decode(blob)
     except msgspec.DecodeError as error:
-        raise sqlite3.DatabaseError(f"history of user {user_id!r}: {error}") from error
+        raise sqlite3.DatabaseError(f"history of {user_hash(user_id)}: {error}") from error
 
 
 def encode_fields(change: CatalogueChange) -> bytes:

@@ -29,6 +29,10 @@ class DamagedFile(StoreError):
     """A file's content cannot be read as what it should be."""
 
 
+MAPPED_BYTES = 1 << 30
+"""What a reading connection maps of its file: rows come without a copy and without a call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What a file of one kind looks like, and what to do when one is broken."""
@@ -75,6 +79,7 @@ def open_readable(path: Path, layout: Layout) -> sqlite3.Connection | None:
                 return None
             _check_version(connection, layout, path)
             connection.execute("PRAGMA query_only=1")
+            connection.execute(f"PRAGMA mmap_size={MAPPED_BYTES}").fetchall()
         except BaseException:
             connection.close()
             raise
@@ -138,6 +143,8 @@ def _prepare(connection: sqlite3.Connection, layout: Layout, path: Path) -> None
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     _use_wal(connection)
     connection.execute(f"PRAGMA synchronous={layout.synchronous}")
+    # What is deleted is a person's or may be: no byte of it stays in a free page.
+    connection.execute("PRAGMA secure_delete=1").fetchall()
     if not _has_tables(connection):
         with transaction(connection):
             connection.execute(

@@ -6,8 +6,9 @@ the retention has passed and no bundle names an older version.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import duckdb
 from deltalake.exceptions import CommitFailedError, DeltaError
@@ -32,13 +33,25 @@ class Forgetting:
     before_offset: int = 0
 
     def condition(self, table: str) -> str:
-        """The rows of a table that go, as SQL that DuckDB and Delta read alike."""
-        if table == "quarantine":
-            owned = " OR ".join(
-                f"strpos(raw, {_quoted(mention)}) > 0" for mention in user_mentions(self.user_id)
-            )
-        else:
-            owned = f"user_id = {_quoted(self.user_id)}"
+        """The rows of a table that go, as SQL for DuckDB."""
+        if table != "quarantine":
+            return self._up_to_here(f"user_id = {_quoted(self.user_id)}")
+        mentions = user_mentions(self.user_id)
+        return self._up_to_here(
+            " OR ".join(f"strpos(raw, {_quoted(mention)}) > 0" for mention in mentions)
+        )
+
+    def commit_condition(self, table: str, raws: Collection[str]) -> str:
+        """The same as SQL for Delta, whose commit repeats it: it must not name the person.
+
+        Args:
+            raws: of the quarantine, the texts that go.
+        """
+        column, texts = ("raw", raws) if table == "quarantine" else ("user_id", [self.user_id])
+        digests = ", ".join(f"'{sha256(text.encode()).hexdigest()}'" for text in sorted(texts))
+        return self._up_to_here(f"encode(sha256({column}), 'hex') IN ({digests})")
+
+    def _up_to_here(self, owned: str) -> str:
         if self.partition is None:
             return f"({owned})"
         place = f"log_partition = {self.partition} AND log_offset < {self.before_offset}"
@@ -82,11 +95,12 @@ def _delete_found(
         table = lake.find(name)
         if table is None:
             continue
-        condition = " OR ".join(forgetting.condition(name) for forgetting in forgettings)
-        doomed = _places(table, condition)
+        doomed = _doomed(table, forgettings)
         if doomed:
+            raws = {raw for _, _, raw in doomed}
+            condition = " OR ".join(f.commit_condition(name, raws) for f in forgettings)
             found.append((table, condition, len(doomed)))
-            places |= {(p, offset) for p, offset in doomed if p is not None and offset is not None}
+            places |= {(p, o) for p, o, _ in doomed if p is not None and o is not None}
     # The notes first: a run that dies between leaves rows that are noted, and running it again
     # completes it; the other way round would leave offsets that nothing accounts for.
     _note(lake, places, now_ms)
@@ -95,11 +109,16 @@ def _delete_found(
         counts[table.name] += n_rows
 
 
-def _places(table: LakeTable, condition: str) -> list[tuple[int | None, int | None]]:
+def _doomed(
+    table: LakeTable, forgettings: Sequence[Forgetting]
+) -> list[tuple[int | None, int | None, str]]:
+    """Partition, offset and, in the quarantine, text of the rows that go."""
+    condition = " OR ".join(forgetting.condition(table.name) for forgetting in forgettings)
+    text = "raw" if table.name == "quarantine" else "''"
     connection = duckdb.connect()
     with lake_errors("read", table.location):
         table.attach(connection, "rows")
-        query = f"SELECT log_partition, log_offset FROM rows WHERE {condition}"
+        query = f"SELECT log_partition, log_offset, {text} FROM rows WHERE {condition}"
         return connection.execute(query).fetchall()
 
 

@@ -24,6 +24,7 @@ from recsys.stores.feature_update import (
 )
 from recsys.stores.feature_writer import MAX_DELETED_PER_UPDATE, SqliteFeatureWriter
 from recsys.types import HistoryEvent, UserState
+from recsys.user_hash import user_hash
 
 
 def a_state(user_id: str, version: int = 1) -> UserState:
@@ -227,14 +228,14 @@ def test_a_damaged_store_is_an_error_and_heals_when_mended(tmp_path: Path) -> No
     assert store.read_users(["u1"]) == [a_state("u1")]
 
 
-def test_a_history_that_cannot_be_decoded_names_the_user(tmp_path: Path) -> None:
+def test_a_history_that_cannot_be_decoded_names_the_user_by_hash(tmp_path: Path) -> None:
     """A damaged value is an error, not an empty history."""
     path = tmp_path / "features.sqlite"
     write(path, a_state("u1"))
     writer = SqliteFeatureWriter(path)
     writer._connection.execute("UPDATE users SET history = x'c1'")
     writer.close()
-    with pytest.raises(StoreError, match="history of user 'u1'"):
+    with pytest.raises(StoreError, match=f"history of {user_hash('u1')}"):
         SqliteFeatureStore(path).read_users(["u1"])
 
 
