@@ -56,13 +56,18 @@ def event_service(data_dir: Path, log: str) -> Generator[EventService]:
             chosen["EVENTS__KAFKA__BOOTSTRAP_SERVERS"] = f'["{servers}"]'
         environment = os.environ | {f"FLYWHEEL__{key}": value for key, value in chosen.items()}
         environment |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-        cluster = [sys.executable, "-m", "cluster"]
-        stack.callback(subprocess.run, [*cluster, "down"], env=environment, check=False)
-        done = subprocess.run([*cluster, "up", "--wait"], env=environment, check=False)
-        if done.returncode:
-            raise FleetError(f"'cluster up' exited with {done.returncode}; see what it said above")
+        stack.callback(_cluster, environment, "down")
+        exit_code = _cluster(environment, "up", "--wait")
+        if exit_code:
+            raise FleetError(f"'cluster up' exited with {exit_code}; see what it said above")
         url = f"http://127.0.0.1:{chosen['SERVE__PORT']}"
         yield EventService(url, load_settings((), environment))
+
+
+def _cluster(environment: dict[str, str], *arguments: str) -> int:
+    """Run a verb; its words go to stderr, since stdout is for the figures."""
+    command = [sys.executable, "-m", "cluster", *arguments]
+    return subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode
 
 
 @contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import signal
-import socket
 import sys
 import threading
 from pathlib import Path
 
+from brokers.broker_ports import why_taken
 from brokers.jars import BrokerError, broker_jars, missing_programs
 from brokers.kafka_cluster import KafkaCluster
 
@@ -68,15 +68,12 @@ def _how_to_use(cluster: KafkaCluster, options: argparse.Namespace) -> str:
 
 def _check_free(port: int, n_brokers: int) -> None:
     for wanted in range(port, port + n_brokers):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", wanted))
-            except OSError as error:
-                raise BrokerError(
-                    f"port {wanted} of 127.0.0.1 is taken ({error.strerror}), expected it free; "
-                    "stop who listens there or choose another with --port"
-                ) from error
+        reason = why_taken(wanted)
+        if reason is not None:
+            raise BrokerError(
+                f"port {wanted} of 127.0.0.1 is taken ({reason}), expected it free; stop who "
+                "listens there or choose another with --port"
+            )
 
 
 def _options() -> argparse.Namespace:

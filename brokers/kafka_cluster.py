@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
-import random
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -18,12 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from brokers.broker_ports import free_ports
 from brokers.broker_process import BrokerProcess
 from brokers.broker_properties import BrokerPlace, broker_properties
 from brokers.jars import BrokerError, broker_jars
 
-_FIRST_PORT, _END_PORT = 20_000, 29_000
-"""Below the ephemeral ports: there a client that calls a dead broker can be given its port."""
 _FORMAT_TIMEOUT_S = 120
 _POLL_S = 0.1
 _ASK_TIMEOUT_MS = 1_000
@@ -276,22 +273,6 @@ class KafkaCluster:
                 )
             )
         _await_formats(running)
-
-
-def free_ports(n_ports: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on, below the ephemeral ones."""
-    ports: list[int] = []
-    while len(ports) < n_ports:
-        port = random.SystemRandom().randrange(_FIRST_PORT, _END_PORT)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in ports:
-            ports.append(port)
-    return ports
 
 
 def _properties_file(place: BrokerPlace) -> Path:

@@ -20,6 +20,7 @@ from tests.chaos.chaos_cast import N_PRODUCERS, PRODUCER, Cast
 from tests.chaos.chaos_facts import TOPIC, RunFacts, patiently, run_settings
 from tests.chaos.chaos_plan import ChaosPlan, Fault, Step, timeline
 from train_app.following.worker_replica import open_follower
+from train_app.lake.ingest import run_ingest
 
 TICK_S = 0.05
 BROKER_AWAY_S = 2.0
@@ -197,23 +198,21 @@ class ChaosRun:
             self._say(f"        the spools are empty {facts.drained_s:.1f} s after the return")
 
     def _settle(self) -> None:
-        """Wait until the followers' stores have everything that the log has."""
+        """Bring everything in: the lake as a training does at its start, beside the archivers."""
         settings = self._facts.settings
-        every = range(self._plan.n_partitions)
         began_s = time.monotonic()
+        patiently(lambda: run_ingest(settings, lambda *_: None))
         log = patiently(lambda: open_log(settings))
-        followers = [open_follower(worker, log, settings) for worker in (ARCHIVER, FEATURES)]
+        stream = open_follower(FEATURES, log, settings)
         try:
-            while patiently(lambda: sum(follower.lag(every) for follower in followers)):
+            while lag := patiently(lambda: stream.lag(range(self._plan.n_partitions))):
                 if time.monotonic() - began_s > self._plan.settle_limit_s:
-                    lags = [follower.lag(every) for follower in followers]
-                    self._facts.problems.append(f"archiver and features still lag by {lags}")
+                    self._facts.problems.append(f"the features still lag by {lag} records")
                     return
                 time.sleep(0.2)
             self._facts.settled_s = time.monotonic() - began_s
         finally:
-            for follower in followers:
-                follower.close()
+            stream.close()
             log.close()
 
 
