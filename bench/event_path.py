@@ -4,6 +4,7 @@ that have a target. `python -m bench.event_path` runs this part alone.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -124,6 +125,7 @@ PARTS: dict[str, Callable[[Any], Iterator[Figure]]] = {
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.event_path", description=__doc__).parse_args()
     try:
         print(json.dumps(measure(Console(stderr=True)), indent=2))
     except RecsysError as error:

@@ -35,6 +35,7 @@ partitions = [int(p) for p in sys.argv[4].split(",")]
 print("started", flush=True)
 while n := stream.run_once(partitions):
     print(n, flush=True)
+sys.stdin.read()
 """
 
 
@@ -52,12 +53,15 @@ def a_log(directory: Path) -> SqliteEventLog:
     return log
 
 
-def a_follower(directory: Path, partitions: str) -> subprocess.Popen[str]:
-    """A process that follows these partitions until nothing is new."""
+def a_follower(
+    directory: Path, partitions: str, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
+    """A process that follows these partitions until nothing is new, and ends with its input."""
     arguments = [str(directory / "log.sqlite"), str(directory / "f")]
     settings = small_settings(directory).model_dump_json()
     return subprocess.Popen(
         [sys.executable, "-c", _FOLLOWER, *arguments, settings, partitions],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -99,7 +103,7 @@ def test_followers_with_overlapping_partitions_count_each_record_once(tmp_path: 
     """Three processes at once, one of them killed: as if there had been one."""
     log = a_log(tmp_path)
     shares = ["0,1,2,3", "0,1", "1,2,3"]
-    followers = [a_follower(tmp_path, share) for share in shares]
+    followers = [a_follower(tmp_path, share, subprocess.PIPE) for share in shares]
     for follower in followers:
         assert follower.stdout is not None
         assert follower.stdout.readline() == "started\n"
