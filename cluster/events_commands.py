@@ -79,7 +79,9 @@ def tail(
         if not follow:
             document = {"records": [record.document() for record in found]}
             table = as_text(records_table(found)) if found and not console.as_json else ""
-            console.emit(document, table or "the log has no such record")
+            is_any = kind is None and user_id is None
+            none = "the log is empty" if is_any else "the log has no such record"
+            console.emit(document, table or none)
             return
 
         def show(record: TailedRecord) -> None:
@@ -140,8 +142,13 @@ def forget(ctx: click.Context, user: str, yes: bool) -> None:
     What cannot be removed at once is said, with when it will be gone.
     """
     from cluster.learning_commands import run_learning
+    from recsys.events import MAX_ID_BYTES
 
     console: Console = ctx.obj
+    if not 1 <= len(user.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES:
+        raise click.BadParameter(
+            f"a user id has 1 to {MAX_ID_BYTES} bytes of UTF-8, expected one", param_hint="USER"
+        )
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"forgetting '{user}' cannot be undone; say --yes to do it")

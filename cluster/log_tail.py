@@ -123,11 +123,20 @@ def tailed(record: LogRecord) -> TailedRecord | None:
     return TailedRecord(*place, time_ms, event)
 
 
+def _read_range(log: EventLog, partition: int, start: int, end: int) -> list[LogRecord]:
+    """The records of a range of offsets; one read may answer less than that."""
+    records: list[LogRecord] = []
+    while start < end and (found := log.read(partition, start, end - start)):
+        records += [read for read in found if read.offset < end]
+        start = found[-1].offset + 1
+    return records
+
+
 def _backwards(log: EventLog, partition: int, begin: int, end: int) -> Iterator[TailedRecord]:
     """A partition's records, newest first, as far back as is looked."""
     stop = max(begin, end - MAX_LOOKED_AT)
     while end > stop:
         start = max(stop, end - READ_RECORDS)
-        records = [read for read in log.read(partition, start, READ_RECORDS) if read.offset < end]
+        records = _read_range(log, partition, start, end)
         yield from (found for read in reversed(records) if (found := tailed(read)) is not None)
         end = start

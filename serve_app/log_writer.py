@@ -133,7 +133,7 @@ class LogWriter:
         """Return when all events are durable.
 
         Raises:
-            StoreError: none of them was stored.
+            StoreError: perhaps some were stored; send all of them again with the same ids.
             Overloaded: too many writes are waiting; none of them was stored.
         """
         if not events:

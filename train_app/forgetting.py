@@ -1,7 +1,7 @@
 """Forgets a person: says so in the log, and carries it out now in everything made from the log.
 
-Each store removes the person itself, through its one writer: here the writers' followers are only
-brought past the word in the log, and the log emptied of the person behind them.
+Behind the word in the log features and evidence are told directly, because a store that is filled
+anew never meets the word; then every follower is brought past it, the archiver for the lake.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+import duckdb
 
 from recsys.errors import DataError, StoreError
 from recsys.events import MAX_ID_BYTES, Forgotten, new_event_id
@@ -22,18 +24,27 @@ from recsys.stores import leftover_files
 from recsys.stores.event_log import EventLog, SqliteEventLog
 from recsys.stores.evidence import forget_in_evidence
 from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
-from recsys.stores.open_features import open_feature_writer
+from recsys.stores.open_features import open_feature_writer, open_features
 from recsys.stores.open_log import open_log
 from recsys.stores.write_ahead import empty_write_ahead
 from recsys.user_hash import user_hash
 from train_app.command_outcome import Outcome
 from train_app.following.worker_replica import open_follower
+from train_app.lake.lake_errors import lake_errors
+from train_app.lake.lake_forgetting import FORGETTABLE, Forgetting
+from train_app.lake.lake_tables import Lake, LakeTable
 
 _log = logging.getLogger(__name__)
 
 GIVE_UP_AFTER_S = 600.0
 """A follower that is not past the word in the log by then is far behind."""
 PAUSE_S = 0.05
+_SCRATCH = {
+    "examples": "example sets under {path}",
+    "training": "working files of trainings under {path}",
+    "evaluations": "working files of evaluations under {path}",
+}
+"""Directories of `data_dir` that may name the person, and what to call them."""
 
 
 @dataclass
@@ -46,29 +57,45 @@ class ForgetReport:
     offset: int
     """Where the log says it."""
     n_log_records: int = 0
-    """Records of the log that were emptied; the word itself among them."""
+    """Records of the log that were emptied, not counting the word itself."""
     had_features: bool = False
     """Whether there was a live history."""
     evidence_rows: dict[str, int] = field(default_factory=dict)
     """Rows removed from the evidence, by table."""
+    lake_rows: dict[str, int] = field(default_factory=dict)
+    """Rows removed from the newest version of the lake, by table that there is."""
+    removed: list[str] = field(default_factory=list)
+    """Files that were removed, because they may have named the person."""
     passed: list[str] = field(default_factory=list)
     """The followers that have carried it out."""
     remaining: list[str] = field(default_factory=list)
     """What is not gone yet, and when it will be."""
 
+    @property
+    def was_known(self) -> bool:
+        """Whether anything was there to forget."""
+        rows = sum(self.lake_rows.values()) + sum(self.evidence_rows.values())
+        return self.had_features or self.n_log_records + rows > 0
+
     def as_dict(self) -> dict[str, Any]:
         """The report as a JSON document."""
-        return asdict(self)
+        return {**asdict(self), "was_known": self.was_known}
 
     def text(self) -> str:
         """The report for a person."""
+        said = f"{self.user}, in the log at {self.partition}/{self.offset}"
         lines = [
-            f"forgotten: {self.user}, in the log at {self.partition}/{self.offset}",
+            f"forgotten: {said}"
+            if self.was_known
+            else "nothing was known of this user; check the id, unless it was forgotten before"
+            f" ({said})",
             f"log: {self.n_log_records} records emptied",
             f"features: {'a history removed' if self.had_features else 'no history'}",
-            f"evidence: {sum(self.evidence_rows.values())} rows removed",
+            f"evidence: {_rows_removed(self.evidence_rows)}",
+            f"lake: {_rows_removed(self.lake_rows)}",
             f"carried out by: {', '.join(self.passed)}",
         ]
+        lines += [f"removed: {sentence}" for sentence in self.removed]
         lines += [f"still to come: {sentence}" for sentence in self.remaining]
         return "\n".join(lines)
 
@@ -97,24 +124,54 @@ def forget(
     if not 1 <= len(user_id.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES:
         raise DataError(f"a user id has 1 to {MAX_ID_BYTES} bytes of UTF-8, expected one")
     with closing(open_log(settings)) as log:
+        had_history, lake_rows = _known_before(settings, user_id)
         word = Forgotten(event_id=new_id(), user_id=user_id, timestamp_ms=now_ms())
         (position,) = log.append([word])
         report = ForgetReport(user_hash(user_id), position.partition, position.offset)
+        report.lake_rows = lake_rows
         report.n_log_records += _void(log, user_id, position.partition, position.offset)
         # Now and directly: a store that is filled from the lake next time never meets the word.
         with closing(open_feature_writer(settings)) as features:
-            report.had_features = features.forget_user(user_id)
+            report.had_features = features.forget_user(user_id) or had_history
         report.evidence_rows = forget_in_evidence(settings.evidence_url, user_id)
         for worker in (FEATURES, EVIDENCE, ARCHIVER):
             _bring_past(worker, log, settings, position.partition, position.offset)
             report.passed.append(worker)
         # Until here the word had to stay: a follower may have read the person's records before
         # they were emptied, and would have stored them after.
-        report.n_log_records += _void(log, user_id, position.partition, position.offset + 1)
-    report.remaining = [*_remove_scratch(settings), *_still_to_come(settings, now_ms())]
+        n_emptied = _void(log, user_id, position.partition, position.offset + 1)
+        report.n_log_records += max(0, n_emptied - 1)
+    _remove_scratch(settings, report)
+    # A run that was killed may have removed the rows: older versions hold them all the same.
+    had_lake_rows = report.was_known and bool(report.lake_rows)
+    report.remaining += _still_to_come(settings, now_ms(), had_lake_rows)
     report.remaining += _fold_back(settings)
     _log.info("forgot %s at %d/%d", report.user, report.partition, report.offset)
     return report
+
+
+def _known_before(settings: Settings, user_id: str) -> tuple[bool, dict[str, int]]:
+    """Whether there is a live history, and rows of the lake by table; changes nothing.
+
+    Running workers may remove them before us once the word is in the log. A store that is away is
+    told of behind the word, when it is to forget.
+    """
+    had_history, lake_rows = False, dict[str, int]()
+    with suppress(StoreError), closing(open_features(settings)) as store:
+        (state,) = store.read_users([user_id])
+        had_history = bool(state.history)
+    with suppress(StoreError):
+        lake = Lake(settings.lake_location)
+        tables = [table for name in FORGETTABLE if (table := lake.find(name)) is not None]
+        lake_rows = {table.name: _rows_of(table, user_id) for table in tables}
+    return had_history, lake_rows
+
+
+def _rows_of(table: LakeTable, user_id: str) -> int:
+    with duckdb.connect() as connection, lake_errors("read", table.location):
+        table.attach(connection, "rows")
+        query = f"SELECT count(*) FROM rows WHERE {Forgetting(user_id).condition(table.name)}"
+        return int(connection.execute(query).fetchall()[0][0])
 
 
 def _void(log: EventLog, user_id: str, partition: int, before_offset: int) -> int:
@@ -152,17 +209,32 @@ def _position(follower: Any, log: EventLog, partition: int) -> int:
     return end - int(follower.lag({partition}))
 
 
-def _remove_scratch(settings: Settings) -> list[str]:
+def _remove_scratch(settings: Settings, report: ForgetReport) -> None:
     """Example sets, and working files of trainings that ended half-way: all can be made again."""
     from train_app.run_directory import one_at_a_time
 
     try:
         with one_at_a_time(settings.data_dir / "train.lock", "a training"):
-            for name in ("training", "evaluations", "examples"):
-                shutil.rmtree(settings.data_dir / name, ignore_errors=True)
+            for name, what in _SCRATCH.items():
+                path = settings.data_dir / name
+                had_files = path.is_dir() and any(path.iterdir())
+                shutil.rmtree(path, ignore_errors=True)
+                if path.exists():
+                    report.remaining.append(f"{path} cannot be removed; remove it")
+                elif had_files:
+                    said = what.format(path=path)
+                    report.removed.append(f"{said} were removed; make them again")
     except DataError:
-        return ["a training that runs now has read the person; its files go when it ends"]
-    return []
+        report.remaining.append(
+            "a training that runs now has read the person; its files go when it ends, example sets"
+            f" under {settings.data_dir / 'examples'} when this is run again after it"
+        )
+
+
+def _rows_removed(by_table: Mapping[str, int]) -> str:
+    """How many, and from which tables."""
+    named = ", ".join(f"{name} {n:,}" for name, n in by_table.items() if n)
+    return f"{sum(by_table.values()):,} rows removed" + (f" ({named})" if named else "")
 
 
 def _fold_back(settings: Settings) -> list[str]:
@@ -175,7 +247,7 @@ def _fold_back(settings: Settings) -> list[str]:
     ]
 
 
-def _still_to_come(settings: Settings, now_ms: int) -> list[str]:
+def _still_to_come(settings: Settings, now_ms: int, had_lake_rows: bool) -> list[str]:
     said = []
     if leftover_files.size_of(leftover_files.spool_files(settings.data_dir)):
         said.append(
@@ -187,11 +259,12 @@ def _still_to_come(settings: Settings, now_ms: int) -> list[str]:
         *leftover_files.replaceable_files(settings.data_dir),
     ]
     said += [f"{path} was set aside and may name the person; remove it" for path in aside]
-    day = datetime.fromtimestamp(now_ms / 1000 + settings.lake.retention_days * 86_400, UTC)
-    said.append(
-        "older versions of the lake hold the person until their files are deleted, after"
-        f" {day:%Y-%m-%d %H:%M} UTC; versions that a bundle names, when that bundle is removed"
-    )
+    if had_lake_rows:
+        day = datetime.fromtimestamp(now_ms / 1000 + settings.lake.retention_days * 86_400, UTC)
+        said.append(
+            "older versions of the lake hold the person until their files are deleted, after"
+            f" {day:%Y-%m-%d %H:%M} UTC; versions that a bundle names, when that bundle is removed"
+        )
     if settings.features.backend == "redis":
         said.append(
             "redis may keep what it was told in its append-only file until that is rewritten"

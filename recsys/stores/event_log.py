@@ -1,7 +1,8 @@
 """The event log: partitions of records in order of arrival, durable before `append` returns.
 
-The protocol, and the embedded log: one SQLite file. Its only writer is `serve_app.log_writer`.
-Knows how records are kept, not what events mean.
+The protocol, and the embedded log: one SQLite file. Knows nothing of what events mean.
+`serve_app.log_writer` writes the events, `train_app.forgetting` the `forgotten` records and voids;
+`train_app.lake.lake_upkeep` trims.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from recsys.stores.sqlite_file import DamagedFile, store_errors, transaction
 MAX_PARTITIONS = 4096
 MAX_RECORD_BYTES = 900_000
 """A broker's own limit is 1 MiB for a record with its key and frame."""
+MAX_READ_BYTES = 8 * 1024 * 1024
+"""The values of one read are not larger together, except for a single one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class EventLog(Protocol):
     def read(self, partition: int, offset: int, limit: int) -> list[LogRecord]:
         """At most `limit` records of one partition from `offset` on, in order.
 
+        Fewer may be answered than there are (`MAX_READ_BYTES`), but none only where none is new.
         Where older records are gone the first one kept is answered: its offset is higher than
         asked for, and the caller counts the gap.
         """
@@ -173,7 +177,9 @@ class SqliteEventLog:
     def read(self, partition: int, offset: int, limit: int) -> list[LogRecord]:
         """At most `limit` records of one partition from `offset` on, in order."""
         with self._reading() as reader:
-            rows = log_tables.read_rows(reader, partition, offset, 1 << OFFSET_BITS, limit)
+            rows = log_tables.read_rows(
+                reader, partition, offset, 1 << OFFSET_BITS, limit, MAX_READ_BYTES
+            )
         first = pack(partition, 0)
         return [
             LogRecord(partition, position - first, event_id, value)
@@ -250,5 +256,9 @@ class SqliteEventLog:
 
     @contextmanager
     def _writing(self) -> Generator[sqlite3.Connection, None, None]:
-        with self._write_lock, store_errors(LAYOUT, self.path):
-            yield self._file.writer
+        with self._write_lock:
+            if self._file.is_replaced:
+                with self._read_lock:
+                    self._file.follow_replacement()
+            with store_errors(LAYOUT, self.path):
+                yield self._file.writer

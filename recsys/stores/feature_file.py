@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from recsys.errors import StoreError
-from recsys.stores.feature_tables import LAYOUT
+from recsys.stores.feature_tables import DELETED_INDEX, LAYOUT
 from recsys.stores.folder_lock import folder_lock
 from recsys.stores.sqlite_file import COMPANIONS, DamagedFile, open_writable, store_errors
 
@@ -92,6 +92,12 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = open_writable(path, LAYOUT)
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
     connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    try:
+        with store_errors(LAYOUT, path):
+            connection.execute(DELETED_INDEX)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -68,10 +68,10 @@ class SqliteFeatureStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._inode = 0
-        self._blocked: tuple[int, frozenset[str]] = (0, frozenset())
+        # Apart: a scan of the whole catalogue must not keep a request from its users.
+        self._users = _Connection(path)
+        self._rest = _Connection(path)
+        self._blocked: tuple[int, int, frozenset[str]] = (0, 0, frozenset())
 
     def read_users(self, user_ids: Sequence[str]) -> list[UserState]:
         """The states of many users at once, in the order asked for.
@@ -80,7 +80,7 @@ class SqliteFeatureStore:
             StoreError: the file cannot be read or is damaged.
         """
         empty: dict[str, UserState] = {}
-        found = self._read(
+        found = self._users.read(
             lambda connection: feature_tables.select_users(connection, user_ids), empty
         )
         return [found.get(user_id) or UserState(user_id) for user_id in user_ids]
@@ -90,43 +90,45 @@ class SqliteFeatureStore:
 
         Counts of the live window; before the first live event, counts of the imported history.
         """
-        return self._read(lambda connection: feature_tables.select_popular(connection, limit), [])
+        return self._rest.read(
+            lambda connection: feature_tables.select_popular(connection, limit), []
+        )
 
     def trending(self, limit: int) -> list[tuple[str, float]]:
         """At most `limit` item ids with their trend scores, above expectation only, best first."""
         name = feature_tables.TRENDING
-        return self._read(
+        return self._rest.read(
             lambda connection: feature_tables.select_list(connection, name, limit), []
         )
 
     def neighbours(self, item_ids: Sequence[str], limit: int) -> list[list[tuple[str, float]]]:
         """At most `limit` items that go together with each item, best first."""
-        return self._read(
+        return self._rest.read(
             lambda connection: feature_tables.select_neighbours(connection, item_ids, limit),
             [[] for _ in item_ids],
         )
 
     def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
         """The window counts of many items at a time, in the order asked for."""
-        return self._read(
+        return self._rest.read(
             lambda connection: feature_tables.select_item_counts(connection, item_ids, now_ms),
             [ItemCounts(item_id, NO_COUNTS) for item_id in item_ids],
         )
 
     def catalogue(self, since_version: int = 0) -> CatalogueView:
         """Deleted items, and the items put since a version."""
-        return self._read(
+        return self._rest.read(
             lambda connection: self._view(connection, since_version), CatalogueView(0)
         )
 
     def offsets(self) -> dict[int, int]:
         """The log offset up to which each partition is reflected (exclusive)."""
-        return self._read(feature_tables.select_offsets, {})
+        return self._rest.read(feature_tables.select_offsets, {})
 
     def close(self) -> None:
         """Give the file back; the next read opens it again."""
-        with self._lock:
-            self._forget()
+        self._users.close()
+        self._rest.close()
 
     def _view(self, connection: sqlite3.Connection, since_version: int) -> CatalogueView:
         # One snapshot: between two, a deleted item could be missing from both answers.
@@ -140,39 +142,60 @@ class SqliteFeatureStore:
         self, connection: sqlite3.Connection, since_version: int
     ) -> CatalogueView:
         version = feature_tables.select_catalogue_version(connection)
-        if self._blocked[0] != version:
-            self._blocked = (version, feature_tables.select_deleted(connection, version))
+        n_opened = self._rest.n_opened
+        if self._blocked[:2] != (n_opened, version):
+            deleted = feature_tables.select_deleted(connection, version)
+            self._blocked = (n_opened, version, deleted)
+        blocked = self._blocked[2]
         if since_version == version:
-            return CatalogueView(version, self._blocked[1])
+            return CatalogueView(version, blocked)
         items = feature_tables.select_items(connection, since_version, version)
-        return CatalogueView(version, self._blocked[1], items)
+        return CatalogueView(version, blocked, items)
 
-    def _read(self, query: Callable[[sqlite3.Connection], _T], empty: _T) -> _T:
+
+class _Connection:
+    """One connection to the store's file, used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self.n_opened = 0
+        """Tells what was read over one opening from what was read over the next."""
+
+    def read(self, query: Callable[[sqlite3.Connection], _T], empty: _T) -> _T:
+        """What the query answers; `empty` where there is no store."""
         with self._lock:
             connection = self._current()
             if connection is None:
                 return empty
             try:
-                with store_errors(feature_tables.LAYOUT, self.path):
+                with store_errors(feature_tables.LAYOUT, self._path):
                     return query(connection)
             except BaseException:
                 self._forget()
                 raise
 
+    def close(self) -> None:
+        """Give the file back; the next read opens it again."""
+        with self._lock:
+            self._forget()
+
     def _current(self) -> sqlite3.Connection | None:
         """The connection to the file that is there now: a rebuilt store replaces the old file."""
         try:
-            inode = self.path.stat().st_ino
+            inode = self._path.stat().st_ino
         except FileNotFoundError:
             inode = 0
         if inode != self._inode or self._connection is None:
             self._forget()
-            self._connection = open_readable(self.path, feature_tables.LAYOUT)
+            self._connection = open_readable(self._path, feature_tables.LAYOUT)
             self._inode = inode
+            self.n_opened += 1
         return self._connection
 
     def _forget(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection, self._inode = None, 0
-        self._blocked = (0, frozenset())

@@ -15,7 +15,7 @@ import msgspec
 
 from recsys.data_settings import KafkaSettings
 from recsys.errors import StoreError
-from recsys.stores.event_log import LogRecord
+from recsys.stores.event_log import MAX_READ_BYTES, LogRecord
 from recsys.stores.kafka_topic import broker_sentence, client_options
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,24 @@ class _Ahead:
     """The offset to be asked for next, if its reader goes on."""
     records: deque[LogRecord] = field(default_factory=deque)
     n_bytes: int = 0
+
+    def holds(self, limit: int) -> bool:
+        """Whether one read needs no more."""
+        return len(self.records) >= limit or self.n_bytes >= MAX_READ_BYTES
+
+    def take(self, limit: int) -> list[LogRecord]:
+        """What one read hands out: at least one record, if there is any."""
+        taken: list[LogRecord] = []
+        n_bytes = 0
+        while self.records and len(taken) < limit:
+            n_bytes += len(self.records[0].value)
+            if taken and n_bytes > MAX_READ_BYTES:
+                break
+            taken.append(self.records.popleft())
+            self.n_bytes -= len(taken[-1].value)
+        if taken:
+            self.next_offset = taken[-1].offset + 1
+        return taken
 
 
 class KafkaReader:
@@ -78,18 +96,14 @@ class KafkaReader:
         )
 
     def read(self, partition: int, offset: int, limit: int) -> list[LogRecord]:
-        """At most `limit` records from `offset` on; fewer only where the partition ends."""
+        """At most `limit` records from `offset` on, and at most `MAX_READ_BYTES` of them."""
         place = self._place(partition)
         ahead = self._ahead.get(place)
         if ahead is None or ahead.next_offset != offset:
             ahead = self._seek(place, offset)
-        if len(ahead.records) < limit:
+        if not ahead.holds(limit):
             self._fill(place, limit)
-        taken = [ahead.records.popleft() for _ in range(min(limit, len(ahead.records)))]
-        if taken:
-            ahead.n_bytes -= sum(len(record.value) for record in taken)
-            ahead.next_offset = taken[-1].offset + 1
-        return taken
+        return ahead.take(limit)
 
     def begin_offsets(self, n_partitions: int) -> dict[int, int]:
         """The oldest kept offset of every partition."""
@@ -124,11 +138,11 @@ class KafkaReader:
         return ahead
 
     def _fill(self, place: Any, limit: int) -> None:
-        """Read on until there is enough, or nothing more."""
+        """Read on until there is enough for one read, or nothing more."""
         ahead = self._ahead[place]
         end = self._consumer.end_offsets([place], timeout_ms=self._timeout_ms)[place]
         give_up_at_s = time.monotonic() + self._timeout_s
-        while len(ahead.records) < limit and self._position(place) < end:
+        while not ahead.holds(limit) and self._position(place) < end:
             self._balance(place)
             if not self._poll(place) and time.monotonic() > give_up_at_s:
                 if ahead.records:

@@ -20,6 +20,8 @@ PASSWORD_VARIABLE = "FLYWHEEL_KAFKA_PASSWORD"
 _API_VERSION = (4, 3)
 """Said instead of asked for, so that a client can be made while no broker answers; an older broker
 is found out at the first connection."""
+_COPIES = 3
+"""One broker may be away while another one fails."""
 _RECONNECT_MAX_MS = 1_000
 _MIN_REQUEST_TIMEOUT_MS = 100
 
@@ -103,7 +105,7 @@ def ensure_topic(settings: EventSettings, timeout_s: float) -> None:
 
     Raises:
         ConfigError: it has another number of partitions, or cannot be made and what to do.
-        StoreError: no broker answers.
+        StoreError: no broker answers, or too few to make the topic.
     """
     from kafka.admin import KafkaAdminClient
 
@@ -144,11 +146,20 @@ def _create(admin: Any, settings: EventSettings) -> None:
     from kafka import errors
 
     topic = settings.kafka.topic
-    replication = min(3, len(admin.describe_cluster()["brokers"]))
+    n_alive = len(admin.describe_cluster()["brokers"])
+    n_expected = min(_COPIES, len(set(settings.kafka.bootstrap_servers)))
+    if n_alive < n_expected:
+        # A topic keeps the number of copies that it was made with.
+        detail = (
+            f"the topic is missing, and {n_alive} of the brokers are alive, expected {n_expected}"
+            " to make it with so many copies"
+        )
+        raise StoreError(broker_sentence(settings.kafka, detail))
+    replication = min(_COPIES, n_alive)
     wanted: dict[str, Any] = {
         "num_partitions": settings.n_partitions,
         "replication_factor": replication,
-        "configs": {"min.insync.replicas": "2"} if replication == 3 else {},
+        "configs": {"min.insync.replicas": "2"} if replication == _COPIES else {},
     }
     try:
         admin.create_topics({topic: wanted})
@@ -163,6 +174,8 @@ def _create(admin: Any, settings: EventSettings) -> None:
             f" --partitions {settings.n_partitions} --replication-factor {replication}"
             + ("".join(f" --config {key}={value}" for key, value in wanted["configs"].items()))
         ) from error
-    _log.info(
-        f"made topic {topic} with {settings.n_partitions} partitions, {replication} copies each"
-    )
+    made = f"made topic {topic} with {settings.n_partitions} partitions, {replication} copies each"
+    if replication < _COPIES:
+        _log.warning(f"{made}: the loss of {replication} brokers' disks loses events")
+    else:
+        _log.info(made)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 
 from recsys.stores.sqlite_file import Layout
 
@@ -92,15 +93,32 @@ def insert_records(
 
 
 def read_rows(
-    connection: sqlite3.Connection, partition: int, offset: int, stop: int, limit: int
+    connection: sqlite3.Connection,
+    partition: int,
+    offset: int,
+    stop: int,
+    limit: int,
+    max_bytes: int,
 ) -> list[tuple[int, str, bytes]]:
-    """Row id, event id and value of at most `limit` records from `offset` to below `stop`."""
+    """Row id, event id and value of at most `limit` records from `offset` to below `stop`.
+
+    Their values have at most `max_bytes` together, except for a single one.
+    """
     query = (
         "SELECT position, event_id, value FROM records"
         " WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"
     )
     bounds = (pack(partition, offset), pack(partition, stop), limit)
-    return connection.execute(query, bounds).fetchall()
+    rows: list[tuple[int, str, bytes]] = []
+    n_bytes = 0
+    # An open cursor would hold the write-ahead log back.
+    with closing(connection.execute(query, bounds)) as cursor:
+        for row in cursor:
+            n_bytes += len(row[2])
+            if rows and n_bytes > max_bytes:
+                break
+            rows.append(row)
+    return rows
 
 
 def find_damage(connection: sqlite3.Connection, n_bytes: int) -> None:

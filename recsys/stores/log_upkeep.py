@@ -15,6 +15,7 @@ from recsys.stores.sqlite_file import shrink, transaction
 VOID = b'{"type":"void"}'
 """The value of a record whose content was taken out; followers pass over it."""
 PIECE_RECORDS = 1_000
+_PIECE_BYTES = 4 * 1024 * 1024
 _SHRINK_PAGES = 64
 
 
@@ -59,13 +60,12 @@ def void_piece(
     connection: sqlite3.Connection, user_id: str, partition: int, start: int, stop: int
 ) -> tuple[int, int | None]:
     """Void the user's records of one piece; answers how many, and where to go on if at all."""
-    rows = read_rows(connection, partition, start, stop, PIECE_RECORDS)
+    rows = read_rows(connection, partition, start, stop, PIECE_RECORDS, _PIECE_BYTES)
     mine = [(VOID, position) for position, _, value in rows if _owner(value) == user_id]
     if mine:
         with transaction(connection):
             connection.executemany("UPDATE records SET value = ? WHERE position = ?", mine)
-    has_more = len(rows) == PIECE_RECORDS
-    return len(mine), rows[-1][0] - pack(partition, 0) + 1 if has_more else None
+    return len(mine), rows[-1][0] - pack(partition, 0) + 1 if rows else None
 
 
 def _owner(value: bytes) -> str | None:

@@ -28,7 +28,9 @@ def open_features(settings: Settings) -> FeatureStore:
 
 
 def open_feature_writer(settings: Settings) -> FeatureWriter:
-    """The store to write to; `train_app.following.stream_features` only.
+    """The store to write to.
+
+    For what follows the log, imports histories or forgets a user, all of it in `train_app`.
 
     Raises:
         ConfigError: the settings of the server cannot be used.

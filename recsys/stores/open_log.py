@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 
 from recsys.errors import StoreError
@@ -58,6 +59,17 @@ def open_writer_log(settings: Settings, owner: str) -> SqliteEventLog | Spooling
     except BaseException:
         log.close()
         raise
+
+
+def log_may_repeat(settings: Settings) -> bool:
+    """Whether the log may hold one event id twice.
+
+    A broker stores again what is sent again; a fresh file does not know the ids of the damaged one.
+    """
+    if settings.events.backend != "sqlite":
+        return True
+    path = settings.log_path
+    return any(path.parent.glob(f"{glob.escape(path.name)}.corrupt-*"))
 
 
 def _answers(log: KafkaEventLog) -> bool:

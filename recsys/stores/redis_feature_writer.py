@@ -1,8 +1,8 @@
 """The writing side of the feature store in Redis: one optimistic transaction a method.
 
-Opened by `train_app.following.stream_features` only (and `feature_rebuild`, which it calls); any
-number may be open at once. A partition's offset lies beside what it stands for and every update is
-compared and set on it, so that whatever is lost is lost together and read from the log again.
+Opened by `open_feature_writer`; any number may be open at once. A partition's offset lies
+beside what it stands for and every update is compared and set on it, so that whatever is lost is
+lost together and read from the log again.
 """
 
 from __future__ import annotations

@@ -11,13 +11,20 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from recsys.errors import StoreError
 from recsys.stores.reserved_offsets import sync_folder
-from recsys.stores.spool_file import SpoolFile, found_segment, segment_path, segment_paths
+from recsys.stores.spool_file import (
+    SpoolFile,
+    found_segment,
+    free_number,
+    segment_path,
+    segment_paths,
+)
 from recsys.stores.spool_segment import SpooledRecord, frame_records
 from recsys.stores.sqlite_file import DISK_FULL
 
@@ -51,6 +58,13 @@ class Spool:
         self._segments: deque[SpoolFile] = deque()
         self._loaded: deque[SpooledRecord] = deque()
         self._n_corrupt = 0
+        """Of files that are gone."""
+        self.n_records = 0
+        """Payloads that wait; like the next two counted under the lock and read without it."""
+        self.n_bytes = 0
+        """Size on disk."""
+        self.n_corrupt = 0
+        """Damaged files that were set aside."""
         self._writing: SpoolFile | None = None
         self._file = -1
         try:
@@ -66,25 +80,8 @@ class Spool:
             self._segments.extend(map(found_segment, segment_paths(directory)))
         except OSError as error:
             raise StoreError(self._sentence(error)) from error
-        self._drop_read()
-
-    @property
-    def n_records(self) -> int:
-        """Payloads that wait."""
-        with self._lock:
-            return sum(segment.n_records for segment in self._segments)
-
-    @property
-    def n_bytes(self) -> int:
-        """Size on disk."""
-        with self._lock:
-            return sum(segment.n_bytes for segment in self._segments)
-
-    @property
-    def n_corrupt(self) -> int:
-        """Damaged files that were set aside."""
-        with self._lock:
-            return self._n_corrupt + sum(segment.n_corrupt for segment in self._segments)
+        with self._changing():
+            self._drop_read()
 
     def append(self, payloads: Sequence[bytes]) -> None:
         """Store all payloads or none; durable on return.
@@ -93,7 +90,7 @@ class Spool:
             StoreError: the spool or the disk is full, or the disk fails.
         """
         data = frame_records(payloads)
-        with self._lock:
+        with self._changing():
             if self.n_bytes + len(data) > self._max_bytes:
                 raise StoreError(
                     f"spool {self.directory} is full with {self.n_records} events in"
@@ -112,7 +109,7 @@ class Spool:
         Raises:
             StoreError: a file cannot be read.
         """
-        with self._lock:
+        with self._changing():
             try:
                 while not self._loaded and self._segments:
                     self._loaded = self._segments[0].load()
@@ -123,7 +120,7 @@ class Spool:
 
     def advance(self, n_payloads: int) -> None:
         """Pass over so many of the payloads that `peek` showed, for good."""
-        with self._lock:
+        with self._changing():
             segment = self._segments[0]
             for _ in range(n_payloads):
                 segment.read_offset = self._loaded.popleft().end
@@ -137,19 +134,23 @@ class Spool:
         """Put the segments of a dead process's folder before the own ones; answers how many.
 
         For the thread that reads, between `advance` and `peek`; the folder is locked by it.
+
+        Raises:
+            OSError: a file cannot be read, and nothing was taken; or it cannot be moved, and it
+                stays where it is with all older ones.
         """
-        with self._lock:
-            found = segment_paths(directory)
-            for path in reversed(found):
-                number = self._segments[0].number if self._segments else _FIRST_NUMBER
-                SpoolFile(path).move(segment_path(self.directory, number - 1))
-                self._segments.appendleft(found_segment(segment_path(self.directory, number - 1)))
-            if found:
-                # What was loaded is of a segment that is not the oldest any more.
-                self._loaded.clear()
-                sync_folder(self.directory)
+        # Read where they are: a file that is here and not in the queue would be lost.
+        found = [found_segment(path) for path in segment_paths(directory)]
+        if not found:
+            return 0
+        with self._changing():
+            try:
+                for segment in reversed(found):
+                    self._adopt_segment(segment)
+            finally:
                 self._drop_read()
-            return len(found)
+                sync_folder(self.directory)
+        return len(found)
 
     def refuse(self, payload: bytes) -> Path:
         """Keep a payload that nobody can take in a file beside the queue; answers the file."""
@@ -168,6 +169,25 @@ class Spool:
             if self._lock_file >= 0:
                 os.close(self._lock_file)
                 self._lock_file = -1
+
+    @contextmanager
+    def _changing(self) -> Generator[None, None, None]:
+        """Hold the lock; what it has come to is told without it, for a commit takes its time."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                self.n_records = sum(segment.n_records for segment in self._segments)
+                self.n_bytes = sum(segment.n_bytes for segment in self._segments)
+                n_corrupt = sum(segment.n_corrupt for segment in self._segments)
+                self.n_corrupt = self._n_corrupt + n_corrupt
+
+    def _adopt_segment(self, segment: SpoolFile) -> None:
+        first = self._segments[0].number if self._segments else _FIRST_NUMBER
+        segment.move(segment_path(self.directory, free_number(self.directory, first)))
+        self._segments.appendleft(segment)
+        # What was loaded is of a segment that is not the oldest any more.
+        self._loaded.clear()
 
     def _write(self, data: bytes, n_records: int) -> None:
         if self._lock_file < 0:

@@ -31,6 +31,15 @@ def segment_paths(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"*{SUFFIX}"))
 
 
+def free_number(directory: Path, below: int) -> int:
+    """The highest number below this one and below whatever stands in the folder.
+
+    The position of a file that is gone counts too: it must not be taken for another file's.
+    """
+    names = [*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{_READ_SUFFIX}")]
+    return min([below, *(int(path.stem) for path in names)]) - 1
+
+
 @dataclass(slots=True)
 class SpoolFile:
     """One segment, as its owner knows it."""

@@ -272,10 +272,13 @@ def test_a_training_that_may_begin_has_the_checks_in_its_lineage(settings: Setti
 
 
 def test_a_lake_that_is_not_there_refuses(tmp_path: Path) -> None:
-    """There is nothing to learn from."""
+    """There is nothing to learn from, and it is said once."""
     outcome = check_data(Settings(data_dir=tmp_path), now_ms=lambda: NOW_MS)
     assert isinstance(outcome.error, DataRefused)
-    assert "no engagements yet" in str(outcome.error)
+    assert str(outcome.error).count("no engagements yet") == 1
+    checks = {check["name"]: check for check in outcome.document["checks"]}
+    assert [name for name, check in checks.items() if check["level"] == "error"] == ["sizes"]
+    assert checks["skew"]["note"] == "no impression to compare yet"
 
 
 def test_the_sound_lake_is_left_as_it_was(sound: Path) -> None:

@@ -44,5 +44,8 @@ def test_the_table_shows_each_arm_with_its_rates(tmp_path: Path) -> None:
     assert "1 x 503 shed" in outcome.text
     by_device = show_evidence(settings, now_ms=lambda: now_ms, by="device").document["rows"]
     assert [row["segment"] for row in by_device] == ["device=tv", "device=tv"]
-    only = show_evidence(settings, bundle_ids=["b9"], now_ms=lambda: now_ms).document
-    assert only["rows"] == []
+    only = show_evidence(settings, bundle_ids=["b9"], now_ms=lambda: now_ms)
+    assert only.document["rows"] == []
+    assert only.text == (
+        "no evidence of bundle 'b9' in this range; 'cluster bundle list' names the bundles"
+    )

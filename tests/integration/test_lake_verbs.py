@@ -54,7 +54,7 @@ def test_the_lake_is_checked_compacted_and_looked_back_into(
     changes = json.loads(run(path, capsys, "lake-history", "engagements", "--json")[1])["changes"]
     assert [change["by"] for change in changes].count("compaction") > 0
     assert sum(change["n_rows"] or 0 for change in changes) == 9
-    assert run(path, capsys, "lake-history", "nothing")[0] == 1
+    assert run(path, capsys, "lake-history", "nothing")[0] == 2
     (victim, *_) = sorted((tmp_path / "var" / "lake" / "catalogue").rglob("part-*.parquet"))
     victim.write_bytes(b"")
     code, _, err = run(path, capsys, "lake-check")
@@ -88,5 +88,5 @@ def test_cluster_lake_passes_on_what_the_job_says(tmp_path: Path) -> None:
     assert json.loads(checked.stdout)["is_whole"] is True
     assert checked.stderr == ""
     looked = subprocess.run([*command, "history", "nothing"], capture_output=True, text=True)
-    assert (looked.returncode, looked.stdout) == (1, "")
+    assert (looked.returncode, looked.stdout) == (2, "")
     assert looked.stderr.startswith("error: the lake has no table 'nothing'")

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from recsys.errors import DataError
+from recsys.events import Forgotten
 from recsys.settings import EventSettings, FeatureSettings, LakeSettings, Settings
 from recsys.stores.event_log import SqliteEventLog
 from recsys.stores.feature_contents import canonical_bytes
+from recsys.stores.feature_file import replace_contents
 from recsys.stores.feature_store import SqliteFeatureStore
 from recsys.stores.feature_writer import SqliteFeatureWriter
 from recsys.types import UserState
 from tests.feature_events import NOW_MS, a_random_event, an_engagement
+from train_app.following import rebuild_features as rebuild_features_module
+from train_app.following import replay_lake
+from train_app.following.feature_fold import fold_rules
 from train_app.following.rebuild_features import rebuild_features
+from train_app.following.replay_lake import find_replay
 from train_app.following.stream_features import FeatureStream
 from train_app.importing.import_history import ImportOptions, run_import
 from train_app.lake.archiver import Archiver
 from train_app.lake.ingest import ingest
+from train_app.lake.lake_forgetting import forget_in_lake
 from train_app.lake.lake_tables import Lake
 
 pytestmark = pytest.mark.integration
@@ -136,6 +144,75 @@ def test_an_import_alone_comes_back_too(tmp_path: Path) -> None:
         line for line in content(settings.feature_path).split(b"\n") if b"partition" not in line
     ]
     assert lines == imported.split(b"\n")
+    log.close()
+
+
+def test_a_second_start_reads_no_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where partitions never had a record."""
+    settings = small_settings(tmp_path)
+    import_some(settings)
+    settings.feature_path.unlink()
+    log = SqliteEventLog(settings.log_path, settings.events.n_partitions)
+    assert follow(log, settings, settings.feature_path) > 0
+
+    def read_again(*_: object) -> NoReturn:
+        raise AssertionError("the imports were read again")
+
+    monkeypatch.setattr(replay_lake, "imported_histories", read_again)
+    log.append([an_engagement("i1", NOW_MS, "u1")])
+    for _ in range(2):
+        follow(log, settings, settings.feature_path)
+    assert SqliteFeatureStore(settings.feature_path).offsets() == log.end_offsets()
+    log.close()
+
+
+@pytest.mark.parametrize("is_complete", [False, True])
+def test_who_is_forgotten_during_a_fill_stays_forgotten(tmp_path: Path, is_complete: bool) -> None:
+    """Whether the lake has carried it out and the log lost the word, or not yet."""
+    settings = small_settings(tmp_path)
+    import_some(settings)
+    settings.feature_path.unlink()
+    log = SqliteEventLog(settings.log_path, settings.events.n_partitions)
+    writer = SqliteFeatureWriter(settings.feature_path)
+    unset = dict.fromkeys(log.end_offsets())
+    rules = fold_rules(settings, log_may_repeat=False)
+    fill = find_replay(log, settings.lake_location, writer, rules, unset, 10)
+    assert fill is not None
+    assert next(fill) == 12
+    if is_complete:
+        # All the traces that a complete forgetting leaves.
+        forget_in_lake(Lake(settings.lake_location), "u1", now_ms=NOW_MS)
+    else:
+        log.append([Forgotten(event_id="word", user_id="u1", timestamp_ms=NOW_MS)])
+    list(fill)
+    store = SqliteFeatureStore(settings.feature_path)
+    gone, other = store.read_users(["u1", "u2"])
+    assert gone == UserState("u1")
+    assert other.history
+    store.close()
+    writer.close()
+    log.close()
+
+
+def test_who_is_forgotten_during_a_rebuild_stays_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows of the log are in the lake's older version, and the log has no word of it."""
+    settings = small_settings(tmp_path)
+    log = a_log(settings)
+    archive(log, settings)
+
+    def forget_before(path: Path, by: Path) -> None:
+        forget_in_lake(Lake(settings.lake_location), "u1", now_ms=NOW_MS)
+        replace_contents(path, by)
+
+    monkeypatch.setattr(rebuild_features_module, "replace_contents", forget_before)
+    rebuild_features(settings.lake_location, settings, settings.feature_path, log=log)
+    store = SqliteFeatureStore(settings.feature_path)
+    gone, other = store.read_users(["u1", "u2"])
+    assert gone == UserState("u1")
+    assert other.history
+    store.close()
     log.close()
 
 

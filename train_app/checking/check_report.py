@@ -117,7 +117,7 @@ class CheckReport:
 
 def refusal(report: CheckReport) -> DataRefused | None:
     """Why training would make no sense, naming all reasons; None where it may begin."""
-    errors = report.details("error")
+    errors = list(dict.fromkeys(report.details("error")))
     if not errors:
         return None
     return DataRefused("the data checks refused to train: " + "; ".join(errors))

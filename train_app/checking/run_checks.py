@@ -97,25 +97,22 @@ def run_checks(
     started_s = time.monotonic()
     names = [name for name in CHECK_NAMES if not only or name in only]
     interactions = cache(load)
+    told_by = ""
     results = []
     with open_lake_views(settings, now_ms, until_ms) as views:
         for done, name in enumerate(names):
             report("checking the data", done / len(names))
             if name in LAKE_CHECKS:
                 results.append(LAKE_CHECKS[name](views))
+            elif told_by:
+                results.append(CheckResult(name, note=f"nothing to look at; see {told_by}"))
             else:
-                results.append(_on_interactions(name, interactions, settings))
+                try:
+                    found = INTERACTION_CHECKS[name](interactions(), settings)
+                except DataError as problem:
+                    told_by, found = name, CheckResult(name, (error(str(problem)),))
+                results.append(found)
         newest_ms = newest_logged_ms(views)
     report("checking the data", 1.0)
     seconds = time.monotonic() - started_s
     return CheckReport(now_ms, tuple(results), purpose, newest_ms, seconds)
-
-
-def _on_interactions(
-    name: str, load: Callable[[], Interactions], settings: Settings
-) -> CheckResult:
-    try:
-        interactions = load()
-    except DataError as problem:
-        return CheckResult(name, (error(str(problem)),))
-    return INTERACTION_CHECKS[name](interactions, settings)

@@ -24,6 +24,7 @@ SKEW_DAYS = 7
 SKEW_USERS = 2_000
 """Users of theirs whose histories are made again, drawn by hash."""
 REFUSED_SHARE = 0.05
+"""A store that was begun anew explains some differences, until their impressions are old."""
 _ROWS_AT_ONCE = 5_000
 Verdict: TypeAlias = Literal[
     "equal", "different", "imported between", "ahead of the lake", "unread"
@@ -73,7 +74,11 @@ def check_skew(views: LakeViews) -> CheckResult:
     apart = ", ".join(
         f"{n:,} {name}" for name, n in sorted(counts.items()) if name != "equal" and n
     )
-    note = f"{n_compared:,} histories as logged equal those made again"
+    note = (
+        f"{n_compared:,} histories as logged equal those made again"
+        if n_compared
+        else "no impression to compare yet"
+    )
     return CheckResult("skew", (), figures, note + (f"; cannot be told: {apart}" if apart else ""))
 
 

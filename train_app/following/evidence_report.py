@@ -105,7 +105,7 @@ def show_evidence(
         coverage = reader.coverage()
     finally:
         reader.close()
-    notes = _notes(rows, coverage, settings, until, by)
+    notes = _absent(rows, bundle_ids) + _notes(rows, coverage, settings, until, by, bundle_ids)
     document = {
         "since_ms": since,
         "until_ms": until,
@@ -192,9 +192,27 @@ def _ratio(top: int, bottom: int) -> Ratio:
     return Ratio(top / bottom if bottom else None)
 
 
+def _absent(rows: list[dict[str, Any]], bundle_ids: Collection[str]) -> list[str]:
+    """A sentence for each bundle that was named and has no row."""
+    found = {row["bundle_id"] for row in rows}
+    return [
+        f"no evidence of bundle '{bundle_id}' in this range; 'cluster bundle list' names the"
+        " bundles"
+        for bundle_id in dict.fromkeys(bundle_ids)
+        if bundle_id not in found
+    ]
+
+
 def _notes(
-    rows: list[dict[str, Any]], coverage: Coverage, settings: Settings, until: int, by: str | None
+    rows: list[dict[str, Any]],
+    coverage: Coverage,
+    settings: Settings,
+    until: int,
+    by: str | None,
+    bundle_ids: Collection[str],
 ) -> list[str]:
+    if not rows and bundle_ids:
+        return []
     if not rows:
         return ["nothing is counted in this range; is the application 'workers' running?"]
     notes = [FIXED_HORIZON] if by is None else []
@@ -232,7 +250,8 @@ def _text(rows: list[dict[str, Any]], notes: list[str], since: int, until: int) 
             f"{row['session_minutes'] or 0:.1f}",
             f"{row['latency_ms'].get('p99', 0):.0f}",
         )
-    console.print(table)
+    if served:
+        console.print(table)
     for line in [*_asides(rows), *notes]:
         console.print(line, markup=False, highlight=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -57,11 +57,6 @@ class EvidenceWriter:
         with evidence_errors(self._engine), self._engine.begin() as connection:
             connection.execute(statement, [row])
 
-    def move(self, partition: int, offset: int, next_offset: int) -> bool:
-        """Set another offset where the stored one is `offset`; whether it was."""
-        with evidence_errors(self._engine), self._engine.begin() as connection:
-            return self._claim(connection, partition, offset, next_offset)
-
     def update(
         self,
         partition: int,

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from recsys.errors import DataError
 from recsys.settings import Settings
+from recsys.stores import open_log
+from recsys.stores.event_log import EventLog
 from recsys.stores.feature_file import replace_contents
 from recsys.stores.feature_writer import SqliteFeatureWriter
 from recsys.stores.sqlite_file import COMPANIONS
 from train_app.following.feature_fold import FoldRules, fold_rules
+from train_app.following.feature_records import DecodedPart
+from train_app.following.forgotten_since import forget_since
+from train_app.following.lake_snapshot import LakeTables, find_tables
 from train_app.following.publish_lists import ListPublisher
-from train_app.following.replay_lake import LakeTables, find_tables, replay
+from train_app.following.replay_lake import replay
+from train_app.following.store_part import store_part
 
 Progress = Callable[[int], None]
 """Told how many rows and users have been taken in so far."""
@@ -41,12 +48,16 @@ def rebuild_features(
     writer_path: Path,
     progress: Progress = lambda n_taken: None,
     *,
+    log: EventLog | None = None,
     log_may_repeat: bool | None = None,
 ) -> RebuiltFeatures:
     """Replay the lake into a new store and give `writer_path` its contents in one step.
 
     Readers see the old contents until then. People the lake has forgotten are in no history, and,
     other than in a store that lived through it, in no count either.
+
+    Args:
+        log: where it is looked up who was forgotten meanwhile; without it nobody may be.
 
     Raises:
         DataError: there is no lake to rebuild from.
@@ -60,16 +71,20 @@ def rebuild_features(
             " 'python -m train_app ingest' or 'cluster import' first"
         )
     if log_may_repeat is None:
-        log_may_repeat = settings.events.backend == "kafka"
+        log_may_repeat = open_log.log_may_repeat(settings)
     draft = writer_path.with_name(f"{writer_path.name}.rebuild")
     try:
         _delete(draft)
-        ends = tables.ends(tables.partitions())
+        ends = tables.ends(range(settings.events.n_partitions))
         rules = fold_rules(settings, log_may_repeat=log_may_repeat)
         n_taken = _fill(draft, tables, ends, settings, rules, progress)
         replace_contents(writer_path, draft)
     finally:
         _delete(draft)
+    if log is not None:
+        # Now, not before: the old contents may have been past the word already.
+        with closing(SqliteFeatureWriter(writer_path)) as writer:
+            forget_since(log, tables, lake_location, writer)
     return RebuiltFeatures(n_taken, ends, time.monotonic() - started_s)
 
 
@@ -88,6 +103,9 @@ def _fill(
         for n in replay(tables, ends, writer, rules, popular_limit, with_imports=True):
             n_taken += n
             progress(n_taken)
+        for partition in set(range(settings.events.n_partitions)) - set(ends):
+            # Stored as begun: whoever follows it would look for imports again.
+            store_part(writer, None, DecodedPart(partition, 0), rules)
         ListPublisher(writer, settings, rules, time.monotonic).publish_all(ends)
     finally:
         writer.close()

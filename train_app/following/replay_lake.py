@@ -6,69 +6,29 @@ same compare-and-set as the log's: it may be broken off, go on, and run twice at
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import duckdb
 
 from recsys.events import CatalogueChange, Engagement
+from recsys.stores.event_log import EventLog
 from recsys.stores.feature_update import FeatureWriter
 from train_app.following.feature_fold import FoldRules
 from train_app.following.feature_records import DecodedPart, FeatureEvent
+from train_app.following.forgotten_since import forget_since
+from train_app.following.lake_snapshot import LakeTables, find_tables
 from train_app.following.load_history import imported_histories, load_in_parts
 from train_app.following.store_part import store_part
 from train_app.lake.lake_errors import lake_errors
-from train_app.lake.lake_rows import IMPORT_MARK, log_mark
-from train_app.lake.lake_schema import TABLES
-from train_app.lake.lake_tables import Lake, LakeTable
+from train_app.lake.lake_rows import IMPORT_MARK
 
 OFFSETS_PER_QUERY = 100_000
 EVENTS_PER_UPDATE = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class LakeTables:
-    """The tables that features are made of, each at one version."""
-
-    engagements: LakeTable
-    catalogue: LakeTable | None
-
-    def ends(self, partitions: Collection[int]) -> dict[int, int]:
-        """Up to which offset both tables hold each partition, of those they hold anything of."""
-        if self.catalogue is None:
-            return {}
-        both = (self.engagements, self.catalogue)
-        ends = {p: min(table.mark(log_mark(p)) or 0 for table in both) for p in partitions}
-        return {partition: end for partition, end in ends.items() if end}
-
-    def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let DuckDB read them as `lake_engagements` and `lake_catalogue`."""
-        self.engagements.attach(connection, "lake_engagements")
-        if self.catalogue is None:
-            connection.register("lake_catalogue", TABLES["catalogue"].empty_table())
-        else:
-            self.catalogue.attach(connection, "lake_catalogue")
-
-    def partitions(self) -> list[int]:
-        """Every partition of the log that rows came from."""
-        with lake_errors("read", self.engagements.location), duckdb.connect() as connection:
-            self.attach(connection)
-            query = (
-                "SELECT log_partition FROM lake_engagements WHERE log_partition IS NOT NULL UNION"
-                " SELECT log_partition FROM lake_catalogue WHERE log_partition IS NOT NULL"
-            )
-            return sorted(row[0] for row in connection.sql(query).fetchall())
-
-
-def find_tables(location: str) -> LakeTables | None:
-    """The lake's tables as they are now; None where it has none yet."""
-    lake = Lake(location)
-    engagements = lake.find("engagements")
-    return None if engagements is None else LakeTables(engagements, lake.find("catalogue"))
-
-
 def find_replay(
+    log: EventLog,
     location: str,
     writer: FeatureWriter,
     rules: FoldRules,
@@ -78,6 +38,7 @@ def find_replay(
     """The replay of what the lake has and the store has not; None where there is nothing.
 
     Args:
+        log: where it is looked up who was forgotten during the replay.
         stored: the partitions to fill, with their stored offsets. Where one has none, the imported
             histories may be missing too.
     """
@@ -88,7 +49,15 @@ def find_replay(
     with_imports = None in stored.values() and tables.engagements.mark(IMPORT_MARK) is not None
     if not ends and not with_imports:
         return None
-    return replay(tables, ends, writer, rules, popular_limit, with_imports=with_imports)
+    return replay(
+        tables,
+        ends,
+        writer,
+        rules,
+        popular_limit,
+        with_imports=with_imports,
+        after_imports=lambda: forget_since(log, tables, location, writer),
+    )
 
 
 def replay(
@@ -99,11 +68,13 @@ def replay(
     popular_limit: int,
     *,
     with_imports: bool,
+    after_imports: Callable[[], object] = lambda: None,
 ) -> Iterator[int]:
     """Fill a store step by step; each step is stored and tells how many rows or users it took.
 
     Args:
         ends: the partitions to fill, with the offsets to end at.
+        after_imports: called once the imported histories are in.
     """
     with lake_errors("read", tables.engagements.location), duckdb.connect() as connection:
         tables.attach(connection)
@@ -111,6 +82,7 @@ def replay(
             histories = imported_histories(connection, "lake_engagements", rules.history_limit)
             for load in load_in_parts(writer, histories, rules, popular_limit):
                 yield load.n_users
+            after_imports()
         for partition, end in sorted(ends.items()):
             yield from _replay_partition(connection, partition, end, writer, rules)
 

@@ -33,7 +33,9 @@ class ReplayReport:
     """What was computed anew."""
 
     n_taken: dict[str, int] = field(default_factory=dict)
-    """By store: records and imported users that were taken in."""
+    """By store: what was taken in."""
+    sorts: dict[str, str] = field(default_factory=dict)
+    """By store: what that is, for people."""
     offsets: dict[str, dict[int, int]] = field(default_factory=dict)
     """By store: the log offsets the new values end at."""
     seconds: float = 0.0
@@ -45,10 +47,14 @@ class ReplayReport:
     def text(self) -> str:
         """The report for a person."""
         return "\n".join(
-            f"{store}: {n:,} records taken in, up to offsets"
-            f" {', '.join(str(end) for end in self.offsets[store].values())}"
+            f"{store}: {n:,} {self.sorts[store]} taken in, up to {_named(self.offsets[store])}"
             for store, n in self.n_taken.items()
         )
+
+
+def _named(offsets: dict[int, int]) -> str:
+    ends = ", ".join(f"{partition}: {end}" for partition, end in sorted(offsets.items()) if end)
+    return f"offsets {ends}" if ends else "no offset of the log yet"
 
 
 def replay(settings: Settings, *, features: bool, evidence: bool, from_lake: bool) -> Outcome:
@@ -70,7 +76,7 @@ def replay(settings: Settings, *, features: bool, evidence: bool, from_lake: boo
         with closing(open_log(settings)) as log:
             refuse_short_log(log, "evidence")
             rebuilt = rebuild_evidence(log, settings)
-        report.n_taken["evidence"] = rebuilt.n_taken
+        report.n_taken["evidence"], report.sorts["evidence"] = rebuilt.n_taken, "records"
         report.offsets["evidence"] = rebuilt.offsets
     report.seconds = time.monotonic() - started_s
     return Outcome(report.as_dict(), report.text())
@@ -79,14 +85,19 @@ def replay(settings: Settings, *, features: bool, evidence: bool, from_lake: boo
 def _features(settings: Settings, report: ReplayReport, *, from_lake: bool) -> None:
     if from_lake:
         run_ingest(settings)
-        rebuilt = rebuild_features(settings.lake_location, settings, settings.feature_path)
+        with closing(open_log(settings)) as log:
+            rebuilt = rebuild_features(
+                settings.lake_location, settings, settings.feature_path, log=log
+            )
+        report.sorts["features"] = "imported users and records"
         report.n_taken["features"], report.offsets["features"] = rebuilt.n_taken, rebuilt.offsets
         return
     with closing(open_log(settings)) as log:
         refuse_short_log(log, "features")
         _refuse_imports(settings)
         n_taken, offsets = _from_log(log, settings)
-    report.n_taken["features"], report.offsets["features"] = n_taken, offsets
+    report.n_taken["features"], report.sorts["features"] = n_taken, "records"
+    report.offsets["features"] = offsets
 
 
 def _from_log(log: EventLog, settings: Settings) -> tuple[int, dict[int, int]]:

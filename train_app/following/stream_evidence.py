@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection
 from functools import partial
 
+from recsys.errors import StoreError
 from recsys.settings import Settings
 from recsys.stores.event_log import EventLog, LogRecord
 from train_app.following.evidence_fold import fold_evidence
@@ -59,7 +60,8 @@ class EvidenceStream:
         """Take in what is new in these partitions, up to a bound; the records taken in.
 
         Raises:
-            StoreError: what was stored before stays; the next turn starts from it.
+            StoreError: what was stored before stays; the next turn starts from it. Also where
+                the log ends before what is counted.
         """
         try:
             ends = self._event_log.end_offsets()
@@ -97,13 +99,12 @@ class EvidenceStream:
                 self._writer.begin(partition, offset)
             elif offset > end and offset > self._event_log.end_offsets()[partition]:
                 # Past the end as it is now: another stream may have gone on since `end` was asked.
-                begin = self._event_log.begin_offsets()[partition]
-                _log.error(
-                    f"partition {partition} was counted up to {offset} and now ends at {end}:"
-                    " the log was replaced; counting it from its beginning"
+                raise StoreError(
+                    f"the evidence counts partition {partition} of the log up to offset {offset},"
+                    " expected a log that ends there or later, but it ended at"
+                    f" {end}: it was replaced or restored from an older copy; restore the newer"
+                    " one, or count this one anew with 'cluster events replay --evidence'"
                 )
-                self._writer.move(partition, offset, begin)
-                offset = begin
             self._offsets[partition] = offset
         return offset
 

@@ -11,7 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 
+from recsys.errors import StoreError
 from recsys.settings import Settings
+from recsys.stores import open_log
 from recsys.stores.event_log import EventLog, LogRecord
 from recsys.stores.feature_update import FeatureWriter
 from train_app.following.feature_fold import fold_rules
@@ -35,8 +37,8 @@ class FeatureStream:
     Args:
         log: the log to follow; stays open.
         writer: the store to keep; closed with the stream.
-        log_may_repeat: whether the log can hold an event id more than once; as the back end is
-            without it.
+        log_may_repeat: whether the log can hold an event id more than once; as the settings
+            tell without it.
         clock_s: monotonic seconds.
     """
 
@@ -51,7 +53,7 @@ class FeatureStream:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         if log_may_repeat is None:
-            log_may_repeat = settings.events.backend == "kafka"
+            log_may_repeat = open_log.log_may_repeat(settings)
         self._event_log = log
         self._writer = writer
         self._rules = fold_rules(settings, log_may_repeat=log_may_repeat)
@@ -77,7 +79,8 @@ class FeatureStream:
         """Take in what is new in some partitions, up to a bound; the number of records taken in.
 
         Raises:
-            StoreError: what was stored up to here is kept; the next turn goes on from there.
+            StoreError: what was stored up to here is kept; the next turn goes on from there. Also
+                where the log ends before what was taken in.
         """
         try:
             n_replayed = self._replay_some(partitions)
@@ -132,7 +135,12 @@ class FeatureStream:
         stored = {partition: self._offset(partition) for partition in new}
         lacking = {p: at for p, at in stored.items() if at is None or at < begins[p]}
         found = find_replay(
-            self._lake_location, self._writer, self._rules, lacking, self._popular_limit
+            self._event_log,
+            self._lake_location,
+            self._writer,
+            self._rules,
+            lacking,
+            self._popular_limit,
         )
         self._asked.update(new)
         return found
@@ -151,24 +159,17 @@ class FeatureStream:
         return n_taken
 
     def _start(self, partition: int, ends: dict[int, int]) -> int:
-        """Where to read on; the log's beginning where nothing was read, or not of this log."""
+        """Where to read on; the log's beginning where nothing was read, which is then stored."""
         stored = self._offset(partition)
-        if stored is not None and stored > ends[partition]:
-            # Since the ends were asked for, another follower may have taken what came then.
-            ends = self._event_log.end_offsets()
-        if stored is not None and stored <= ends[partition]:
-            return stored
-        begin = self._event_log.begin_offsets()[partition]
         if stored is None:
+            begin = self._event_log.begin_offsets()[partition]
             store_part(self._writer, None, DecodedPart(partition, begin), self._rules)
             del self._stored[partition]
             return self._offset(partition) or 0
-        if stored is not None:
-            _log.error(
-                f"partition {partition} was read up to {stored} and now ends at {ends[partition]}:"
-                f" the log was replaced; reading it from its beginning, {begin}"
-            )
-        return begin
+        if stored > ends[partition]:
+            # Since the ends were asked for, another follower may have taken what came then.
+            _refuse_older_log(partition, stored, self._event_log.end_offsets()[partition])
+        return stored
 
     def _offset(self, partition: int) -> int | None:
         if partition not in self._stored:
@@ -211,3 +212,14 @@ class FeatureStream:
             _log.warning(
                 f"skipped record {record.offset} of partition {record.partition}: {reason}"
             )
+
+
+def _refuse_older_log(partition: int, stored: int, end: int) -> None:
+    """Refuse a log that ends before what was taken in: read again, it would count twice."""
+    if stored > end:
+        raise StoreError(
+            f"the features hold partition {partition} of the log up to offset {stored}, expected a"
+            f" log that ends there or later, but it ends at {end}: it was replaced or restored from"
+            " an older copy; restore the newer one, or compute the features anew with 'cluster"
+            " events replay --features', and with --from-lake where histories were imported"
+        )

@@ -36,6 +36,8 @@ from train_app.lake.lake_tables import Lake, LakeTable
 __all__ = ["ImportOptions", "run_import"]
 
 _KNOWN_ROWS = "lake_engagements"
+_REJECTED_USERS = "CREATE TABLE rejected_users (source VARCHAR, line BIGINT, user_id VARCHAR)"
+"""Whose the rejected rows are, where their column of users could be read."""
 
 Progress = Callable[[str, int, int | None], None]
 """Told of a stage's name, how much of it is done, and how much there is where that is known."""
@@ -59,6 +61,18 @@ class _Import:
     def refuse(self, name: str, rows: list[BadRow]) -> None:
         """Set bad rows aside."""
         self.staging.reject(name, rows)
+        owned = [row for row in rows if row.user_id]
+        if owned:
+            table = pa.table(
+                {
+                    "source": [name] * len(owned),
+                    "line": [row.line for row in owned],
+                    "user_id": [row.user_id for row in owned],
+                }
+            )
+            self.staging.connection.register("owned", table)
+            self.staging.connection.execute("INSERT INTO rejected_users SELECT * FROM owned")
+            self.staging.connection.unregister("owned")
         for row in rows:
             self.quarantine.add(name, row)
 
@@ -79,6 +93,7 @@ def run_import(
     started_s = time.monotonic()
     source = find_source(options)
     with open_staging(settings.data_dir / "tmp") as staging:
+        staging.connection.execute(_REJECTED_USERS)
         job = _Import(
             options, settings, source, Lake(settings.lake_location), staging, progress, now_ms()
         )
@@ -140,10 +155,10 @@ def _read_engagements(job: _Import) -> None:
 
 
 def _refused(checked: pa.Table, batch: RawBatch) -> Iterator[BadRow]:
-    for row in checked.select([LINE, "reason"]).to_pylist():
+    for row in checked.select([LINE, "reason", "user_id"]).to_pylist():
         raw = batch.raw(row[LINE])
         if raw.strip():  # a blank line is no row
-            yield BadRow(row[LINE], row["reason"], raw)
+            yield BadRow(row[LINE], row["reason"], raw, row["user_id"] or None)
 
 
 def _last_line(batch: RawBatch) -> int:
@@ -168,8 +183,9 @@ def _write_quarantine(job: _Import) -> None:
     table.attach(job.staging.connection, "known_rejects")
     query = """
         SELECT DISTINCT md5(concat_ws(':', source, line, reason, raw)) AS event_id, source, line,
-            reason, raw, line AS sequence
-        FROM rejected
+            reason, raw, user_id, line AS sequence
+        FROM rejected LEFT JOIN (SELECT source, line, min(user_id) AS user_id
+            FROM rejected_users GROUP BY ALL) USING (source, line)
         WHERE event_id NOT IN (SELECT k.event_id FROM known_rejects k)"""
     batches = job.staging.connection.sql(query).to_arrow_reader(100_000)
     tables = (
@@ -240,7 +256,7 @@ def _load_features(job: _Import, facts: StagedFacts) -> int:
 
 
 def _note(job: _Import) -> dict[str, object]:
-    return {"import": job.options.source.name, "rows": job.n_rows}
+    return {"import": job.options.source.name, "rows_read": job.n_rows}
 
 
 def _no_rows(job: _Import) -> str:

@@ -55,11 +55,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be taken: where it stands, why, and its text."""
+    """A row that cannot be taken: where it stands, why, its text, and whose it is if known."""
 
     line: int
     reason: str
     raw: str
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

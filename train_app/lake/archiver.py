@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from recsys.settings import Settings
 from recsys.stores.event_log import EventLog
+from recsys.stores.open_log import log_may_repeat
 from train_app.lake.event_columns import Decoded, Rows, as_table, quarantine_misfits
 from train_app.lake.filled_table import FilledTable, stored_positions
 from train_app.lake.lake_errors import MarkMoved
@@ -24,6 +25,7 @@ from train_app.lake.lake_forgetting import Forgetting, delete_rows
 from train_app.lake.lake_schema import LOG_TABLES
 from train_app.lake.lake_tables import Lake
 from train_app.lake.lake_upkeep import LakeUpkeep, Taken
+from train_app.lake.late_notes import late_notes
 from train_app.lake.log_reading import LogReading
 from train_app.lake.repeated_events import RepeatedEvents
 
@@ -60,9 +62,9 @@ class Archiver:
         self._tables: dict[str, FilledTable] = {}
         self._reading: LogReading | None = None
         self._advance_due_s = 0.0
-        # The embedded log stores an event id once, so that nothing has to be remembered for it.
+        # A log that stores an event id once gives nothing that would have to be remembered.
         self._repeats: RepeatedEvents | None = None
-        if settings.events.backend == "kafka":
+        if log_may_repeat(settings):
             self._repeats = RepeatedEvents(settings.events.dedup_window_s * 1000)
         self._upkeep = LakeUpkeep(log, lake, settings, now_ms, clock_s, taken_elsewhere)
         self.n_bad = 0
@@ -75,6 +77,8 @@ class Archiver:
         """Times another archiver was first, and this one went on from what that one stored."""
         self.n_rows: Counter[str] = Counter()
         """Rows added, by table."""
+        self.n_forgotten: Counter[str] = Counter()
+        """Rows deleted because the log asked for it, by table."""
 
     def run_once(self, partitions: Collection[int]) -> int:
         """Read what is new, and commit it when enough is there or it has waited long enough.
@@ -159,14 +163,21 @@ class Archiver:
         decoded = pending.decode(now_ms)
         if decoded.forgettings:
             # Before the marks move past the request: a turn that dies here does it again.
-            delete_rows(self._lake, [Forgetting(*found) for found in decoded.forgettings], now_ms)
+            asked = [Forgetting(*found) for found in decoded.forgettings]
+            self.n_forgotten.update(delete_rows(self._lake, asked, now_ms))
+            self._tables["skipped"].check()
         if self._repeats is not None:
             self._repeats.drop(decoded, self._tables, now_ms)
+        late = late_notes(decoded, self._tables)
         try:
             lacking, columns = self._columns(decoded)
         except (pa.ArrowException, ValueError, OverflowError):
             quarantine_misfits(decoded, pending.records(), now_ms)
             lacking, columns = self._columns(decoded)
+        if len(late):
+            # Before the marks of the tables that were behind move past these offsets.
+            self._tables["skipped"].commit(as_table("skipped", late), {}, self._writer)
+            self._count("skipped", late)
         self._write(lacking, columns, pending.ends())
         if self._repeats is not None:
             self._repeats.remember(decoded)

@@ -38,7 +38,7 @@ from train_app.lake.lake_schema import (
 VOID_PREFIX = b'{"type":"void"'
 """A record the log has emptied: its offset is kept, what it said is not."""
 MAX_RECEIVED_MS = 7_258_118_400_000
-"""2200-01-01T00:00:00Z; not this machine's clock, which a replay elsewhere would not share."""
+"""2200-01-01T00:00:00Z. No clock is asked: a replay, or another machine, decides alike."""
 Mask = npt.NDArray[np.bool_]
 _TABLE_OF: dict[type, str] = {
     Engagement: "engagements",
@@ -57,6 +57,7 @@ class BadRecord:
     reason: str
     raw: str
     received_at_ms: int
+    user_id: str | None = None
     source: str = "log"
     line: int | None = None
 
@@ -122,11 +123,12 @@ def decode_records(records: Iterable[LogRecord], now_ms: int) -> Decoded:
         if value.startswith(VOID_PREFIX):
             skipped.add(Skip(record.event_id, "void", offset + 1, now_ms), partition, offset)
             continue
+        event: Event | None = None
         try:
             event = decode_event(value)
-            check_time(event, now_ms)
+            check_time(event)
         except (ValueError, RecursionError) as error:
-            bad.add(_bad(record, error, now_ms), partition, offset)
+            bad.add(_bad(record, error, now_ms, event), partition, offset)
             continue
         if isinstance(event, Forgotten):
             decoded.forgettings.append((event.user_id, partition, offset))
@@ -137,14 +139,14 @@ def decode_records(records: Iterable[LogRecord], now_ms: int) -> Decoded:
     return decoded
 
 
-def check_time(event: Event, now_ms: int) -> None:
-    """Refuse times that nobody can have meant.
+def check_time(event: Event) -> None:
+    """Refuse times that nobody can have meant, by what the event itself says.
 
     Raises:
         ValueError: it happened before 1990 or more than an hour after its arrival, or arrived at
-            a time that is no date.
+            a time that is no date; what says no arrival arrived when it happened.
     """
-    received_ms = event.received_at_ms if isinstance(event, Engagement) else now_ms
+    received_ms = event.received_at_ms if isinstance(event, Engagement) else event.timestamp_ms
     if received_ms > MAX_RECEIVED_MS:
         raise ValueError(f"received_at {received_ms} is after 2200, expected milliseconds")
     if not MIN_TIMESTAMP_MS <= event.timestamp_ms <= received_ms + MAX_FUTURE_MS:
@@ -169,7 +171,7 @@ def quarantine_misfits(decoded: Decoded, records: Iterable[LogRecord], now_ms: i
                 as_table(name, Rows([entry], [place[0]], [place[1]]))
             except (pa.ArrowException, ValueError, OverflowError) as error:
                 fits[i] = False
-                bad.add(_bad(by_place[place], error, now_ms), *place)
+                bad.add(_bad(by_place[place], error, now_ms, entry), *place)
         decoded.rows[name] = rows.where(fits)
 
 
@@ -195,9 +197,10 @@ def as_table(name: str, rows: Rows) -> pa.Table:
     return table if (order[1:] > order[:-1]).all() else table.take(order)
 
 
-def _bad(record: LogRecord, error: Exception, now_ms: int) -> BadRecord:
+def _bad(record: LogRecord, error: Exception, now_ms: int, event: Event | None) -> BadRecord:
     raw = record.value.decode("utf-8", "backslashreplace")[:MAX_RAW_CHARS]
-    return BadRecord(record.event_id, str(error) or type(error).__name__, raw, now_ms)
+    reason = str(error) or type(error).__name__
+    return BadRecord(record.event_id, reason, raw, now_ms, getattr(event, "user_id", None))
 
 
 def _plain(column: pa.Field, entries: Sequence[Any]) -> pa.Array:

@@ -74,7 +74,7 @@ class FilledTable:
         return found
 
     def commit(self, rows: pa.Table | None, ends: Mapping[int, int], writer: str) -> None:
-        """Append rows, if any, and move the marks to `ends`, in one commit.
+        """Append rows, if any, and move the marks to `ends`, if any, in one commit.
 
         Raises:
             MarkMoved: another writer came first; nothing was written.

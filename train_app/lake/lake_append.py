@@ -80,7 +80,7 @@ class Append:
         """
         self._close_day()
         properties = CommitProperties(
-            custom_metadata={NOTE_KEY: json.dumps({"rows": self.n_rows, **note})},
+            custom_metadata={NOTE_KEY: json.dumps({**note, "rows": self.n_rows})},
             app_transactions=[Transaction(app_id, end) for app_id, (_, end) in marks.items()],
         )
         for attempt in range(1, MAX_ATTEMPTS + 1):

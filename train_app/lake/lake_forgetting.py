@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from re import escape
 
-import duckdb
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import CommitProperties
 
 from train_app.lake.archive_batch import USER_TABLES, user_mentions
+from train_app.lake.bounded_reading import bounded_connection
 from train_app.lake.event_columns import Rows, Skip, as_table
 from train_app.lake.lake_append import KEEP_LOGS, MAX_ATTEMPTS, NOTE_KEY, is_conflict
 from train_app.lake.lake_errors import lake_errors
 from train_app.lake.lake_tables import Lake, LakeTable
 
 FORGETTABLE = (*USER_TABLES, "users", "quarantine")
+_FIELD_BEGIN, _FIELD_END = r'(^|[,;|\t"=]|::)\s*', r'\s*($|[,;|\t"]|::)'
+"""What is around a field in the text of a refused row, whatever the file's format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,15 @@ class Forgetting:
 
     def condition(self, table: str) -> str:
         """The rows of a table that go, as SQL for DuckDB."""
+        owned = f"user_id = {_quoted(self.user_id)}"
         if table != "quarantine":
-            return self._up_to_here(f"user_id = {_quoted(self.user_id)}")
-        mentions = user_mentions(self.user_id)
-        return self._up_to_here(
-            " OR ".join(f"strpos(raw, {_quoted(mention)}) > 0" for mention in mentions)
-        )
+            return self._up_to_here(owned)
+        mentions = [_quoted(mention) for mention in user_mentions(self.user_id)]
+        # Rows of files that do not say whose they are: the id stands as a field of its own.
+        field = _quoted(_FIELD_BEGIN + escape(self.user_id) + _FIELD_END)
+        in_file = f"user_id IS NULL AND log_partition IS NULL AND regexp_matches(raw, {field})"
+        named = (f"strpos(raw, {mention}) > 0" for mention in mentions)
+        return self._up_to_here(" OR ".join([owned, *named, f"({in_file})"]))
 
     def commit_condition(self, table: str, raws: Collection[str]) -> str:
         """The same as SQL for Delta, whose commit repeats it: it must not name the person.
@@ -58,16 +64,27 @@ class Forgetting:
         return f"(({owned}) AND (log_partition IS NULL OR ({place})))"
 
 
-def forget_in_lake(lake: Lake, user_id: str, *, now_ms: int) -> dict[str, int]:
+def forget_in_lake(
+    lake: Lake,
+    user_id: str,
+    *,
+    now_ms: int,
+    partition: int | None = None,
+    before_offset: int = 0,
+) -> dict[str, int]:
     """Delete every row of a user, from the log or from files; rows deleted, by table.
 
     Once it returns, running it again deletes nothing. What the log still holds of the user is not
     brought back as long as the log says `Forgotten` behind it, or was emptied of it.
 
+    Args:
+        partition: where given, rows from the log go only if they are of this partition and
+            stand below `before_offset`: the place of the request.
+
     Raises:
         StoreError: a table could not be read or written; running it again completes it.
     """
-    return delete_rows(lake, [Forgetting(user_id)], now_ms)
+    return delete_rows(lake, [Forgetting(user_id, partition, before_offset)], now_ms)
 
 
 def delete_rows(lake: Lake, forgettings: Sequence[Forgetting], now_ms: int) -> dict[str, int]:
@@ -115,8 +132,7 @@ def _doomed(
     """Partition, offset and, in the quarantine, text of the rows that go."""
     condition = " OR ".join(forgetting.condition(table.name) for forgetting in forgettings)
     text = "raw" if table.name == "quarantine" else "''"
-    connection = duckdb.connect()
-    with lake_errors("read", table.location):
+    with lake_errors("read", table.location), bounded_connection() as connection:
         table.attach(connection, "rows")
         query = f"SELECT log_partition, log_offset, {text} FROM rows WHERE {condition}"
         return connection.execute(query).fetchall()
@@ -126,11 +142,12 @@ def _note(lake: Lake, places: set[tuple[int, int]], now_ms: int) -> None:
     if not places:
         return
     table = lake.open("skipped")
-    connection = duckdb.connect()
-    with lake_errors("read", table.location):
+    offsets = [offset for _, offset in places]
+    with lake_errors("read", table.location), bounded_connection() as connection:
         table.attach(connection, "rows")
         noted = connection.execute(
             "SELECT log_partition, log_offset FROM rows WHERE reason = 'forgotten'"
+            f" AND log_offset BETWEEN {min(offsets)} AND {max(offsets)}"
         ).fetchall()
     rows = Rows()
     for partition, offset in sorted(places - set(noted)):

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from recsys.bundles.registry import Registry
-from recsys.errors import DataError, StoreError
+from recsys.errors import ConfigError, StoreError
 from recsys.settings import Settings
 from recsys.stores.open_log import open_log
 from train_app.command_outcome import Outcome
@@ -70,10 +70,10 @@ def history(settings: Settings, *, table: str | None = None, limit: int = 20) ->
     """`lake-history`: what was done to the tables, newest first.
 
     Raises:
-        DataError: there is no such table.
+        ConfigError: there is no such table.
     """
     if table is not None and table not in TABLES:
-        raise DataError(f"the lake has no table '{table}', expected one of {', '.join(TABLES)}")
+        raise ConfigError(f"the lake has no table '{table}', expected one of {', '.join(TABLES)}")
     changes = read_history(Lake(settings.lake_location), table, limit)
     document = {"changes": [asdict(change) for change in changes]}
     return Outcome(document, "\n".join(map(_change_line, changes)) or "the lake has no tables yet")

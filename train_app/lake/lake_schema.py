@@ -119,6 +119,7 @@ QUARANTINE = pa.schema(
         _column("line", _INT, "1-based line or row of the file, null for the log"),
         _column("reason", _TEXT, "what is wrong with it"),
         _column("raw", _TEXT, "the record as it came, its first 1000 characters"),
+        _column("user_id", _TEXT, "the user it is of, null where it could not be told"),
         _RECEIVED,
         *_PLACE,
     ]

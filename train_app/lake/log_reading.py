@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 
 from recsys.data_settings import LakeSettings
 from recsys.errors import StoreError
-from recsys.stores.event_log import EventLog
+from recsys.stores.event_log import MAX_READ_BYTES, EventLog
 from train_app.lake.archive_batch import Pending
 
 _log = logging.getLogger(__name__)
 
 MAX_PENDING_BYTES = 32 * 1024 * 1024
-"""Records are committed earlier than the settings say where they are so large together."""
+"""No more waits, in values; so large records are committed earlier than the settings say."""
 MAX_RECORDS_PER_READ = 10_000
 LOOK_EVERY_S = 1.0
 """How often the ends of a partition that gave nothing are looked at."""
@@ -49,6 +49,7 @@ class LogReading:
             StoreError: the log cannot be read, or is another one than the positions are of.
         """
         silent = set(self.pending.stretches)
+        ends: dict[int, int] | None = None
         more = list(self.pending.stretches)
         while more and not self._is_full():
             share = -(-(self._settings.commit_records - self.pending.n_records) // len(more))
@@ -57,9 +58,12 @@ class LogReading:
                 if self._is_full():
                     break
                 n_read = self._read_some(partition, min(share, MAX_RECORDS_PER_READ))
-                if n_read:
-                    silent.discard(partition)
-                if n_read == min(share, MAX_RECORDS_PER_READ):
+                if not n_read:
+                    continue
+                silent.discard(partition)
+                # A short read need not be the last; what arrives meanwhile is the next turn's.
+                ends = self._log.end_offsets() if ends is None else ends
+                if self.pending.stretches[partition].end < ends.get(partition, 0):
                     more.append(partition)
         self._look_at(silent)
 
@@ -78,7 +82,7 @@ class LogReading:
         pending = self.pending
         return (
             pending.n_records >= self._settings.commit_records
-            or pending.n_bytes >= MAX_PENDING_BYTES
+            or pending.n_bytes > MAX_PENDING_BYTES - MAX_READ_BYTES
         )
 
     def _read_some(self, partition: int, limit: int) -> int:

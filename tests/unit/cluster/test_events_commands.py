@@ -151,6 +151,8 @@ def test_tail_prints_a_table_and_one_document(
 ) -> None:
     """The same records in both forms."""
     assert run(["events", "tail"]) == 0
+    assert "the log is empty" in capsys.readouterr().out
+    assert run(["events", "tail", "--user", "u1"]) == 0
     assert "no such record" in capsys.readouterr().out
     place.append([an_engagement(1), an_engagement(2, "u2")])
     assert run(["events", "tail", "-n", "1"]) == 0
@@ -170,6 +172,8 @@ def test_forgetting_asks_first_and_replay_wants_to_know_what(
     place.append([an_engagement(1)])
     assert run(["events", "forget", "u1"]) == 2
     assert "--yes" in capsys.readouterr().err
+    assert run(["events", "forget", "", "--yes"]) == 2
+    assert "1 to 256 bytes" in capsys.readouterr().err
     assert sum(place.end_offsets().values()) == 1
     assert run(["events", "replay"]) == 2
     assert "--features" in capsys.readouterr().err

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError, StoreError
-from recsys.events import CatalogueChange, Engagement, Event, decode_event
+from recsys.events import Engagement, decode_event
 from recsys.stores.event_log import SqliteEventLog, partition_of
-from recsys.stores.log_upkeep import PIECE_RECORDS, VOID
 from recsys.stores.reserved_offsets import BLOCK, ReservedOffsets
 from recsys.stores.sqlite_file import Layout, open_writable, set_aside
 
@@ -270,50 +269,3 @@ def test_damage_met_while_running_is_set_aside_by_the_writer(tmp_path: Path) -> 
     assert log.n_set_aside == 1
     assert [r.event_id for r in log.read(0, position.offset, 10)] == ["after"]
     log.close()
-
-
-def test_trimming_removes_the_oldest_and_gives_the_room_back(tmp_path: Path) -> None:
-    """A reader below the first kept record gets that one; ends and newer records stay."""
-    log = SqliteEventLog(tmp_path / "log.sqlite", 2)
-    user = next(f"u{n}" for n in range(99) if partition_of(f"u{n}", 2) == 1)
-    n_events = 2 * PIECE_RECORDS + 10
-    log.append([an_engagement(f"e{n}", user, "i" * 250) for n in range(n_events)])
-    n_pages = log._file.writer.execute("PRAGMA page_count").fetchone()[0]
-
-    assert log.trim(1, 2 * PIECE_RECORDS) == 2 * PIECE_RECORDS
-    assert log.begin_offsets() == {0: 0, 1: 2 * PIECE_RECORDS}
-    assert log.end_offsets() == {0: 0, 1: n_events}
-    assert [r.offset for r in log.read(1, 5, 3)] == [2 * PIECE_RECORDS + n for n in range(3)]
-    assert log._file.writer.execute("PRAGMA page_count").fetchone()[0] < n_pages
-    assert log.trim(1, 2 * PIECE_RECORDS) == log.trim(0, 100) == 0
-    assert log.trim(1, n_events + 1_000) == 10
-    assert log.begin_offsets() == log.end_offsets()
-    assert log.append([an_engagement("next", user)])[0].offset == n_events
-    log.close()
-
-
-def test_a_forgotten_users_records_are_emptied_and_keep_their_place(tmp_path: Path) -> None:
-    """Only theirs, only below the offset; offsets and event ids stay, the bytes do not."""
-    path = tmp_path / "log.sqlite"
-    log = SqliteEventLog(path, 1)
-    events: list[Event] = [
-        an_engagement(f"e{n}", "secret-person" if n % 3 == 0 else "other") for n in range(1_200)
-    ]
-    events.append(CatalogueChange(event_id="c", item_id="secret-person", timestamp_ms=1))
-    events.append(an_engagement("last", "secret-person"))
-    log.append(events)
-
-    assert log.void_user("secret-person", {0: 1_201}) == 400
-    assert log.void_user("secret-person", {0: 1_201}) == 0
-    records = log.read(0, 0, 10_000)
-    assert [(r.offset, r.event_id) for r in records] == list(
-        enumerate([event.event_id for event in events])
-    )
-    for n, record in enumerate(records):
-        is_void = n % 3 == 0 and n < 1_200
-        assert record.value == VOID if is_void else decode_event(record.value) == events[n]
-    stored = log.append([an_engagement("e0", "secret-person")])
-    assert stored[0].offset == 0
-    log.close()
-    on_disk = b"".join(file.read_bytes() for file in tmp_path.glob("log.sqlite*"))
-    assert on_disk.count(b"secret-person") <= 2 + 1

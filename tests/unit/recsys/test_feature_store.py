@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from recsys.feature_definitions import NO_COUNTS, ItemCounts
 from recsys.stores import feature_pairs
 from recsys.stores.feature_file import replace_contents
 from recsys.stores.feature_store import CatalogueView, SqliteFeatureStore
+from recsys.stores.feature_tables import SELECT_DELETED
 from recsys.stores.feature_update import (
     Expiry,
     FeatureUpdate,
@@ -192,6 +194,39 @@ def test_another_program_s_file_is_not_put_away(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError, match="no feature store"):
         SqliteFeatureWriter(tmp_path / "notes.sqlite")
+
+
+def test_users_are_read_while_the_catalogue_is(tmp_path: Path) -> None:
+    """A scan of the whole catalogue keeps no request waiting."""
+    path = tmp_path / "features.sqlite"
+    put = CatalogueChange(event_id="p", item_id="i1", timestamp_ms=1, title="One")
+    write(path, a_state("u1"), catalogue=[put])
+    store = SqliteFeatureStore(path)
+    read: list[UserState] = []
+    with store._rest._lock:
+        thread = threading.Thread(target=lambda: read.extend(store.read_users(["u1"])))
+        thread.start()
+        thread.join(10)
+        assert read == [a_state("u1")]
+    assert [item.item_id for item in store.catalogue(0).items] == ["i1"]
+    store.close()
+
+
+def test_a_file_without_the_index_of_deleted_items_gets_it(tmp_path: Path) -> None:
+    """A reader does without it until a writer opens the file."""
+    path = tmp_path / "features.sqlite"
+    deletion = CatalogueChange(event_id="d", item_id="i1", timestamp_ms=1, deleted=True)
+    write(path, catalogue=[deletion])
+    connection = sqlite3.connect(path)
+    connection.execute("DROP INDEX deleted_items")
+    connection.close()
+    assert SqliteFeatureStore(path).catalogue().blocked == {"i1"}
+    writer = SqliteFeatureWriter(path)
+    plan = f"EXPLAIN QUERY PLAN {SELECT_DELETED}"
+    steps = [row[-1] for row in writer._connection.execute(plan, (9,))]
+    assert len(steps) == 1
+    assert "deleted_items" in steps[0]
+    writer.close()
 
 
 def test_a_store_replaced_under_a_reader_is_read_anew(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from recsys.data_settings import EventSettings, KafkaSettings
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, StoreError
 from recsys.stores.kafka_log import KafkaEventLog
-from recsys.stores.kafka_topic import PASSWORD_VARIABLE, broker_sentence, client_options
+from recsys.stores.kafka_topic import PASSWORD_VARIABLE, _create, broker_sentence, client_options
 from tests.kafka_server import a_kafka_cluster
 
 
@@ -74,3 +77,50 @@ def test_keys_go_where_every_other_client_puts_them() -> None:
     assert {key: murmur2(key) for key in known} == {
         key: value & 0xFFFFFFFF for key, value in known.items()
     }
+
+
+class Admin:
+    """A cluster of so many brokers that are alive; it remembers what it was told to make."""
+
+    def __init__(self, n_alive: int) -> None:
+        self._n_alive = n_alive
+        self.made: dict[str, Any] = {}
+
+    def describe_cluster(self) -> dict[str, Any]:
+        """As the client's."""
+        return {"brokers": list(range(self._n_alive))}
+
+    def create_topics(self, topics: dict[str, Any]) -> None:
+        """As the client's."""
+        self.made |= topics
+
+
+def named(n_servers: int) -> EventSettings:
+    """Settings that name so many brokers."""
+    servers = tuple(f"k{n}:9092" for n in range(n_servers))
+    return EventSettings(backend="kafka", kafka=KafkaSettings(bootstrap_servers=servers))
+
+
+@pytest.mark.parametrize(
+    ("n_servers", "n_alive", "n_copies"), [(1, 1, 1), (2, 2, 2), (1, 3, 3), (3, 3, 3), (5, 4, 3)]
+)
+def test_the_topic_is_made_with_three_copies_where_there_are_brokers_for_them(
+    caplog: pytest.LogCaptureFixture, n_servers: int, n_alive: int, n_copies: int
+) -> None:
+    """Two of the three must have a write; fewer than three copies are said aloud."""
+    admin, settings = Admin(n_alive), named(n_servers)
+    with caplog.at_level(logging.WARNING):
+        _create(admin, settings)
+    made = admin.made[settings.kafka.topic]
+    assert made["replication_factor"] == n_copies
+    assert made["configs"] == ({"min.insync.replicas": "2"} if n_copies == 3 else {})
+    assert bool(caplog.records) == (n_copies < 3)
+
+
+@pytest.mark.parametrize(("n_servers", "n_alive"), [(2, 1), (3, 1), (3, 2), (5, 2), (1, 0)])
+def test_no_topic_is_made_while_brokers_are_away(n_servers: int, n_alive: int) -> None:
+    """It would keep too few copies for ever; the writer spools and tries again."""
+    admin = Admin(n_alive)
+    with pytest.raises(StoreError, match=f"{n_alive} of the brokers are alive, expected"):
+        _create(admin, named(n_servers))
+    assert admin.made == {}

@@ -1,4 +1,4 @@
-"""The spool: order, durability of what it acknowledged, damage, bounds, and who owns a folder."""
+"""The spool: order, durability of what it acknowledged, damage and bounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 
 from recsys.errors import StoreError
 from recsys.stores.spool import Spool
-from recsys.stores.spool_folder import adopt_orphans, own_spool
 from recsys.stores.spool_segment import HEADER_BYTES, MARKER, frame_records, parse_segment
 
 MIB = 1024 * 1024
@@ -227,39 +227,30 @@ def test_a_folder_belongs_to_one_process(tmp_path: Path) -> None:
         Spool(tmp_path / "file" / "spool", MIB)
 
 
-def test_what_dead_processes_left_comes_first(tmp_path: Path) -> None:
-    """Their folders are taken over, oldest first, from where they had come to; living ones not."""
-    old = own_spool(tmp_path, "gateway#old", MIB)
-    old.append(payloads(0, 6))
-    assert numbers(old.peek(2)) == [0, 1]
-    old.advance(2)
-    young = own_spool(tmp_path, "gateway/young", MIB)
-    young.append(payloads(6, 4))
-    alive = own_spool(tmp_path, "alive", MIB)
-    alive.append(payloads(100, 1))
-    old.close()
-    young.close()
-    os.utime(old.directory, (1, 1))
+def test_the_counts_are_told_while_a_commit_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk does not hold up who only asks how much waits."""
+    spool = Spool(tmp_path, MIB)
+    spool.append(payloads(0, 2))
+    is_committing, may_end = threading.Event(), threading.Event()
 
-    heir = own_spool(tmp_path, "heir", MIB)
-    heir.append(payloads(10, 2))
-    assert drain(heir) == list(range(2, 12))
-    assert not old.directory.exists()
-    assert not young.directory.exists()
-    assert drain(alive) == [100]
-    heir.close()
-    alive.close()
+    def commit(descriptor: int) -> None:
+        is_committing.set()
+        assert may_end.wait(20)
 
-
-def test_a_running_process_takes_over_while_it_has_events_of_its_own(tmp_path: Path) -> None:
-    """The dead process's events go before those that wait already."""
-    dead = own_spool(tmp_path, "dead", MIB)
-    dead.append(payloads(0, 3))
-    alive = own_spool(tmp_path, "alive", MIB)
-    alive.append(payloads(3, 3))
-    assert numbers(alive.peek(1)) == [3]
-    dead.close()
-    assert adopt_orphans(alive, tmp_path) == 1
-    assert drain(alive) == list(range(6))
-    assert adopt_orphans(alive, tmp_path) == 0
-    alive.close()
+    monkeypatch.setattr(os, "fdatasync", commit)
+    writing = threading.Thread(target=spool.append, args=(payloads(2, 3),))
+    writing.start()
+    assert is_committing.wait(20)
+    told: list[tuple[int, int, int]] = []
+    asking = threading.Thread(
+        target=lambda: told.append((spool.n_records, spool.n_bytes, spool.n_corrupt))
+    )
+    asking.start()
+    asking.join(10)
+    assert told == [(2, 104, 0)]
+    may_end.set()
+    writing.join(20)
+    assert (spool.n_records, spool.n_bytes) == (5, 260)
+    spool.close()

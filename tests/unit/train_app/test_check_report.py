@@ -42,6 +42,8 @@ def test_the_refusal_names_every_reason() -> None:
     assert refusal(CheckReport(0, (FINE, ODD))) is None
     refused = refusal(CheckReport(0, (BROKEN, CheckResult("worse", (error("is worse"),)))))
     assert str(refused) == "the data checks refused to train: is broken; is worse"
+    twice = refusal(CheckReport(0, (BROKEN, BROKEN)))
+    assert str(twice) == "the data checks refused to train: is broken"
 
 
 def test_the_text_shows_the_worst_first() -> None:

@@ -36,6 +36,20 @@ def test_records_that_are_no_event_go_to_quarantine_with_the_reason() -> None:
     assert [entry.raw for entry in bad.entries][::3] == ["{not json", "\\xff["]
 
 
+def test_a_clock_that_is_behind_refuses_nothing() -> None:
+    """What has no time of arrival is judged by its own time, whatever this machine's clock says."""
+    records = records_of(*map(encode_event, some_events(1)))
+    for now_ms in (0, NOW_MS, NOW_MS * 2):
+        decoded = decode_records(records, now_ms)
+        assert [len(decoded.rows[n]) for n in ("impressions", "catalogue", "quarantine")] == [
+            1, 1, 0,
+        ]  # fmt: skip
+    beyond = encode_event(some_events(1)[1]).replace(str(NOW_MS).encode(), b"7258118400001")
+    (bad,) = decode_records(records_of(beyond), NOW_MS).rows["quarantine"].entries
+    assert "2200" in bad.reason
+    assert bad.user_id == "u0"
+
+
 def test_a_void_record_is_no_bad_one() -> None:
     """The log emptied it: its offset is accounted for, and nothing else."""
     decoded = decode_records(records_of(b'{"type":"void"}', b'{"type":"void","more":1}'), NOW_MS)

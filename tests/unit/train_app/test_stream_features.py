@@ -345,20 +345,38 @@ def test_a_full_disk_is_survived(tmp_path: Path) -> None:
     stream.close()
 
 
-def test_a_replaced_log_is_read_from_its_beginning(tmp_path: Path) -> None:
-    """Features go on after somebody removed the log, with fewer partitions even."""
-    old = MemoryEventLog(4)
-    old.append([an_engagement(n, f"u{n}") for n in range(50)])
-    stream = a_stream(old, tmp_path)
-    drain(stream)
+def test_a_log_that_ends_before_what_was_taken_in_is_refused(tmp_path: Path) -> None:
+    """Read again from its beginning it would count twice; the store stays as it is."""
+    newer = MemoryEventLog(1)
+    newer.append([an_engagement(n) for n in range(10)])
+    stream = a_stream(newer, tmp_path)
+    drain(stream, range(1))
     stream.close()
-    new = MemoryEventLog(2)
-    new.append([an_engagement(n, "newcomer") for n in range(3)])
-    stream = a_stream(new, tmp_path)
-    assert drain(stream, range(2)) == 3
-    assert stream.lag(range(2)) == 0
-    (state,) = a_reader(tmp_path).read_users(["newcomer"])
-    assert len(state.history) == 3
+    before = content(tmp_path / "f.sqlite")
+    older = MemoryEventLog(1)
+    older.append([an_engagement(n) for n in range(4)])
+    stream = a_stream(older, tmp_path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"up to offset 10.*ends at 4.*events replay"):
+            stream.run_once(range(1))
+    assert content(tmp_path / "f.sqlite") == before
+    older.append([an_engagement(n) for n in range(4, 12)])
+    assert drain(stream, range(1)) == 2
+    stream.close()
+    assert a_reader(tmp_path).read_users(["u1"])[0].version == 12
+
+
+def test_ids_are_remembered_where_a_damaged_log_was_set_aside(tmp_path: Path) -> None:
+    """Its successor does not know the ids of what was in it."""
+    settings = settings_in(tmp_path)
+    log = MemoryEventLog(1)
+    log.append([an_engagement(1)])
+    settings.log_path.with_name(f"{settings.log_path.name}.corrupt-20260101T000000-000").touch()
+    stream = a_stream(log, tmp_path)
+    drain(stream, range(1))
+    log.append_raw(0, "again", log.read(0, 0, 1)[0].value)
+    drain(stream, range(1))
+    assert stream.n_repeated == 1
     stream.close()
 
 
