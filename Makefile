@@ -31,7 +31,7 @@ fmt: $(READY) ## format the code and fix what the linter can
 
 check: $(READY) ## formatter check, linter, types, import contracts
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
