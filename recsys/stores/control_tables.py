@@ -8,6 +8,7 @@ through `control.ReadinessReporter`.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import (
@@ -180,27 +181,45 @@ def _inode(engine: Engine) -> int | None:
 
 def has_tables(engine: Engine) -> bool:
     """Whether the store was ever written."""
-    file = sqlite_file(engine)
-    if file is not None and not file.exists():
-        return False
-    with engine.connect() as connection:
-        return inspect(connection).has_table(head.name)
+    return is_written(engine, head)
 
 
 def create_tables(engine: Engine) -> None:
     """Make what is missing; any number of processes may do so at once."""
+    make_together(engine, "control store", _create)
+
+
+def is_written(engine: Engine, table: Table) -> bool:
+    """Whether a store has this table; asking makes no file."""
+    file = sqlite_file(engine)
+    if file is not None and not file.exists():
+        return False
+    with engine.connect() as connection:
+        return inspect(connection).has_table(table.name)
+
+
+def make_together(engine: Engine, store: str, make: Callable[[Engine], None]) -> None:
+    """Make the tables of a store, whoever else does so at this moment.
+
+    Args:
+        store: names it in an error.
+        make: makes what is missing; called again where it lost a race.
+
+    Raises:
+        StoreError: the folder of its file cannot be made.
+    """
     file = sqlite_file(engine)
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"control store {file} cannot be made: {error.strerror}; "
+                f"{store} {file} cannot be made: {error.strerror}; "
                 "check the setting data_dir and its permissions"
             ) from error
     for attempt in range(_OPEN_ATTEMPTS):
         try:
-            _create(engine)
+            make(engine)
         except DatabaseError:
             # Turning the write-ahead log on, and Postgres' catalogue, know no waiting: the loser
             # of a race gets an error at once, and finds everything made when it comes back.

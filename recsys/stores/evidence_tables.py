@@ -22,15 +22,14 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    inspect,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from recsys.errors import ConfigError, StoreError
-from recsys.stores.control_tables import open_engine, sqlite_file
+from recsys.stores.control_tables import is_written, make_together, open_engine
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
@@ -55,7 +54,6 @@ MEASURES = (
 KIND_MEASURES = ("n", "items", "slates", "value_milli")
 """Sums kept per kind: engagements, shown items and slates with at least one, values x 1000."""
 _MAX_PARAMETERS = 500
-_OPEN_ATTEMPTS = 50
 
 _metadata = MetaData()
 _T = TypeVar("_T")
@@ -210,33 +208,12 @@ def open_evidence(url: str, *, writes: bool) -> Engine:
 
 def create_evidence(engine: Engine) -> None:
     """Make what is missing, the salt too; any number of processes may do so at once."""
-    file = sqlite_file(engine)
-    if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"evidence store {file} cannot be made: {error.strerror}; check the setting"
-                " data_dir and its permissions"
-            ) from error
-    for attempt in range(_OPEN_ATTEMPTS):
-        try:
-            _create(engine)
-        except DatabaseError:
-            # Two that make the tables at once: the loser finds everything made the next time.
-            if attempt == _OPEN_ATTEMPTS - 1:
-                raise
-        else:
-            break
+    make_together(engine, "evidence store", _create)
 
 
 def has_evidence(engine: Engine) -> bool:
     """Whether the store was ever written."""
-    file = sqlite_file(engine)
-    if file is not None and not file.exists():
-        return False
-    with engine.connect() as connection:
-        return inspect(connection).has_table(seen.name)
+    return is_written(engine, seen)
 
 
 def read_salt(connection: Any) -> bytes:

@@ -1,7 +1,7 @@
 """The event log in a topic of Kafka: the key decides the partition as in every other client.
 
-Its only writer is `serve_app.log_writer`. A producer that lost a write is thrown away: whatever it
-still holds must not reach the broker behind what is sent later.
+Written by `serve_app.log_writer`; a `forgotten` record by `train_app.forgetting`. A producer that
+lost a write is thrown away: what it still holds must not reach the broker behind later events.
 """
 
 from __future__ import annotations

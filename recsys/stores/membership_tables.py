@@ -5,14 +5,10 @@ A row has one writer, the replica it names, through `membership.Membership`.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Engine, Float, MetaData, String, Table, Text, inspect
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import BigInteger, Column, Engine, Float, MetaData, String, Table, Text
 from sqlalchemy.schema import CreateTable
 
-from recsys.errors import StoreError
-from recsys.stores.control_tables import sqlite_file
-
-_OPEN_ATTEMPTS = 50
+from recsys.stores.control_tables import is_written, make_together
 
 members = Table(
     "worker_members",
@@ -34,31 +30,14 @@ members = Table(
 
 def has_members(engine: Engine) -> bool:
     """Whether a worker ever wrote to this store."""
-    file = sqlite_file(engine)
-    if file is not None and not file.exists():
-        return False
-    with engine.connect() as connection:
-        return inspect(connection).has_table(members.name)
+    return is_written(engine, members)
 
 
 def create_members(engine: Engine) -> None:
     """Make the table where it is missing; any number of processes may do so at once."""
-    file = sqlite_file(engine)
-    if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"control store {file} cannot be made: {error.strerror}; "
-                "check the setting data_dir and its permissions"
-            ) from error
-    for attempt in range(_OPEN_ATTEMPTS):
-        try:
-            with engine.begin() as connection:
-                connection.execute(CreateTable(members, if_not_exists=True))
-        except DatabaseError:
-            # The loser of a race gets an error at once, and finds the table when it comes back.
-            if attempt == _OPEN_ATTEMPTS - 1:
-                raise
-        else:
-            return
+    make_together(engine, "control store", _create)
+
+
+def _create(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(CreateTable(members, if_not_exists=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -32,29 +31,6 @@ from tests.feature_backends import (
 )
 
 DAY_9_MS = 9 * MS_PER_DAY
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[FeatureBackend]:
-    """Each kind of store, empty."""
-    with a_feature_backend(request.param, tmp_path) as backend:
-        yield backend
-
-
-@pytest.fixture
-def writer(backend: FeatureBackend) -> Generator[FeatureWriter]:
-    """A writer of the store."""
-    writer = backend.writer()
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def reader(backend: FeatureBackend) -> Generator[FeatureStore]:
-    """A reader of the store."""
-    reader = backend.reader()
-    yield reader
-    reader.close()
 
 
 def partners(totals: PairTotals) -> dict[str, Ranked]:

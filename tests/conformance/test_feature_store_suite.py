@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeAlias
-
-import pytest
 
 from recsys.feature_definitions import (
     BUCKETS_PER_WINDOW,
@@ -20,10 +17,7 @@ from recsys.stores.feature_store import CatalogueView, FeatureStore
 from recsys.stores.feature_update import FeatureUpdate, FeatureWriter, Ranked
 from recsys.types import Item, UserState
 from tests.feature_backends import (
-    BACKENDS,
-    FeatureBackend,
     a_deletion,
-    a_feature_backend,
     a_put,
     a_state,
     store,
@@ -31,29 +25,6 @@ from tests.feature_backends import (
 
 NOW_MS = 1_790_000_123_456
 Filled: TypeAlias = Callable[..., FeatureStore]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[FeatureBackend]:
-    """Each kind of store, empty."""
-    with a_feature_backend(request.param, tmp_path) as backend:
-        yield backend
-
-
-@pytest.fixture
-def writer(backend: FeatureBackend) -> Generator[FeatureWriter]:
-    """A writer of the store."""
-    writer = backend.writer()
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def reader(backend: FeatureBackend) -> Generator[FeatureStore]:
-    """A reader of the store."""
-    reader = backend.reader()
-    yield reader
-    reader.close()
 
 
 def test_a_store_that_nobody_wrote_answers_empty(reader: FeatureStore) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
@@ -20,38 +19,13 @@ from recsys.stores.feature_update import (
 )
 from recsys.types import UserState
 from tests.feature_backends import (
-    BACKENDS,
     FeatureBackend,
-    a_feature_backend,
     a_state,
     counting,
     raised,
     store,
     together,
 )
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[FeatureBackend]:
-    """Each kind of store, empty."""
-    with a_feature_backend(request.param, tmp_path) as backend:
-        yield backend
-
-
-@pytest.fixture
-def writer(backend: FeatureBackend) -> Generator[FeatureWriter]:
-    """A writer of the store."""
-    writer = backend.writer()
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def reader(backend: FeatureBackend) -> Generator[FeatureStore]:
-    """A reader of the store."""
-    reader = backend.reader()
-    yield reader
-    reader.close()
 
 
 def never(before: StoredPart) -> FeatureUpdate:

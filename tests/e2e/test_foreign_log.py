@@ -161,3 +161,4 @@ def test_a_purchase_in_the_shops_own_words_changes_the_next_answer(shop: Foreign
         "the purchase to show in the answer",
         timeout_s=5,
     )
+    assert taken not in item_ids(shop.loop.recommend(user))

@@ -124,6 +124,7 @@ def test_every_worker_takes_in_what_is_new(settings: Settings, log: SqliteEventL
 
     seconds_until(lambda: n_rows() == n_events, timeout_s=30)
     seconds_until(lambda: sum(evidence.coverage().offsets.values()) == n_events, timeout_s=30)
+    assert n_rows() == sum(evidence.coverage().offsets.values()) == n_events
     evidence.close()
 
 

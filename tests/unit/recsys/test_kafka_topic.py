@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -56,11 +57,16 @@ def test_an_error_names_broker_topic_and_mend() -> None:
 
 
 def test_making_the_log_asks_nothing_of_the_broker() -> None:
-    """It is lazy: nobody listens there, and nothing happens until the first use."""
-    log = KafkaEventLog(
-        EventSettings(backend="kafka", kafka=KafkaSettings(bootstrap_servers=("127.0.0.1:9",)))
-    )
-    log.close()
+    """It is lazy: nobody knocks at the broker's door until the first use."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        servers = (f"127.0.0.1:{listener.getsockname()[1]}",)
+        kafka = KafkaSettings(bootstrap_servers=servers)
+        KafkaEventLog(EventSettings(backend="kafka", kafka=kafka)).close()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_keys_go_where_every_other_client_puts_them() -> None:
