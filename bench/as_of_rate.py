@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from recsys.settings import TrainSettings
+from recsys.learning_settings import TrainSettings
 from train_app.examples.as_of_join import as_of_join
 from train_app.examples.join_database import open_joins, sql_text
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from recsys.features import content_matrix
+from recsys.learning_settings import TowerSettings, TrainSettings
 from recsys.scorer import (
     CandidateScorer,
     ScorerConfig,
@@ -16,7 +17,7 @@ from recsys.scorer import (
     item_popularity,
     save_scorer,
 )
-from recsys.settings import RetrievalSettings, Settings, TowerSettings, TrainSettings
+from recsys.settings import RetrievalSettings, Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import Item

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import DataRefused
-from recsys.settings import GateSettings
+from recsys.learning_settings import GateSettings
 from train_app.evaluation.metrics import Interval, Values, bootstrap_mean
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundles.bundle import Manifest
-from recsys.settings import GateSettings, Settings
+from recsys.learning_settings import GateSettings
+from recsys.settings import Settings
 from recsys.stages import BundleFacts
 from train_app.evaluation.evaluate import popularity_ranker, rank, tabulate
 from train_app.evaluation.evaluation_protocols import HeldOut, hold_out

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 
 from recsys.errors import FleetError
-from recsys.settings import TrainSettings
+from recsys.learning_settings import TrainSettings
 from train_app.examples.example_inputs import (
     StagedParts,
     attach_file,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from recsys.settings import TrainSettings
+from recsys.learning_settings import TrainSettings
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from recsys.settings import TowerSettings
+from recsys.learning_settings import TowerSettings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import load_towers, save_towers
 from recsys.types import RowArray

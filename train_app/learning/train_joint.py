@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from recsys.errors import FleetError
 from recsys.features import content_matrix
+from recsys.learning_settings import TrainSettings
 from recsys.scorer import item_popularity, save_scorer
-from recsys.settings import Settings, TrainSettings
+from recsys.settings import Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder, save_towers
 from train_app.examples.interactions import Interactions

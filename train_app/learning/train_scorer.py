@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.learning_settings import ScorerSettings
 from recsys.scorer import CandidateScorer, Estimates, ScorerConfig, ScorerNetwork
-from recsys.settings import ScorerSettings
 from recsys.types import FloatArray
 from train_app.learning.adam import AdamW, clip_gradients
 from train_app.learning.calibration import Choice, choose_blend, choose_trust, fit_sigmoid

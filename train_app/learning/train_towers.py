@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.settings import TowerSettings
+from recsys.learning_settings import TowerSettings
 from recsys.tower_networks import TwoTower
 from train_app.learning.adam import AdamW, clip_gradients
 from train_app.learning.checkpoints import Checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import DataRefused
-from recsys.settings import GateSettings
+from recsys.learning_settings import GateSettings
 from train_app.evaluation.gate import GateDecision, Measured, decide
 
 

@@ -12,7 +12,8 @@ import pytest
 from cluster.rollouts.control_writer import ControlWriter
 from recsys.bundles.registry import Registry
 from recsys.errors import DataError
-from recsys.settings import GateSettings, Settings
+from recsys.learning_settings import GateSettings
+from recsys.settings import Settings
 from tests.untrained_models import small_settings, some_interactions, write_untrained_models
 from train_app.examples.interactions import Interactions
 from train_app.run_directory import (

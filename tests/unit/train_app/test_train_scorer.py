@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from recsys.settings import RetrievalSettings, ScorerSettings
+from recsys.learning_settings import ScorerSettings
+from recsys.settings import RetrievalSettings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder
 from train_app.examples.interactions import Interactions, interactions_from_columns

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.settings import TowerSettings
+from recsys.learning_settings import TowerSettings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder
 from train_app.learning.checkpoints import CheckpointFolder
