@@ -5,6 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 export RAY_USAGE_STATS_ENABLED = 0
+# A service is twenty processes: each would compile its modules anew where this is set.
+export PYTHONDONTWRITEBYTECODE =
+
+# Tests run in two lanes, one of them for those that start Ray; LANES= runs them in one process.
+LANES ?= -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup servers fmt check test test-unit test-conformance test-integration e2e \
@@ -21,7 +26,7 @@ $(READY): requirements.lock requirements-setup.lock pyproject.toml
 	@echo "set-up: making $(VENV) from requirements.lock (about 6 GB, once)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-setup.lock
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -43,19 +48,19 @@ servers: $(READY) ## what tests of the stores start: Redis, Postgres, the jars o
 	  echo "set-up: the Kafka jars could not be fetched; their tests will be skipped" >&2
 
 test: $(READY) servers ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(LANES)
 
 test-unit: $(READY) ## pure logic: no Ray, no network
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit $(LANES)
 
 test-conformance: $(READY) ## one suite per protocol, against every implementation
-	$(BIN)/python -m pytest tests/conformance
+	$(BIN)/python -m pytest tests/conformance $(LANES)
 
 test-integration: $(READY) ## the real graph on local Ray, over real HTTP
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration $(LANES)
 
 e2e: $(READY) ## the whole loop, small
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest tests/e2e $(LANES)
 
 test-events-chaos: $(READY) servers ## 100,000 events through three brokers while everything is killed
 	$(BIN)/python -m tests.chaos
@@ -78,4 +83,5 @@ lock: ## compile requirements.lock and requirements-setup.lock anew from pyproje
 	  --no-annotate --no-emit-index-url --python-version 3.11 -o requirements-setup.lock
 
 clean: ## remove what was built; stores under var/ stay
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(VENV)

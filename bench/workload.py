@@ -15,7 +15,8 @@ import torch
 
 from recsys.bundles.registry import Registry
 from recsys.events import new_event_id
-from recsys.scorer import CandidateScorer, ScorerConfig, ScorerNetwork, save_scorer
+from recsys.scorer import CandidateScorer, save_scorer
+from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.settings import Settings
 from recsys.stores.open_features import open_feature_writer
 from recsys.tower_networks import TowerConfig, TwoTower

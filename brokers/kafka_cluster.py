@@ -5,23 +5,21 @@ Each broker is its own controller as well (KRaft); what it stores lies under one
 
 from __future__ import annotations
 
-import base64
 import logging
 import signal
-import subprocess
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from brokers.broker_ports import free_ports
 from brokers.broker_process import BrokerProcess
-from brokers.broker_properties import BrokerPlace, broker_properties
+from brokers.broker_properties import BrokerPlace
+from brokers.broker_security import BrokerSecurity
+from brokers.format_brokers import format_brokers, properties_file
 from brokers.jars import BrokerError, broker_jars
 
-_FORMAT_TIMEOUT_S = 120
 _POLL_S = 0.1
 _ASK_TIMEOUT_MS = 1_000
 _STARTED = "Kafka Server started"
@@ -37,6 +35,7 @@ class KafkaCluster:
         port: of the first broker, the others follow; free ports where it is None.
         heap_mb: of each broker.
         settings: properties that differ from `broker_properties`.
+        security: also listen with TLS, for users with passwords and clients with certificates.
         say: told what takes time.
 
     Raises:
@@ -51,18 +50,21 @@ class KafkaCluster:
         port: int | None = None,
         heap_mb: int = 320,
         settings: Mapping[str, str] | None = None,
+        security: BrokerSecurity | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._jars = broker_jars(say)
         self._heap_mb = heap_mb
         self._settings = dict(settings or {})
+        self._security = security
         self.directory = directory.resolve()
-        ports = free_ports(2 * n_brokers)
+        ports = free_ports(4 * n_brokers)
         if port is not None:
             ports[:n_brokers] = range(port, port + n_brokers)
+        groups = [ports[k : k + n_brokers] for k in range(0, 4 * n_brokers, n_brokers)]
         self.places = tuple(
-            BrokerPlace(n + 1, ports[n], ports[n_brokers + n], self.directory / f"broker-{n + 1}")
-            for n in range(n_brokers)
+            BrokerPlace(n + 1, port, controller, sasl, tls, self.directory / f"broker-{n + 1}")
+            for n, (port, controller, sasl, tls) in enumerate(zip(*groups, strict=True))
         )
         self._processes: dict[int, BrokerProcess] = {}
         self._paused: set[int] = set()
@@ -71,6 +73,16 @@ class KafkaCluster:
     def bootstrap_servers(self) -> tuple[str, ...]:
         """The addresses of all brokers, for `events.kafka.bootstrap_servers`."""
         return tuple(place.address for place in self.places)
+
+    @property
+    def sasl_servers(self) -> tuple[str, ...]:
+        """The same with TLS, for users with passwords."""
+        return tuple(f"127.0.0.1:{place.sasl_port}" for place in self.places)
+
+    @property
+    def tls_servers(self) -> tuple[str, ...]:
+        """The same with TLS, for clients with certificates."""
+        return tuple(f"127.0.0.1:{place.tls_port}" for place in self.places)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -99,7 +111,7 @@ class KafkaCluster:
         Raises:
             BrokerError: it does not.
         """
-        self._format()
+        format_brokers(self._java(), self.directory, self.places, self._settings, self._security)
         for index in range(len(self.places)):
             self.start(index, wait=False)
         self.wait_ready(timeout_s)
@@ -116,7 +128,7 @@ class KafkaCluster:
         if running is not None:
             running.end()
         place = self.places[index]
-        command = [*self._java(), "kafka.Kafka", str(_properties_file(place))]
+        command = [*self._java(), "kafka.Kafka", str(properties_file(place))]
         self._processes[index] = BrokerProcess(command, place.directory / "broker.log")
         if wait:
             self.wait_ready(timeout_s)
@@ -249,42 +261,3 @@ class KafkaCluster:
             "-cp",
             f"{self._jars}/*",
         ]
-
-    def _format(self) -> None:
-        """Give the directories of new brokers the cluster's id; all at once, Java starts slowly."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        id_file = self.directory / "cluster_id"
-        if not id_file.exists():
-            # A first letter of its own: the tool takes an id that begins with "-" for an option.
-            random_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            id_file.write_text("k" + random_id[1:])
-        running: list[subprocess.Popen[str]] = []
-        for place in self.places:
-            place.directory.mkdir(parents=True, exist_ok=True)
-            text = broker_properties(place, self.places, self._settings)
-            _properties_file(place).write_text(text)
-            if (place.directory / "data" / "meta.properties").exists():
-                continue
-            tool = ["kafka.tools.StorageTool", "format", "-t", id_file.read_text()]
-            command = [*self._java(), *tool, "-c", str(_properties_file(place))]
-            running.append(
-                subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-                )
-            )
-        _await_formats(running)
-
-
-def _properties_file(place: BrokerPlace) -> Path:
-    return place.directory / "server.properties"
-
-
-def _await_formats(running: Sequence[subprocess.Popen[str]]) -> None:
-    for process in running:
-        try:
-            output, _ = process.communicate(timeout=_FORMAT_TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            raise BrokerError(f"formatting a broker took {_FORMAT_TIMEOUT_S} s") from error
-        if process.returncode:
-            raise BrokerError(f"a broker's directory cannot be formatted:\n{output}")

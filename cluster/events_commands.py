@@ -104,6 +104,7 @@ def tail(
       cluster events replay --features
       cluster events replay --features --from-lake
       cluster events replay --evidence
+      cluster events replay --evidence --from-lake
 
     Serving goes on meanwhile, from the present values; the new ones take their place at the end.
     """

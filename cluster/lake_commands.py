@@ -27,16 +27,23 @@ def lake() -> None:
     Examples:
       cluster lake check
       cluster --json lake check | jq .problems
+      cluster lake check --acknowledge-gaps 'topic was deleted on Monday, see the post mortem'
     """
 )
+@click.option(
+    "--acknowledge-gaps",
+    metavar="REASON",
+    help="Keep who, when and why: records that are lost by now alarm nobody any more.",
+)
 @click.pass_context
-def check(ctx: click.Context) -> None:
+def check(ctx: click.Context, acknowledge_gaps: str | None) -> None:
     """Prove that every record of the log is in the lake exactly once.
 
     Per partition all offsets are accounted for, per table event ids are unique; prints the counts.
-    Exit code 1 where something is wrong, with what it is.
+    Exit code 1 where something is wrong, or records are lost that nobody has acknowledged yet.
     """
-    ctx.exit(run_learning(ctx.obj, ["lake-check"])[0])
+    more = [] if acknowledge_gaps is None else ["--acknowledge-gaps", acknowledge_gaps]
+    ctx.exit(run_learning(ctx.obj, ["lake-check", *more])[0])
 
 
 @lake.command(

@@ -64,6 +64,25 @@ def import_history(ctx: click.Context, /, **options: Any) -> None:
     ctx.exit(run_learning(ctx.obj, import_arguments(options))[0])
 
 
+def search_arguments(options: Mapping[str, Any], makes_bundle: bool) -> list[str]:
+    """The job's arguments for a search; none where it was not asked for.
+
+    Args:
+        makes_bundle: whether an option was given that a search has no use for.
+
+    Raises:
+        click.UsageError: the options do not go together.
+    """
+    bounds = [name for name in ("trials", "minutes") if options[name] is not None]
+    if not options["search"]:
+        if bounds:
+            raise click.UsageError(f"--{bounds[0]} is of --search, which was not given")
+        return []
+    if makes_bundle:
+        raise click.UsageError("--search makes no bundle; train one with what it finds")
+    return ["--search", *(word for name in bounds for word in (f"--{name}", str(options[name])))]
+
+
 def import_arguments(options: Mapping[str, Any]) -> list[str]:
     """The job's arguments for the options given; one that was left out is left to the job."""
     arguments = ["import", str(options["source"])]
@@ -83,22 +102,34 @@ def import_arguments(options: Mapping[str, Any]) -> list[str]:
       cluster train --publish
       cluster train --warm-start --publish --canary
       cluster train --until 2026-01-31T00:00:00Z
+      cluster train --search --trials 30 --minutes 120 > better.toml
     """
 )
 @click.option("--warm-start", is_flag=True, help="Begin from the stable bundle's weights.")
 @click.option("--publish", is_flag=True, help="Add the bundle to the registry if the gate agrees.")
 @click.option("--canary", is_flag=True, help="Publish and start its rollout at once.")
 @click.option("--until", metavar="TIME", help="Learn from events before this time only (ISO 8601).")
+@click.option("--search", is_flag=True, help="Look for better settings; publishes nothing.")
+@click.option("--trials", type=click.IntRange(1), metavar="N", help="With --search; default 20.")
+@click.option("--minutes", type=click.FloatRange(1), metavar="M", help="Likewise; default 60.")
 @click.pass_context
 def train(
-    ctx: click.Context, warm_start: bool, publish: bool, canary: bool, until: str | None
+    ctx: click.Context,
+    /,
+    warm_start: bool,
+    publish: bool,
+    canary: bool,
+    until: str | None,
+    **search: Any,
 ) -> None:
     """Check the data, train, evaluate, pass the gate and publish; prints the bundle id.
 
-    Exit code 6 if the data checks or the gate refuse.
+    Exit code 6 if the data checks or the gate refuse. With --search it tries settings on a
+    validation slice of the training part, goes on with an earlier search of the same data, and
+    prints the best as TOML for --config.
     """
     console: Console = ctx.obj
-    arguments = ["train"]
+    arguments = ["train", *search_arguments(search, publish or canary or warm_start)]
     arguments += ["--warm-start"] if warm_start else []
     arguments += ["--publish"] if publish or canary else []
     arguments += ["--until", until] if until is not None else []
@@ -116,7 +147,9 @@ def train(
     Examples:
       cluster evaluate
       cluster evaluate --protocol leave-one-out
+      cluster evaluate --cuts 3
       cluster evaluate 20260131-ab12 --against 20260124-9f00
+      cluster evaluate --off-policy --kind click
     """
 )
 @click.argument("bundle", required=False)
@@ -128,18 +161,54 @@ def train(
     help="How the held-out part is chosen.",
 )
 @click.option("--against", metavar="BUNDLE", help="Another bundle, beside it in the table.")
+@click.option("--cuts", type=click.IntRange(1), metavar="N", help="Windows of time; default 1.")
+@click.option(
+    "--negatives",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A published split for ncf: (user,item), then the items it is ranked among.",
+)
+@click.option("--no-tune-baselines", is_flag=True, help="Baselines with settings as they come.")
+@click.option("--off-policy", is_flag=True, help="From the log: what it would have earned.")
+@click.option("--kind", metavar="KIND", help="With --off-policy: the kind that counts.")
+@click.option("--positions", type=click.IntRange(1), metavar="N", help="Likewise: the first N.")
+@click.option("--since", metavar="TIME", help="Likewise: slates shown from then on (ISO 8601).")
 @click.pass_context
-def evaluate(ctx: click.Context, bundle: str | None, protocol: str, against: str | None) -> None:
+def evaluate(ctx: click.Context, /, bundle: str | None, protocol: str, **options: Any) -> None:
     """Print the offline table with intervals, baselines beside it.
 
     Without BUNDLE it trains on the protocol's training part with the present settings. A bundle
-    whose training data includes the test part is refused with exit code 6.
+    whose training data includes the test part is refused with exit code 6. With --off-policy it
+    trains nothing: it says what BUNDLE, or the present ordering settings, would have earned on the
+    slates of the log, and refuses with exit code 6 where the log cannot tell.
     """
+    if options["off_policy"]:
+        ctx.exit(run_learning(ctx.obj, off_policy_arguments(bundle, options))[0])
     arguments = ["evaluate"]
     arguments += [bundle] if bundle is not None else []
     arguments += ["--protocol", protocol]
-    arguments += ["--against", against] if against is not None else []
+    for name in ("against", "cuts", "negatives"):
+        arguments += [f"--{name}", str(options[name])] if options[name] is not None else []
+    arguments += ["--no-tune-baselines"] if options["no_tune_baselines"] else []
     ctx.exit(run_learning(ctx.obj, arguments)[0])
+
+
+def off_policy_arguments(bundle: str | None, options: Mapping[str, Any]) -> list[str]:
+    """The job's arguments for an off-policy evaluation.
+
+    Raises:
+        click.UsageError: an option is given that only the offline table knows.
+    """
+    for name in ("against", "cuts", "negatives"):
+        if options[name] is not None:
+            raise click.UsageError(
+                f"--{name} belongs to the offline table, expected none with --off-policy"
+            )
+    arguments = ["off-policy"]
+    arguments += [bundle] if bundle is not None else []
+    for name in ("kind", "positions", "since"):
+        arguments += [f"--{name}", str(options[name])] if options[name] is not None else []
+    return arguments
 
 
 def child_command(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console, as_text
+from cluster.schedule_facts import schedule_line
 from cluster.status_facts import StatusFacts, gather, problems_of, wall_clock_ms
 
 if TYPE_CHECKING:
@@ -163,6 +164,8 @@ def _lines(facts: StatusFacts) -> list[RenderableType]:
             f"spool: {facts.disk['spool_bytes'] / 1024**2:.1f} MiB in "
             f"{facts.disk['spool_files']} files wait for the log"
         )
+    if facts.schedule:
+        lines.append(schedule_line(facts.schedule, wall_clock_ms()))
     lines.append(f"ready: /readyz answers {facts.ready.get('status')}")
     return [Text(line) for line in lines]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.data_facts import data_problems, disk_facts, log_facts, worker_facts
 from cluster.local.run_files import RunFiles, is_locked, read_document, read_state
 from cluster.local.start_watch import last_line
+from cluster.schedule_facts import schedule_facts, schedule_problems
 from recsys.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class StatusFacts:
     """By worker: its living replicas, how far they are, and what they missed."""
     ready: Mapping[str, Any]
     """Status and body of /readyz; status 0 if nobody answered."""
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    """What the scheduler of trainings did and waits for; empty where there is none."""
     unreadable: tuple[str, ...] = field(default=())
 
 
@@ -63,6 +66,7 @@ def gather(settings: Settings, now_ms: int) -> StatusFacts:
         disk=disk_facts(settings),
         workers=part(lambda: worker_facts(settings, now_ms)),
         ready=_readiness(settings),
+        schedule=part(lambda: schedule_facts(settings)),
         unreadable=tuple(unreadable),
     )
 
@@ -119,6 +123,7 @@ def problems_of(facts: StatusFacts) -> list[str]:
         for row in facts.control.get("replicas", ())
         if row["state"] == "failed"
     ]
+    problems += schedule_problems(facts.schedule)
     return problems + data_problems(facts.log, facts.disk, facts.workers)
 
 

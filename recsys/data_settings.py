@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recsys.settings_branch import Branch, Positive
+from recsys.settings_branch import Branch, Positive, Share
 
 
 class KafkaSettings(Branch):
@@ -103,6 +103,37 @@ class AttributionSettings(Branch):
     """A pause of a user longer than this begins a new session."""
     window_s: Positive = 86_400
     """An engagement is credited to an impression of its item at most so long before it."""
+
+
+class CheckSettings(Branch):
+    """The data checks before each training: what they look at, warn of and refuse."""
+
+    skew_tolerance: Share = 0.0
+    """Share of compared impressions whose history may differ from the log's; above it refuses."""
+    skew_users: Positive = 2_000
+    """Users whose histories are made again, drawn by hash."""
+    skew_days: Annotated[float, Field(gt=0)] = 7.0
+    """Impressions of so many days are compared, back from the newest."""
+    drift_warning: Annotated[float, Field(gt=0)] = 0.2
+    """A feature whose population stability index is above this is told."""
+    drift_rows: Positive = 1_000
+    """Rows on either side without which drift is not judged."""
+    recency_warning_days: Annotated[float, Field(gt=0)] = 2.0
+    """Age of the newest logged engagement that is told."""
+    recency_error_days: Annotated[float, Field(gt=0)] = 30.0
+    """Age of the newest logged engagement that refuses."""
+    volume_days: Annotated[int, Field(ge=3)] = 14
+    """Days before the newest complete one that it is compared with."""
+    volume_low: Share = 0.6
+    """A day with less than this share of the usual engagements is told."""
+    volume_high: Annotated[float, Field(gt=1)] = 3.0
+    """A day with more than so many times the usual engagements is told."""
+    volume_refused: Share = 0.1
+    """A day with less than this share refuses, where `volume_refused_from` are usual."""
+    volume_refused_from: Positive = 10_000
+    """Engagements a day from which on a day of few refuses: the data path is broken."""
+    future_share: Share = 0.01
+    """Share of a table's rows that may lie in the future; above it refuses."""
 
 
 class WorkerSettings(Branch):

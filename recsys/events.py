@@ -69,6 +69,15 @@ class UnshownItem(msgspec.Struct, frozen=True, kw_only=True):
     retrieval_rank: int
 
 
+class DroppedItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was retrieved and neither scored nor shown, drawn from all such."""
+
+    item_id: str
+    source: str
+    retrieval_score: float
+    retrieval_rank: int
+
+
 class Impression(
     msgspec.Struct,
     frozen=True,
@@ -87,6 +96,9 @@ class Impression(
     variant: str
     slate: tuple[ShownItem, ...]
     unshown: tuple[UnshownItem, ...] = ()
+    dropped: tuple[DroppedItem, ...] = ()
+    """A uniform draw from the `n_dropped` that retrieval found and the candidate list left out."""
+    n_dropped: int = 0
     history_version: int = 0
     history_items: tuple[str, ...] = ()
     """The most recent item ids the user tower read, oldest first: the features as used."""

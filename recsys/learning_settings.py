@@ -1,4 +1,4 @@
-"""Settings of learning: the models, their training, and the gate before a bundle is published.
+"""Settings of learning: models, their training, the gate before publishing, and the schedule.
 
 Part of the tree of `settings`.
 """
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from recsys.joint_settings import JointSettings
 from recsys.settings_branch import Branch, Positive, Share
 
 
@@ -28,8 +29,11 @@ class TowerSettings(Branch):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     epochs: Positive = 30
-    max_minutes: Annotated[float, Field(gt=0)] = 10.0
-    """The learning-rate schedule ends after this time if the epochs have not ended before."""
+    max_steps: Annotated[int, Field(ge=0)] = 0
+    """The schedule ends after so many steps if the epochs have not ended before; 0 is no limit."""
+    max_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """The schedule ends after this time if the epochs have not ended before; 0 is no limit, and
+    then the same data and seed give the same weights."""
     id_dropout: Share = 0.02
     """Share of items whose id embedding is hidden in a step, so that content alone must do."""
     n_content_buckets: Positive = 16_384
@@ -43,10 +47,21 @@ class ScorerSettings(Branch):
     batch_size: Positive = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     epochs: Positive = 4
-    max_minutes: Annotated[float, Field(gt=0)] = 3.0
+    max_minutes: Annotated[float, Field(ge=0)] = 3.0
+    """0 is no limit."""
     utility_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each kind's probability in the utility; a kind not named weighs 1, a negative
     kind -1."""
+
+
+class WarmStartSettings(Branch):
+    """What a training that starts from the stable bundle does otherwise."""
+
+    epochs: Positive = 3
+    max_minutes: Annotated[float, Field(ge=0)] = 2.0
+    """Of the towers, and again of the scorer; a shorter limit of their own stays. 0 is no limit."""
+    rate_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Peak learning rate, as a share of what a training from nothing takes."""
 
 
 class TrainSettings(Branch):
@@ -72,6 +87,8 @@ class TrainSettings(Branch):
     """Fewer than this is refused by the data checks."""
     towers: TowerSettings = TowerSettings()
     scorer: ScorerSettings = ScorerSettings()
+    joint: JointSettings = JointSettings()
+    warm: WarmStartSettings = WarmStartSettings()
 
 
 class GateSettings(Branch):
@@ -84,3 +101,42 @@ class GateSettings(Branch):
     """The page's metric must be at least so many times that of popularity."""
     max_drop_vs_stable: Share = 0.05
     """The metric may be at most this share below the stable bundle's on the same examples."""
+    against_stable: Literal["not_shown_worse", "shown_not_worse", "off"] = "not_shown_worse"
+    """`not_shown_worse` refuses a drop beyond the allowed one whose 95 % interval excludes 0;
+    `shown_not_worse` demands that the whole interval lies within the allowed drop."""
+    min_coverage_ratio: Annotated[float, Field(ge=0)] | None = 0.5
+    """Least catalogue coverage of the page as a share of the stable bundle's; 0 or none: off."""
+    min_diversity_ratio: Annotated[float, Field(ge=0)] | None = 0.5
+    """Least diversity within a page, by categories and creators, as a share of the stable
+    bundle's; 0 or none: off."""
+    min_new_item_ratio: Annotated[float, Field(ge=0)] | None = 0.2
+    """Least share of the page that new items take, as a share of the stable bundle's; 0 or none:
+    off."""
+    max_churn: Annotated[float, Field(ge=0, le=1)] | None = 0.98
+    """Largest share of the page's items that may not be on the stable bundle's page of the same
+    user; 0 or none: off."""
+    max_calibration_error: Annotated[float, Field(ge=0, le=1)] | None = 0.1
+    """Largest expected calibration error of the page's probabilities; 0 or none: off."""
+    max_cost_ratio: Annotated[float, Field(ge=0)] | None = 3.0
+    """Largest processor time of scoring a request, in times the stable bundle's; 0 or none: off."""
+
+
+class ScheduleSettings(Branch):
+    """When bundles are trained without being asked."""
+
+    train: Literal["off", "hourly", "daily", "continuous", "on_drift"] = "off"
+    at: Annotated[int, Field(ge=0, le=23)] = 3
+    """Hour of the day in UTC of a daily training."""
+    min_new_engagements: Positive = 1_000
+    """Fewer new ones since the training before are waited for."""
+    rest_minutes: Annotated[float, Field(ge=0)] = 5.0
+    """Pause after a training before `continuous` and `on_drift` begin another; a failed one is
+    tried again after it, and after twice as long each time it fails again."""
+    warm_start: bool = True
+    """Begin from the stable bundle's weights."""
+    n_threads: Positive = 1
+    """Threads of a scheduled training, so that serving keeps its cores."""
+    max_drift: Annotated[float, Field(gt=0)] = 0.2
+    """Largest population stability index of a feature before `on_drift` trains."""
+    drift_check_minutes: Annotated[float, Field(gt=0)] = 60.0
+    """How often `on_drift` looks."""

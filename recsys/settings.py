@@ -13,12 +13,13 @@ from pydantic import Field
 
 from recsys.data_settings import (
     AttributionSettings,
+    CheckSettings,
     EventSettings,
     FeatureSettings,
     LakeSettings,
     WorkerSettings,
 )
-from recsys.learning_settings import GateSettings, TrainSettings
+from recsys.learning_settings import GateSettings, ScheduleSettings, TrainSettings
 from recsys.settings_branch import Branch, Port, Positive, Share
 
 
@@ -35,6 +36,12 @@ class RetrievalSettings(Branch):
     """Candidates from the fresh source."""
     fresh_days: Annotated[float, Field(gt=0)] = 7.0
     """An item is fresh for so many days after it appeared, counted back from the newest item."""
+    n_neighbours: Annotated[int, Field(ge=0, le=200)] = 20
+    """Candidates that go together with the user's newest items; 0 switches the source off."""
+    neighbour_seeds: Annotated[int, Field(ge=1, le=50)] = 10
+    """Newest items of a user, engaged with in no negative way, whose neighbours are candidates."""
+    n_trending: Annotated[int, Field(ge=0)] = 10
+    """Candidates from the trending source; 0 switches it off."""
     exact_below: Annotated[int, Field(ge=0)] = 5_000
     """A shard with fewer items than this is searched exactly."""
     recall_target: Share = 0.97
@@ -89,6 +96,8 @@ class ServeSettings(Branch):
     """Earlier bundles kept loaded after a promotion, for an instant way back."""
     log_unshown: Annotated[int, Field(ge=0)] = 5
     """Scored and not shown candidates logged with each impression."""
+    log_dropped: Annotated[int, Field(ge=0, le=100)] = 3
+    """Retrieved and not scored candidates drawn for each impression's log; 0 draws none."""
     log_history: Annotated[int, Field(ge=0)] = 20
     """History items logged with each impression: the features as used."""
     max_body_bytes: Positive = 65_536
@@ -131,12 +140,14 @@ class Settings(Branch):
     features: FeatureSettings = FeatureSettings()
     lake: LakeSettings = LakeSettings()
     attribution: AttributionSettings = AttributionSettings()
+    checks: CheckSettings = CheckSettings()
     workers: WorkerSettings = WorkerSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     ordering: OrderingSettings = OrderingSettings()
     serve: ServeSettings = ServeSettings()
     train: TrainSettings = TrainSettings()
     gate: GateSettings = GateSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     cluster: ClusterSettings = ClusterSettings()
 
     @property

@@ -77,6 +77,43 @@ def order_slates(
     return _fill(pool, k, seeds, settings)
 
 
+def slate_propensities(
+    utility: FloatArray,
+    vectors: FloatArray | None,
+    categories: RowArray,
+    creators: RowArray,
+    slates: RowArray,
+    settings: OrderingSettings,
+) -> NDArray[np.float64]:
+    """The probability of each item of given slates at its position, given the items above, [B, K].
+
+    What `order_slates` logs of the slates it draws, for slates that somebody else drew. A product
+    along a slate is the slate's probability. From the first item on that the policy can not show
+    there, a slate's values are 0, as they are where it names no item.
+
+    Args:
+        utility: as for `order_slates`, like the arguments not named here.
+        slates: a column of the candidates per position, -1 where a slate is shorter, [B, K].
+        settings: the policy.
+    """
+    lengths = (slates >= 0).sum(axis=1).astype(np.int32)
+    pool = _pool_of(utility, vectors, categories, creators, lengths, settings)
+    propensity = np.zeros(slates.shape, dtype=np.float64)
+    if pool.columns.shape[1] == 0:
+        return propensity
+    filling = _Filling(pool, settings)
+    possible = np.ones(len(slates), dtype=np.bool_)
+    for position in range(slates.shape[1]):
+        is_wanted = pool.columns == slates[:, position][:, None]  # [B, P]
+        choice = np.asarray(np.argmax(is_wanted, axis=1))
+        feasible, greedy, chances = filling.policy()
+        chance = filling.chance(choice, greedy, chances)
+        possible &= is_wanted.any(axis=1) & feasible[filling.requests, choice]
+        propensity[:, position] = np.where(possible, chance, 0.0)
+        filling.take(choice)
+    return propensity
+
+
 def _fill(
     pool: _Pool, k: RowArray, seeds: NDArray[np.uint64], settings: OrderingSettings
 ) -> Slates:
@@ -85,31 +122,58 @@ def _fill(
     picked = np.full((len(k), n_positions), NO_ROW, dtype=np.int32)
     propensity = np.zeros(picked.shape, dtype=np.float32)
     draws = _uniform(seeds, 2 * n_positions).reshape(len(k), n_positions, 2)
-    requests = np.arange(len(k))
-    unused = pool.eligible.copy()
-    crowded = np.zeros(unused.shape, dtype=np.bool_)
-    counts = [np.zeros(unused.shape, dtype=np.int32) for _ in pool.caps]
-    closest = np.zeros(unused.shape, dtype=np.float32)
+    filling = _Filling(pool, settings)
     for position in range(n_positions):
-        feasible = unused & ~crowded
-        stuck = ~feasible.any(axis=1)
-        feasible[stuck] = unused[stuck]
+        feasible, greedy, chances = filling.policy()
         open_slot = (position < k) & feasible.any(axis=1)
-        greedy = _greedy(pool, closest, feasible, settings.diversity)
-        chances = _softmax(pool.logits, feasible)
         explores = draws[:, position, 0] < settings.exploration
         choice = np.where(explores, _draw(chances, draws[:, position, 1]), greedy)
-        chance = settings.exploration * chances[requests, choice]
-        chance += np.where(choice == greedy, 1.0 - settings.exploration, 0.0)
-        picked[:, position] = np.where(open_slot, pool.columns[requests, choice], NO_ROW)
+        chance = filling.chance(choice, greedy, chances)
+        picked[:, position] = np.where(open_slot, pool.columns[filling.requests, choice], NO_ROW)
         propensity[:, position] = np.where(open_slot, chance, 0.0)
-        unused[requests, choice] = False
-        closest = _closest(pool, closest, choice, is_first=position == 0)
-        for (codes, cap), count in zip(pool.caps, counts, strict=True):
-            own = codes[requests, choice][:, None]
-            count += (codes == own) & (codes >= 0)
-            crowded |= count >= cap
+        filling.take(choice)
     return Slates(picked, propensity)
+
+
+class _Filling:
+    """Slates on their way: what may come next, and how likely each item is to come."""
+
+    def __init__(self, pool: _Pool, settings: OrderingSettings) -> None:
+        self.requests = np.arange(len(pool.columns))
+        self._pool = pool
+        self._settings = settings
+        self._unused = pool.eligible.copy()
+        self._crowded = np.zeros(self._unused.shape, dtype=np.bool_)
+        self._counts = [np.zeros(self._unused.shape, dtype=np.int32) for _ in pool.caps]
+        self._closest = np.zeros(self._unused.shape, dtype=np.float32)
+        self._is_first = True
+
+    def policy(self) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.float64]]:
+        """What is feasible [B, P], the greedy choice [B] and the chances of a draw [B, P]."""
+        feasible = self._unused & ~self._crowded
+        stuck = ~feasible.any(axis=1)
+        feasible[stuck] = self._unused[stuck]
+        greedy = _greedy(self._pool, self._closest, feasible, self._settings.diversity)
+        return feasible, greedy, _softmax(self._pool.logits, feasible)
+
+    def chance(
+        self, choice: NDArray[np.intp], greedy: NDArray[np.intp], chances: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The probability of a choice: it is drawn, or it is the greedy one, [B]."""
+        chance = self._settings.exploration * chances[self.requests, choice]
+        return np.asarray(
+            chance + np.where(choice == greedy, 1.0 - self._settings.exploration, 0.0)
+        )
+
+    def take(self, choice: NDArray[np.intp]) -> None:
+        """One more item per slate, by its place in the pool."""
+        self._unused[self.requests, choice] = False
+        self._closest = _closest(self._pool, self._closest, choice, is_first=self._is_first)
+        self._is_first = False
+        for (codes, cap), count in zip(self._pool.caps, self._counts, strict=True):
+            own = codes[self.requests, choice][:, None]
+            count += (codes == own) & (codes >= 0)
+            self._crowded |= count >= cap
 
 
 def _pool_of(

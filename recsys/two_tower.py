@@ -53,7 +53,7 @@ class UserEncoder:
             batch: "items" int32 [B, L] newest last, -1 padding; "kinds" uint8 [B, L]; "ages_s"
                 float32 [B, L]. An empty history gives the learned cold-start embedding.
         """
-        items, kinds, gaps, lengths = _left_aligned(batch, self.config.history_length)
+        items, kinds, gaps, lengths = left_aligned(batch, self.config.history_length)
         was_training = self._tower.training
         self._tower.eval()
         with torch.inference_mode():
@@ -68,10 +68,13 @@ class UserEncoder:
         return states.numpy()
 
 
-def _left_aligned(
+def left_aligned(
     batch: Batch, history_length: int
 ) -> tuple[RowArray, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
-    """Items, kinds and gap buckets [B, longest], oldest first from column 0, and lengths [B]."""
+    """What the user tower reads of histories "items", "kinds", "ages_s" [B, L].
+
+    Items, kinds and gap buckets [B, longest], oldest first from column 0, and lengths [B].
+    """
     present = batch["items"] >= 0
     order = np.argsort(~present, axis=1, kind="stable")
     lengths = present.sum(1)

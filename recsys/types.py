@@ -26,11 +26,16 @@ NO_ROW = -1
 
 
 class Source(IntEnum):
-    """Where a candidate came from; the value is a scorer feature and its name is answered."""
+    """Where a candidate came from; the value is a scorer feature and its name is answered.
+
+    Values are stored in bundles and logs: a new source gets the next one, none is given twice.
+    """
 
     INDEX = 0
     POPULAR = 1
     FRESH = 2
+    NEIGHBOURS = 3
+    TRENDING = 4
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):

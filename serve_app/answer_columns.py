@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import CandidateSet, best_columns
+from recsys.dropped_candidates import DroppedDraw
 from recsys.types import NO_ROW, RowArray, Source, UserState
-from serve_app.asks import Answer, Ask, Chosen, Explanation
+from serve_app.asks import Answer, Ask, Chosen, Dropped, Explanation
 from serve_app.residents.bundle_loading import GatewayBundle
 from serve_app.stages.ordering import Ordered
 from serve_app.stages.scoring import Scores
@@ -27,6 +28,7 @@ class BatchColumns:
     candidates: CandidateSet
     scores: Scores
     ordered: Ordered
+    dropped: DroppedDraw
 
 
 def answers_of(
@@ -45,6 +47,7 @@ def answers_of(
     ranks[requests, by_score] = np.arange(by_score.shape[1], dtype=np.int32)
     shown = _choose(bundle, columns, ranks, columns.ordered.picked)
     unshown = _choose(bundle, columns, ranks, _unshown(columns, by_score, n_unshown))
+    dropped = _dropped(bundle, columns.dropped)
     propensities = columns.ordered.propensity.tolist()
     return [
         Answer(
@@ -53,6 +56,7 @@ def answers_of(
             shown=shown[i],
             propensities=propensities[i][: len(shown[i].item_ids)],
             unshown=unshown[i],
+            dropped=dropped[i],
             explanations=_explain(bundle, columns, shown[i], i) if ask.request.explain else None,
             coverage=1.0,
             degraded=(),
@@ -119,6 +123,24 @@ def _unshown(columns: BatchColumns, by_score: RowArray, n_unshown: int) -> RowAr
     alive = np.isfinite(rest[rows, head])
     first = np.argsort(~alive, axis=1, kind="stable")[:, :n_unshown]
     return np.where(alive[rows, first], head[rows, first], NO_ROW).astype(np.int32)
+
+
+def _dropped(bundle: GatewayBundle, drawn: DroppedDraw) -> list[Dropped]:
+    """What was drawn for every request, padding (-1, at the end) left out."""
+    scores = np.where(np.isfinite(drawn.retrieval_scores), drawn.retrieval_scores, 0.0).tolist()
+    lengths = (drawn.rows >= 0).sum(axis=1).tolist()
+    rows, ranks, totals = drawn.rows.tolist(), drawn.ranks.tolist(), drawn.n_dropped.tolist()
+    item_ids, source = bundle.items.item_ids, SOURCE_NAMES[Source.INDEX]
+    return [
+        Dropped(
+            item_ids=[item_ids[row] for row in rows[i][:n]],
+            sources=[source] * n,
+            retrieval_scores=scores[i][:n],
+            retrieval_ranks=ranks[i][:n],
+            n_dropped=totals[i],
+        )
+        for i, n in enumerate(lengths)
+    ]
 
 
 def _newest_items(user: UserState, n: int) -> tuple[str, ...]:

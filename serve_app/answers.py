@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from recsys.events import Impression, ShownItem, UnshownItem
-from serve_app.asks import Answer, Chosen, Explanation
+from recsys.events import DroppedItem, Impression, ShownItem, UnshownItem
+from serve_app.asks import Answer, Chosen, Dropped, Explanation
 
 
 class AnsweredItem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,6 +73,8 @@ def impression_of(answer: Answer, event_id: str) -> Impression:
         variant=answer.ask.variant,
         slate=tuple(_shown_items(answer)),
         unshown=tuple(_unshown_items(answer.unshown)),
+        dropped=tuple(_dropped_items(answer.dropped)),
+        n_dropped=answer.dropped.n_dropped,
         history_version=answer.history_version,
         history_items=answer.history_items,
         context=answer.ask.request.context,
@@ -132,6 +134,24 @@ def _unshown_items(unshown: Chosen) -> list[UnshownItem]:
             unshown.sources,
             unshown.retrieval_scores,
             unshown.retrieval_ranks,
+            strict=True,
+        )
+    ]
+
+
+def _dropped_items(dropped: Dropped) -> list[DroppedItem]:
+    return [
+        DroppedItem(
+            item_id=item_id,
+            source=source,
+            retrieval_score=retrieval_score,
+            retrieval_rank=retrieval_rank,
+        )
+        for item_id, source, retrieval_score, retrieval_rank in zip(
+            dropped.item_ids,
+            dropped.sources,
+            dropped.retrieval_scores,
+            dropped.retrieval_ranks,
             strict=True,
         )
     ]

@@ -39,6 +39,18 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """Candidates drawn from those that did not make the list, as columns of equal length."""
+
+    item_ids: list[str]
+    sources: list[str]
+    retrieval_scores: list[float]
+    retrieval_ranks: list[int]
+    n_dropped: int
+    """How many they were drawn from."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why one item stands where it stands."""
 
@@ -62,6 +74,7 @@ class Answer:
     shown: Chosen
     propensities: list[float]
     unshown: Chosen
+    dropped: Dropped
     explanations: list[Explanation] | None
     coverage: float
     degraded: tuple[str, ...]

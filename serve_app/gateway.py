@@ -50,9 +50,7 @@ class Graph:
         self._settings = settings
         self._features = open_features(settings)
         loader = BundleLoader(settings, None if clients is None else (), is_gateway=True)
-        self._live = LiveItems(
-            self._features, settings.features.popular_limit, settings.retrieval.n_candidates
-        )
+        self._live = LiveItems(self._features, settings.features.popular_limit, settings.retrieval)
         self.residency: Residency[LoadedBundle] = Residency(
             settings, GATEWAY, replica_id, loader.load, self._refresh_live
         )

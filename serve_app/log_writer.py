@@ -1,6 +1,7 @@
-"""The only writer of the event log: one thread that turns many small writes into few commits.
+"""Writes the event log while serving: one thread that turns many small writes into few commits.
 
 Engagements are awaited until durable; impressions and outcomes are offered and never waited for.
+Beside it only `train_app.forgetting` appends, `forgotten` records.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from recsys.candidates import CandidateSet
+from recsys.dropped_candidates import DroppedDraw
 from recsys.errors import DeadlineExceeded, Overloaded, RecsysError
 from recsys.features import history_arrays
 from recsys.settings import Settings
@@ -25,6 +26,7 @@ from serve_app.asks import Answer, Ask
 from serve_app.micro_batch import IsLive
 from serve_app.residents.bundle_loading import GatewayBundle
 from serve_app.residents.live_items import LiveItems
+from serve_app.stages.dropped_draws import draw_for_log, seeds_of
 from serve_app.stages.ordering import order_candidates
 from serve_app.stages.placement import BundleMiss, StageClient, StageFailure, try_stage
 from serve_app.stages.retrieval import (
@@ -126,7 +128,9 @@ class Pipeline:
         index, user_emb = await self._retrieve(bundle, features, trip)
         excluded = excluded_rows(bundle, features, users, asks)
         live = self._live.rows(bundle.bundle_id, bundle.items)
-        candidates = merge_candidates(bundle, live, index, excluded, self._settings.retrieval)
+        candidates = merge_candidates(bundle, live, index, features, excluded, self._settings)
+        n_drawn = self._settings.serve.log_dropped
+        dropped = draw_for_log(index, candidates, excluded, live, asks, n_drawn)
         trip.done("retrieval")
 
         # Scoring costs the most: whoever stopped waiting is taken out before it.
@@ -140,6 +144,7 @@ class Pipeline:
                 {name: array[kept] for name, array in features.items()},
                 None if user_emb is None else user_emb[kept],
                 take_requests(candidates, kept),
+                dropped.of(kept),
                 trip,
             )
             outcome = self._finish(
@@ -191,6 +196,7 @@ class Pipeline:
         features: Batch,
         user_emb: np.ndarray | None,
         candidates: CandidateSet,
+        dropped: DroppedDraw,
         trip: _Trip,
     ) -> BatchColumns:
         scores = await score_candidates(
@@ -204,12 +210,12 @@ class Pipeline:
             candidates.rows,
             scores.utility,
             np.asarray([ask.request.k for ask in asks], np.int32),
-            np.asarray([ask.seed for ask in asks], np.uint64),
+            seeds_of(asks),
             trip.timeout_s(),
         )
         trip.failed(ordered.failure)
         trip.done("order")
-        return BatchColumns(candidates, scores, ordered)
+        return BatchColumns(candidates, scores, ordered, dropped)
 
     def _finish(
         self,

@@ -21,19 +21,14 @@ from recsys.bundles.item_table import MS_PER_DAY, write_item_table
 from recsys.bundles.registry import Registry
 from recsys.features import FeatureSchema, content_matrix
 from recsys.index import build_shard, save_shard
-from recsys.scorer import (
-    CandidateScorer,
-    ScorerConfig,
-    ScorerNetwork,
-    item_popularity,
-    save_scorer,
-)
+from recsys.scorer import CandidateScorer, item_popularity, save_scorer
+from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.settings import RetrievalSettings, ServeSettings, Settings
 from recsys.stages import shard_stage_name
 from recsys.stores.control import ControlReader
 from recsys.traffic import TrafficPlan
 from recsys.two_tower import TowerConfig, TwoTower, save_towers
-from recsys.types import HistoryEvent, Item
+from recsys.types import HistoryEvent, Item, Source
 
 KINDS = ("click", "like", "dismiss")
 NOW_MS = 1_760_000_000_000
@@ -191,6 +186,7 @@ def _write_scorer(directory: Path, vectors: torch.Tensor, rng: np.random.Generat
         action_trust=(1.0, 1.0, 1.0),
         is_negative=(False, False, True),
         acted_rate=0.1,
+        n_sources=len(Source),
     )
     network = ScorerNetwork(config)
     torch.nn.init.normal_(network.residual_head.weight, std=0.5)

@@ -62,13 +62,13 @@ def follow(log: EventLog, url: str, batch: int = 1000) -> EvidenceStream:
     return stream
 
 
-def stored(url: str) -> dict[str, dict[tuple[object, ...], dict[str, int]]]:
+def stored(url: str, n_users: int = 20) -> dict[str, dict[tuple[object, ...], dict[str, int]]]:
     """The sums in the store by their keys without the partition, and the sums that are not 0."""
     engine = open_evidence(url, writes=False)
     tables: dict[str, dict[tuple[object, ...], dict[str, int]]] = {}
     with engine.begin() as connection:
         salt = read_salt(connection)
-        names = {hashed(salt, f"u{n}"): f"u{n}" for n in range(20)}
+        names = {hashed(salt, f"u{n}"): f"u{n}" for n in range(n_users)}
         for name, (table, sums) in SUM_TABLES.items():
             keys = [column.name for column in table.primary_key if column.name != "partition"]
             rows = tables[name] = {}

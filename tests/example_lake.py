@@ -50,6 +50,7 @@ def an_impression(
     items: Sequence[str],
     at_ms: int,
     unshown: Sequence[str] = (),
+    dropped: Sequence[str] = (),
     **fields: Any,
 ) -> dict[str, Any]:
     """A row of `impressions` that shows `items` in order; its request is `r-<user>-<time>`."""
@@ -72,6 +73,11 @@ def an_impression(
         "variant": "stable",
         "slate": slate,
         "unshown": left,
+        "dropped": [
+            {**candidate, "item_id": item, "retrieval_rank": 200 + place}
+            for place, item in enumerate(dropped)
+        ],
+        "n_dropped": 10 * len(dropped),
         "history_version": 7,
         "history_items": [],
         "context": [("device", "phone")],

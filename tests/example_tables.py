@@ -26,6 +26,7 @@ _IMPRESSIONS = pa.schema(
         pa.field("moment_id", pa.string()),
         *(IMPRESSIONS.field(name) for name in ("request_id", "user_id", "timestamp_ms")),
         *(IMPRESSIONS.field(name) for name in ("bundle_id", "variant", "slate", "unshown")),
+        *(IMPRESSIONS.field(name) for name in ("dropped", "n_dropped")),
         *(IMPRESSIONS.field(name) for name in ("history_version", "history_items", "context")),
         pa.field("is_scored", pa.bool_()),
     ]

@@ -13,6 +13,7 @@ from recsys.settings import Settings
 from recsys.stores.feature_store import FeatureStore
 from recsys.stores.feature_update import FeatureUpdate, FeatureWriter, StoredPart
 from recsys.stores.open_features import open_feature_writer, open_features
+from recsys.stores.redis_link import RedisLink
 from recsys.types import HistoryEvent, UserState
 from tests.redis_server import a_redis_server
 
@@ -123,6 +124,17 @@ def pairs_of(*named: tuple[str, str], day: int = 5) -> dict[tuple[int, str, str]
         for pair in (*directions, (item_id, item_id), (other_id, other_id)):
             counts[day, *pair] = counts.get((day, *pair), 0) + 1
     return counts
+
+
+def emptied(backend: FeatureBackend) -> None:
+    """Lose everything the store holds, as an operator would."""
+    settings = backend.settings
+    if settings.features.backend == "sqlite":
+        settings.feature_path.unlink()
+        return
+    link = RedisLink(settings.features.redis_url, "", 10)
+    link.ask([("FLUSHDB",)])
+    link.close()
 
 
 def together(targets: list[Callable[[], None]]) -> None:

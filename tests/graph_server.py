@@ -6,17 +6,17 @@ Run as a program it serves until its standard input ends, so it never outlives i
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
 from recsys.settings import Settings
+from tests.lane_ports import free_ports
 
 READY_TIMEOUT_S = 180
 ROOT = Path(__file__).parents[1]
@@ -76,15 +76,6 @@ def ray_variables(ports: list[int], *, haproxy: bool) -> dict[str, str]:
             ),
         }
     return variables
-
-
-def free_ports(n: int) -> list[int]:
-    """Ports nobody listens on just now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log_path: Path) -> None:

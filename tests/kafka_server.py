@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from brokers.broker_security import BrokerSecurity
 from brokers.jars import skip_reason
 from brokers.kafka_cluster import KafkaCluster
 from recsys.data_settings import EventSettings, KafkaSettings
@@ -25,7 +26,10 @@ with warnings.catch_warnings():
 
 @contextmanager
 def a_kafka_cluster(
-    n_brokers: int = 1, *, settings: dict[str, str] | None = None
+    n_brokers: int = 1,
+    *,
+    settings: dict[str, str] | None = None,
+    security: BrokerSecurity | None = None,
 ) -> Generator[KafkaCluster]:
     """Brokers that answer, taken away at the end; the test is skipped where there can be none.
 
@@ -36,7 +40,7 @@ def a_kafka_cluster(
         pytest.skip(reason)
     directory = Path(tempfile.mkdtemp(prefix="flywheel-kafka-"))
     try:
-        with KafkaCluster(n_brokers, directory, settings=settings) as cluster:
+        with KafkaCluster(n_brokers, directory, settings=settings, security=security) as cluster:
             yield cluster
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.lane_ports import free_ports
 
 SMALL_MODEL = {
     "TRAIN__TOWERS__EMBEDDING_DIM": "16",
@@ -25,17 +26,6 @@ SMALL_MODEL = {
 }
 PORTS = ("SERVE__PORT", "CLUSTER__RAY_PORT", "CLUSTER__HAPROXY_STATS_PORT")
 PORTS += ("CLUSTER__HAPROXY_METRICS_PORT", "CLUSTER__FALLBACK_PORT", "CLUSTER__METRICS_PORT")
-
-
-def free_ports(n: int) -> list[int]:
-    """Loopback ports that are free now."""
-    probes = [socket.socket() for _ in range(n)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float) -> None:

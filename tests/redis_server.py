@@ -10,11 +10,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.lane_ports import free_ports
 
 START_TIMEOUT_S = 20.0
 _POLL_S = 0.01
@@ -23,10 +25,11 @@ _POLL_S = 0.01
 class RedisServer:
     """One server with its data in a directory; what it keeps survives `kill` and `start`."""
 
-    def __init__(self, directory: Path, password: str = "") -> None:
+    def __init__(self, directory: Path, password: str = "", arguments: Sequence[str] = ()) -> None:
         self.directory = directory
         self.password = password
-        self.port = _free_port()
+        self._arguments = list(arguments)
+        (self.port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,6 +52,7 @@ class RedisServer:
         command += ["--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
         if self.password:
             command += ["--requirepass", self.password]
+        command += self._arguments
         log = (self.directory / "server.log").open("ab")
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -110,19 +114,15 @@ class RedisServer:
 
 
 @contextmanager
-def a_redis_server(directory: Path, password: str = "") -> Generator[RedisServer, None, None]:
+def a_redis_server(
+    directory: Path, password: str = "", arguments: Sequence[str] = ()
+) -> Generator[RedisServer, None, None]:
     """A started server, stopped at the end; skips the test where there is no redis-server."""
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on the path; this test needs a real server")
-    server = RedisServer(directory, password)
+    server = RedisServer(directory, password, arguments)
     try:
         server.start()
         yield server
     finally:
         server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

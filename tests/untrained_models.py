@@ -10,17 +10,12 @@ import torch
 
 from recsys.features import content_matrix
 from recsys.learning_settings import TowerSettings, TrainSettings
-from recsys.scorer import (
-    CandidateScorer,
-    ScorerConfig,
-    ScorerNetwork,
-    item_popularity,
-    save_scorer,
-)
+from recsys.scorer import CandidateScorer, item_popularity, save_scorer
+from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.settings import RetrievalSettings, Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import save_towers
-from recsys.types import Item
+from recsys.types import Item, Source
 from train_app.examples.interactions import Interactions, interactions_from_columns
 
 torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
@@ -98,6 +93,7 @@ def write_untrained_models(
         action_log_odds=(0.0,) * n_actions,
         action_trust=(1.0,) * n_actions,
         is_negative=(False,) * n_actions,
+        n_sources=len(Source),
     )
     workdir.mkdir(parents=True, exist_ok=True)
     save_towers(model, workdir)

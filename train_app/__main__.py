@@ -17,7 +17,7 @@ import click
 
 from recsys.errors import RecsysError
 from train_app.data_verbs import DATA_VERBS
-from train_app.verb_options import parse_mapping, run_verb, shared_options, until_option
+from train_app.verb_options import parse_mapping, parse_time, run_verb, shared_options, until_option
 
 INTERRUPTED = 130
 # OpenMP threads that spin while they wait cost several times a step where cores are shared; the
@@ -57,10 +57,20 @@ def import_history(**options: Any) -> None:
 @app.command()
 @click.option("--warm-start", is_flag=True, help="Begin from the stable bundle's weights.")
 @click.option("--publish", is_flag=True, help="Publish the bundle if the gate lets it pass.")
+@click.option("--search", is_flag=True, help="Look for better settings instead of a bundle.")
+@click.option("--trials", "n_trials", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--minutes", type=click.FloatRange(1), default=60.0, show_default=True)
 @until_option("Use only engagements before TIME.")
 @shared_options
-def train(**options: Any) -> None:
+def train(search: bool, n_trials: int, minutes: float, **options: Any) -> None:
     """Train, evaluate and publish a bundle; exit code 6 if the gate refuses."""
+    if search:
+        if any([options.pop("warm_start"), options.pop("publish")]):
+            raise click.UsageError("--search publishes nothing and starts from nothing")
+        from train_app.searching.search_command import search_settings
+
+        run_verb(search_settings, options, gives_way=True, n_trials=n_trials, minutes=minutes)
+        return
     from train_app.training_commands import train_bundle
 
     run_verb(train_bundle, options, gives_way=True)
@@ -75,12 +85,31 @@ def train(**options: Any) -> None:
     show_default=True,
 )
 @click.option("--against", metavar="BUNDLE", help="A bundle to compare with.")
+@click.option("--cuts", "n_cuts", type=click.IntRange(1), default=1, help="Windows of time.")
+@click.option("--negatives", type=click.Path(path_type=Path), help="A published split for ncf.")
+@click.option("--tune-baselines/--no-tune-baselines", default=True, show_default=True)
 @shared_options
 def evaluate(**options: Any) -> None:
     """Print the offline table of BUNDLE, or of a training on the protocol's training part."""
     from train_app.training_commands import evaluate_offline
 
     run_verb(evaluate_offline, options, gives_way=True)
+
+
+@app.command("off-policy")
+@click.argument("bundle_id", metavar="[BUNDLE]", required=False)
+@click.option("--kind", metavar="KIND", help="The one kind of engagement that counts.")
+@click.option("--positions", type=click.IntRange(1), metavar="N", help="Only the first N.")
+@click.option(
+    "--since", "since_ms", callback=parse_time, metavar="TIME", help="Shown from then on."
+)
+@until_option("Use only what happened before TIME.")
+@shared_options
+def off_policy(**options: Any) -> None:
+    """Estimate from the log what BUNDLE, or other ordering settings, would have earned."""
+    from train_app.off_policy.off_policy_command import run_off_policy
+
+    run_verb(run_off_policy, options, gives_way=True)
 
 
 for verb in DATA_VERBS:

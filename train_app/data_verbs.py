@@ -20,6 +20,7 @@ def ingest(**options: Any) -> None:
 
 
 @click.command("lake-check")
+@click.option("--acknowledge-gaps", metavar="REASON", help="Lost records alarm nobody any more.")
 @shared_options
 def lake_check(**options: Any) -> None:
     """Prove that every record of the log is in the lake once; exit code 1 if not."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from recsys.stores.control import ControlReader
 from train_app.evaluation.evaluation_run import Report, TrainModels
 from train_app.evaluation.gate_evaluation import GateEvaluation, evaluate_for_gate
 from train_app.examples.interactions import Interactions
+from train_app.learning.divergence import TrainingDiverged
 from train_app.publish import (
     assemble,
     code_revision,
@@ -45,6 +46,15 @@ TRAINING_METRICS_FILE = "training.json"
 """What training measured of itself, beside the models it left."""
 _DATA, _TRAINED, _ASSEMBLED = "data", "trained", "assembled"
 """The steps that are not done twice."""
+_DIVERGED = "diverged"
+"""Says that training ended in numbers that are not finite."""
+_MENDING_SETTINGS: Any = {
+    "serve": True,
+    "cluster": True,
+    "schedule": True,
+    "train": {"precision": True, "towers": {"learning_rate"}, "scorer": {"learning_rate"}},
+}
+"""What may be changed for a run that diverged to go on from its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class TrainResult:
     n_engagements: int
     train_s: float
     notes: tuple[str, ...] = field(default=())
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """What each phase took; see `phase_clock`."""
 
     def as_dict(self) -> dict[str, Any]:
         """As one JSON object."""
@@ -78,6 +90,7 @@ class TrainResult:
             "evaluation": self.evaluation.table.as_dict(),
             "gate": self.evaluation.decision.as_dict(),
             "notes": list(self.notes),
+            "cost": self.cost,
         }
 
 
@@ -92,6 +105,8 @@ class TrainTools:
     report: Report
     say: Callable[[str], None]
     now_s: Callable[[], float] = time.time
+    cost: Callable[[], Mapping[str, Any]] = dict
+    """What the run has cost so far."""
 
 
 def run_training(request: TrainRequest, settings: Settings, tools: TrainTools) -> TrainResult:
@@ -103,9 +118,11 @@ def run_training(request: TrainRequest, settings: Settings, tools: TrainTools) -
     Raises:
         DataRefused: the data checks refused.
         DataError: another training runs on this data directory.
+        TrainingDiverged: a loss or gradient is not finite.
     """
     directory = settings.data_dir / "training"
     with one_at_a_time(settings.data_dir / "train.lock", "a training"):
+        _adopt_diverged(directory, request, settings)
         run = RunDirectory(directory / run_key(request, settings))
         begun = run.result(_DATA)
         if begun is not None and tools.now_s() - begun["begun_s"] > MAX_RESUME_AGE_S:
@@ -117,9 +134,29 @@ def run_training(request: TrainRequest, settings: Settings, tools: TrainTools) -
 
 def run_key(request: TrainRequest, settings: Settings) -> str:
     """Names a run: asked the same again with the same settings, it goes on where it was."""
-    digest = hashlib.sha256(settings.model_dump_json(exclude={"serve", "cluster"}).encode())
+    digest = hashlib.sha256(
+        settings.model_dump_json(exclude={"serve", "cluster", "schedule"}).encode()
+    )
     digest.update(repr((request.warm_start, request.until_ms)).encode())
     return digest.hexdigest()[:16]
+
+
+def _mendable_key(request: TrainRequest, settings: Settings) -> str:
+    """Names a run but for the settings that mend a training that diverged."""
+    document = settings.model_dump(mode="json", exclude=_MENDING_SETTINGS)
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    digest.update(repr((request.warm_start, request.until_ms)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _adopt_diverged(directory: Path, request: TrainRequest, settings: Settings) -> None:
+    """Let this run go on where one diverged that differs in the mending settings alone."""
+    own, mendable = directory / run_key(request, settings), _mendable_key(request, settings)
+    for earlier in sorted(directory.glob("*")) if not own.exists() else ():
+        found = RunDirectory(earlier).result(_DIVERGED)
+        if found is not None and found["mendable"] == mendable:
+            earlier.rename(own)
+            return
 
 
 class _Run:
@@ -155,18 +192,20 @@ class _Run:
             self._settings,
             self._tools.report,
         )
+        cost = self._tools.cost()
         manifest = None
         if self._request.publish and evaluation.decision.passed:
             write_bundle_manifest(
                 self._bundle,
                 draft,
                 lineage=self._lineage(interactions, train, cutoff_ms, stable_id),
-                metrics=_bundle_metrics(evaluation, self._models),
+                metrics={**_bundle_metrics(evaluation, self._models), "cost": cost},
                 parents=() if stable_id is None else (stable_id,),
                 now=datetime.fromtimestamp(self._tools.now_s(), UTC),
             )
             manifest = publish_bundle(self._bundle, self._registry)
-        return TrainResult(manifest, evaluation, len(train), train_s, tuple(self._notes))
+        notes = tuple(self._notes)
+        return TrainResult(manifest, evaluation, len(train), train_s, notes, cost)
 
     def _data(self) -> Interactions:
         """The engagements of this run: read once, then kept."""
@@ -201,13 +240,18 @@ class _Run:
             if self._request.warm_start and stable_dir is None:
                 self._tools.say("there is no stable bundle to start from; training from nothing")
             started_s = self._tools.now_s()
-            self._tools.train_models(
-                train,
-                self._settings,
-                self._models,
-                warm_start=warm_start,
-                report=self._tools.report,
-            )
+            try:
+                self._tools.train_models(
+                    train,
+                    self._settings,
+                    self._models,
+                    warm_start=warm_start,
+                    report=self._tools.report,
+                )
+            except TrainingDiverged:
+                mendable = _mendable_key(self._request, self._settings)
+                self._run.finish(_DIVERGED, {"mendable": mendable})
+                raise
             train_s = round(self._tools.now_s() - started_s, 1)
             done = self._run.finish(_TRAINED, {"train_s": train_s})
         return float(done["train_s"])

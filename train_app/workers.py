@@ -1,4 +1,4 @@
-"""The Ray Serve application `workers`: the followers of the log, each with replicas of its own.
+"""The Ray Serve application `workers`: the followers of the log and the scheduler of trainings.
 
 `build` is what `serve deploy`, KubeRay and `cluster up` name as the application; it has no route.
 What a follower needs is imported in its own replicas only.
@@ -18,6 +18,7 @@ from recsys.settings import Settings
 from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
 from train_app.following.follow_log import Progress
 from train_app.following.worker_replica import Worker
+from train_app.scheduling.scheduler_replica import SchedulerReplica
 
 APP_NAME = "workers"
 WORKER_CPUS = 0.1
@@ -110,11 +111,14 @@ def build(args: dict[str, Any]) -> Application:
     archiver = _deployment("Archiver", workers.archiver_replicas).bind(document, ARCHIVER)
     evidence = _deployment("EvidenceStream", workers.evidence_replicas).bind(document, EVIDENCE)
     features = _deployment("FeatureStream", workers.feature_replicas)
-    application: Application = features.bind(document, FEATURES, (archiver, evidence))
+    others = [archiver, evidence]
+    if settings.schedule.train != "off":
+        others.append(_deployment("Scheduler", 1, SchedulerReplica).bind(document))
+    application: Application = features.bind(document, FEATURES, tuple(others))
     return application
 
 
-def _deployment(name: str, n_replicas: int) -> Any:
+def _deployment(name: str, n_replicas: int, replica: type = WorkerReplica) -> Any:
     return serve.deployment(
         name=name,
         num_replicas=n_replicas,
@@ -125,4 +129,4 @@ def _deployment(name: str, n_replicas: int) -> Any:
         health_check_timeout_s=20,
         ray_actor_options={"num_cpus": WORKER_CPUS},
         logging_config=LOGGING,
-    )(WorkerReplica)
+    )(replica)

@@ -173,6 +173,8 @@ SUM_TABLES: dict[str, tuple[Table, tuple[str, ...]]] = {
     "user_kinds": (user_kinds, KIND_MEASURES),
 }
 """The tables of sums, and which columns of them are added up."""
+ALL = tuple(_metadata.sorted_tables)
+"""Every table of the store."""
 PERSONAL = (trails, users, user_kinds)
 """The tables with rows of a person."""
 

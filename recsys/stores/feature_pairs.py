@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from recsys.feature_definitions import day_of
-from recsys.stores.feature_tables import encode_ranked, marks
+from recsys.stores.feature_tables import encode_ranked, marks, select_neighbours_version
 from recsys.stores.feature_update import PairDay, PairTotals, Ranked
 
 
@@ -92,14 +92,17 @@ def pair_totals(
 def write_neighbours(
     connection: sqlite3.Connection, item_ids: Sequence[str], ranked: Mapping[str, Ranked]
 ) -> None:
-    """Replace the neighbours of these items, which are stale no longer."""
+    """Replace the neighbours of these items, which are stale no longer.
+
+    A list that is empty now stays as a row, so that readers learn of it.
+    """
+    version = select_neighbours_version(connection)
     connection.executemany(
-        "INSERT INTO neighbours VALUES (?, ?) ON CONFLICT DO UPDATE SET ranked = excluded.ranked",
-        [(item_id, encode_ranked(ranked[item_id])) for item_id in item_ids if ranked.get(item_id)],
-    )
-    connection.executemany(
-        "DELETE FROM neighbours WHERE item_id = ?",
-        [(item_id,) for item_id in item_ids if not ranked.get(item_id)],
+        "INSERT OR REPLACE INTO neighbours VALUES (?, ?, ?)",
+        [
+            (own_version, item_id, encode_ranked(ranked.get(item_id, ())))
+            for own_version, item_id in enumerate(item_ids, version + 1)
+        ],
     )
     connection.executemany(
         "DELETE FROM stale_neighbours WHERE item_id = ?", [(item_id,) for item_id in item_ids]

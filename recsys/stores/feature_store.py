@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -31,6 +31,32 @@ class CatalogueView:
     """Items put, and not deleted again, since the version asked for; oldest change first."""
 
 
+@dataclass(frozen=True, slots=True)
+class NeighbourMark:
+    """How far somebody has read the neighbours that one store holds; nothing yet by default."""
+
+    store: str = ""
+    """Tells a store from one that was emptied or made anew; means nothing else."""
+    version: int = 0
+
+
+NOTHING_READ = NeighbourMark()
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourChanges:
+    """The neighbours that changed since a mark."""
+
+    mark: NeighbourMark
+    """Where to go on."""
+    lists: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    """By item: its neighbours now, best first; empty where it has none any more."""
+    is_anew: bool = False
+    """Lists are those of another store than the mark's: what was read before counts no more."""
+    is_all: bool = True
+    """Nothing changed beyond these lists."""
+
+
 class FeatureStore(Protocol):
     """The online features, whatever keeps them. What is not stored is empty, never an error."""
 
@@ -45,6 +71,15 @@ class FeatureStore(Protocol):
 
     def neighbours(self, item_ids: Sequence[str], limit: int) -> list[list[tuple[str, float]]]:
         """At most `limit` items that go together with each item, best first."""
+
+    def changed_neighbours(
+        self, since: NeighbourMark, limit: int, max_lists: int
+    ) -> NeighbourChanges:
+        """The neighbours of at most `max_lists` items that changed after a mark, oldest first.
+
+        Going on from mark to mark until `is_all`, and over again where `is_anew`, gives what
+        `neighbours` answers for every item, at most `limit` each.
+        """
 
     def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
         """The window counts of many items at a time, in the order asked for."""
@@ -107,6 +142,24 @@ class SqliteFeatureStore:
             lambda connection: feature_tables.select_neighbours(connection, item_ids, limit),
             [[] for _ in item_ids],
         )
+
+    def changed_neighbours(
+        self, since: NeighbourMark, limit: int, max_lists: int
+    ) -> NeighbourChanges:
+        """The neighbours of at most `max_lists` items that changed after a mark, oldest first."""
+
+        def query(connection: sqlite3.Connection) -> NeighbourChanges:
+            # A file that was opened again may be another file.
+            store = str(self._rest.n_opened)
+            version = since.version if store == since.store else 0
+            lists, version = feature_tables.select_changed_neighbours(
+                connection, version, limit, max_lists
+            )
+            mark = NeighbourMark(store, version)
+            return NeighbourChanges(mark, lists, store != since.store, len(lists) < max_lists)
+
+        no_store = NeighbourChanges(NOTHING_READ, is_anew=since != NOTHING_READ)
+        return self._rest.read(query, no_store)
 
     def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
         """The window counts of many items at a time, in the order asked for."""

@@ -27,7 +27,7 @@ DELETED_INDEX = "CREATE INDEX IF NOT EXISTS deleted_items ON catalogue (item_id)
 """Deleted items are found without reading the whole catalogue; a file may lack it."""
 LAYOUT = Layout(
     name="feature store",
-    version=2,
+    version=3,
     tables=(
         "CREATE TABLE IF NOT EXISTS partitions (partition INTEGER PRIMARY KEY,"
         " next_offset INTEGER NOT NULL, watermark_ms INTEGER NOT NULL,"
@@ -47,8 +47,9 @@ LAYOUT = Layout(
         " WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS stale_neighbours (place INTEGER PRIMARY KEY,"
         " item_id TEXT NOT NULL UNIQUE)",
-        "CREATE TABLE IF NOT EXISTS neighbours (item_id TEXT PRIMARY KEY, ranked BLOB NOT NULL)"
-        " WITHOUT ROWID",
+        # The version of a list is its place among all changes of lists.
+        "CREATE TABLE IF NOT EXISTS neighbours (version INTEGER PRIMARY KEY,"
+        " item_id TEXT NOT NULL UNIQUE, ranked BLOB NOT NULL)",
         "CREATE TABLE IF NOT EXISTS imported_counts (item_id TEXT PRIMARY KEY, n INTEGER NOT NULL)"
         " WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS lists (name TEXT NOT NULL, rank INTEGER NOT NULL,"
@@ -119,6 +120,24 @@ def select_neighbours(
         for item_id, ranked in connection.execute(query, ids).fetchall():
             found[item_id] = _decode_ranked(item_id, ranked)[:limit]
     return [found.get(item_id, []) for item_id in item_ids]
+
+
+def select_changed_neighbours(
+    connection: sqlite3.Connection, since_version: int, limit: int, max_lists: int
+) -> tuple[dict[str, list[tuple[str, float]]], int]:
+    """At most `limit` neighbours of so many items changed after a version, and the last version."""
+    query = (
+        "SELECT version, item_id, ranked FROM neighbours WHERE version > ? ORDER BY version LIMIT ?"
+    )
+    rows = connection.execute(query, (since_version, max_lists)).fetchall()
+    found = {item_id: _decode_ranked(item_id, ranked)[:limit] for _, item_id, ranked in rows}
+    return found, rows[-1][0] if rows else since_version
+
+
+def select_neighbours_version(connection: sqlite3.Connection) -> int:
+    """The version of the neighbours that were written last."""
+    query = "SELECT coalesce(max(version), 0) FROM neighbours"
+    return int(connection.execute(query).fetchone()[0])
 
 
 def select_item_counts(

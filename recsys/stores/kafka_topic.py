@@ -13,6 +13,7 @@ from typing import Any
 
 from recsys.data_settings import EventSettings, KafkaSettings
 from recsys.errors import ConfigError, StoreError
+from recsys.stores.kafka_refusal import why_refused
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,23 @@ def kafka_errors(settings: KafkaSettings) -> Generator[None, None, None]:
         raise StoreError(broker_sentence(settings, error)) from error
 
 
+@contextmanager
+def _told_why(settings: KafkaSettings) -> Generator[None, None, None]:
+    """Where the client cannot say why no broker answers, ask one."""
+    from kafka.errors import KafkaError
+
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        reason = why_refused(settings, PASSWORD_VARIABLE)
+        if reason is None:
+            raise
+        servers = ",".join(settings.bootstrap_servers)
+        raise StoreError(
+            f"kafka at {servers}, topic {settings.topic}: a broker can be reached, but {reason}"
+        ) from error
+
+
 def broker_sentence(settings: KafkaSettings, error: BaseException | str) -> str:
     """What went wrong at the broker, and what to do."""
     what = error if isinstance(error, str) else f"{type(error).__name__}: {error}".rstrip(": ")
@@ -112,7 +130,8 @@ def ensure_topic(settings: EventSettings, timeout_s: float) -> None:
     kafka = settings.kafka
     timeout_ms = max(1, int(timeout_s * 1000))
     with kafka_errors(kafka):
-        admin = KafkaAdminClient(**client_options(kafka), bootstrap_timeout_ms=timeout_ms)
+        with _told_why(kafka):
+            admin = KafkaAdminClient(**client_options(kafka), bootstrap_timeout_ms=timeout_ms)
         try:
             found = _n_partitions(admin, kafka.topic)
             if found is None:

@@ -23,7 +23,7 @@ def open_features(settings: Settings) -> FeatureStore:
     features = settings.features
     if features.backend == "redis":
         timeout_s = features.redis_timeout_ms / 1000
-        return RedisFeatureStore(features.redis_url, _password(), timeout_s)
+        return RedisFeatureStore(features.redis_url, redis_password(), timeout_s)
     return SqliteFeatureStore(settings.feature_path)
 
 
@@ -37,9 +37,10 @@ def open_feature_writer(settings: Settings) -> FeatureWriter:
         StoreError: the store is away or damaged.
     """
     if settings.features.backend == "redis":
-        return RedisFeatureWriter(settings.features.redis_url, _password())
+        return RedisFeatureWriter(settings.features.redis_url, redis_password())
     return SqliteFeatureWriter(settings.feature_path)
 
 
-def _password() -> str:
+def redis_password() -> str:
+    """The server's password; empty where it wants none, or the URL has it."""
     return os.environ.get(PASSWORD_VARIABLE, "")

@@ -82,18 +82,10 @@ class RedisFeatureWriter:
         def decide(answers: list[Any]) -> list[Command] | None:
             nonlocal stored
             part_value, buckets, top, version, *rest = answers
-            part = self._part(partition, part_value)
-            if (None if part is None else part.offset) != offset:
-                stored = None
+            before = self._before(partition, part_value, users, events, rest)
+            stored = fold(before) if before.offset == offset else None
+            if stored is None:
                 return None
-            n_reads = len(_reads_of_users(user_keys))
-            before = StoredPart(
-                offset,
-                0 if part is None else part.watermark_ms,
-                keys.decode_users(users, _flat(rest[:n_reads])),
-                _seen_ms(events, _flat(rest[n_reads:])),
-            )
-            stored = fold(before)
             return update_commands(
                 stored,
                 catalogue_version=int(version or 0),
@@ -103,14 +95,7 @@ class RedisFeatureWriter:
 
         self._link.transact(
             [keys.part_key(partition), keys.CATALOGUE_VERSION, *user_keys],
-            [
-                ("GET", keys.part_key(partition)),
-                ("SMEMBERS", keys.buckets_key(partition)),
-                _TOP_OF_STALE,
-                ("GET", keys.CATALOGUE_VERSION),
-                *_reads_of_users(user_keys),
-                *_reads_of_seen(partition, events),
-            ],
+            _reads_of_update(partition, user_keys, events),
             decide,
         )
         if stored is not None:
@@ -180,6 +165,24 @@ class RedisFeatureWriter:
         """Close the connections."""
         self._link.close()
 
+    def _before(
+        self,
+        partition: int,
+        part_value: bytes | None,
+        users: Sequence[str],
+        events: Sequence[str],
+        rest: Sequence[Any],
+    ) -> StoredPart:
+        """What an update depends on, from the last answers to `_reads_of_update`."""
+        part = self._part(partition, part_value)
+        n_reads = len(_reads_of_users(users))
+        return StoredPart(
+            None if part is None else part.offset,
+            0 if part is None else part.watermark_ms,
+            keys.decode_users(users, _flat(rest[:n_reads])),
+            _seen_ms(events, _flat(rest[n_reads:])),
+        )
+
     def _part(self, partition: int, value: bytes | None) -> keys.Part | None:
         """What is stored of a partition; notices a server that was emptied under its writer."""
         part = keys.decode_part(value)
@@ -240,6 +243,19 @@ def _check_server(link: RedisLink) -> None:
             " anew; set 'appendonly yes' in redis.conf",
             link.url,
         )
+
+
+def _reads_of_update(
+    partition: int, user_keys: Sequence[str], event_ids: Sequence[str]
+) -> list[Command]:
+    return [
+        ("GET", keys.part_key(partition)),
+        ("SMEMBERS", keys.buckets_key(partition)),
+        _TOP_OF_STALE,
+        ("GET", keys.CATALOGUE_VERSION),
+        *_reads_of_users(user_keys),
+        *_reads_of_seen(partition, event_ids),
+    ]
 
 
 def _reads_of_users(user_keys: Sequence[str]) -> list[Command]:

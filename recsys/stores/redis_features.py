@@ -18,7 +18,7 @@ from recsys.feature_definitions import (
 )
 from recsys.stores import redis_keys as keys
 from recsys.stores.circuit import Circuit
-from recsys.stores.feature_store import CatalogueView
+from recsys.stores.feature_store import CatalogueView, NeighbourChanges, NeighbourMark
 from recsys.stores.redis_link import Command, RedisLink
 from recsys.stores.redis_update import MAX_PER_COMMAND, parts
 from recsys.types import UserState
@@ -76,11 +76,25 @@ class RedisFeatureStore:
 
     def neighbours(self, item_ids: Sequence[str], limit: int) -> list[list[tuple[str, float]]]:
         """At most `limit` items that go together with each item, best first."""
-        commands: list[Command] = [
-            ("MGET", *map(keys.neighbours_key, part)) for part in parts(item_ids, MAX_PER_COMMAND)
-        ]
-        answers = self._ask(self._quick, commands)
-        return [keys.decode_ranked(value)[:limit] for answer in answers for value in answer]
+        return self._ranked(self._quick, item_ids, limit)
+
+    def changed_neighbours(
+        self, since: NeighbourMark, limit: int, max_lists: int
+    ) -> NeighbourChanges:
+        """The neighbours of at most `max_lists` items that changed after a mark, oldest first."""
+        (value,) = self._ask(self._patient, [("GET", keys.NEIGHBOURS_MARK)])
+        newest = NeighbourMark(*keys.decode_mark(value))
+        if newest == since:
+            return NeighbourChanges(since)
+        is_anew = newest.store != since.store
+        newest, versions = self._versions_since(0 if is_anew else since.version, max_lists)
+        if is_anew == (newest.store == since.store):  # it was emptied between the two reads
+            return NeighbourChanges(since, is_all=False)
+        item_ids = list(versions)
+        is_all = len(item_ids) < max_lists
+        last = newest.version if is_all else versions[item_ids[-1]]
+        lists = dict(zip(item_ids, self._ranked(self._patient, item_ids, limit), strict=True))
+        return NeighbourChanges(NeighbourMark(newest.store, last), lists, is_anew, is_all)
 
     def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
         """The window counts of many items at a time, in the order asked for."""
@@ -139,6 +153,31 @@ class RedisFeatureStore:
         """Close the connections; the next read opens new ones."""
         self._quick.close()
         self._patient.close()
+
+    def _ranked(
+        self, link: RedisLink, item_ids: Sequence[str], limit: int
+    ) -> list[list[tuple[str, float]]]:
+        commands: list[Command] = [
+            ("MGET", *map(keys.neighbours_key, part)) for part in parts(item_ids, MAX_PER_COMMAND)
+        ]
+        answers = self._ask(link, commands)
+        return [keys.decode_ranked(value)[:limit] for answer in answers for value in answer]
+
+    def _versions_since(
+        self, since_version: int, limit: int
+    ) -> tuple[NeighbourMark, dict[str, int]]:
+        """Store and version, and the items changed since a version with theirs, in one snapshot."""
+        changed = ("ZRANGEBYSCORE", keys.NEIGHBOURS_ORDER, f"({since_version}", "+inf")
+        commands: list[Command] = [
+            ("MULTI",),
+            ("GET", keys.NEIGHBOURS_MARK),
+            (*changed, "WITHSCORES", "LIMIT", 0, limit),
+            ("EXEC",),
+        ]
+        value, flat = self._ask(self._patient, commands)[-1]
+        versions = keys.fields_of(flat).items()
+        mark = NeighbourMark(*keys.decode_mark(value))
+        return mark, {item_id.decode(): int(float(version)) for item_id, version in versions}
 
     def _catalogue_since(self, since_version: int) -> tuple[int, frozenset[str], list[str]]:
         """Version, deleted items and the items changed since a version, in one snapshot."""

@@ -16,6 +16,8 @@ values. Written by `redis_feature_writer` only. P is a partition, W a window in 
     fw1:stale            sorted set: items whose neighbours wait to be made, by time of waiting
     fw1:making           the same, while somebody makes them
     fw1:neighbours:ID    an item's neighbours with their scores
+    fw1:neighbours-order sorted set: item id by the version of its neighbours
+    fw1:neighbours-mark  the store's own id, and the newest of those versions
     fw1:popular:ORIGIN   a popular list; fw1:trending likewise
     fw1:imported         sorted set: item id by its count, negated
     fw1:catalogue        hash: item id to its newest change
@@ -43,6 +45,8 @@ PARTITIONS = "fw1:partitions"
 DEGREES = "fw1:degrees"
 STALE = "fw1:stale"
 MAKING = "fw1:making"
+NEIGHBOURS_ORDER = "fw1:neighbours-order"
+NEIGHBOURS_MARK = "fw1:neighbours-mark"
 TRENDING = "fw1:trending"
 IMPORTED = "fw1:imported"
 CATALOGUE = "fw1:catalogue"
@@ -82,6 +86,7 @@ _encoder = msgspec.msgpack.Encoder()
 _part_decoder = msgspec.msgpack.Decoder(Part)
 _user_decoder = msgspec.msgpack.Decoder(tuple[int, tuple[HistoryEvent, ...]])
 _ranked_decoder = msgspec.msgpack.Decoder(list[tuple[str, float]])
+_mark_decoder = msgspec.msgpack.Decoder(tuple[str, int])
 _entry_decoder = msgspec.msgpack.Decoder(CatalogueEntry)
 
 
@@ -199,6 +204,16 @@ def encode_ranked(ranked: Iterable[tuple[str, float]]) -> bytes:
 def decode_ranked(value: bytes | None) -> list[tuple[str, float]]:
     """What a list's key holds; empty where it does not exist."""
     return [] if value is None else _decoded(_ranked_decoder, value, "a list of items")
+
+
+def encode_mark(store: str, version: int) -> bytes:
+    """The value of `NEIGHBOURS_MARK`."""
+    return _encoder.encode((store, version))
+
+
+def decode_mark(value: bytes | None) -> tuple[str, int]:
+    """The store's id and the newest version of neighbours; empty and 0 before the first."""
+    return ("", 0) if value is None else _decoded(_mark_decoder, value, "a version")
 
 
 def encode_change(change: CatalogueChange, version: int) -> bytes:

@@ -42,6 +42,11 @@ class RedisLink:
         self._timeout_s = timeout_s
         self._client = _client(url, password, timeout_s)
 
+    @property
+    def database(self) -> int:
+        """The number of the database on the server."""
+        return int(self._client.connection_pool.connection_kwargs.get("db") or 0)
+
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The answers to some commands, in one round trip; others' commands may come between.
 

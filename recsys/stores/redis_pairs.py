@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from recsys.stores import redis_keys as keys
 from recsys.stores.feature_update import Expiry, PairTotals, Ranked
@@ -57,13 +58,18 @@ def refresh_neighbours(
     def decide(answers: list[Any]) -> list[Command] | None:
         nonlocal n_made
         item_ids = [item_id.decode() for item_id in answers[0]]
+        store, version = keys.decode_mark(answers[1])
         n_made = len(item_ids)
         if not item_ids:
             return None
         ranked = rank(_pair_totals(link, item_ids, since_day))
-        return neighbour_commands(item_ids, ranked)
+        return neighbour_commands(item_ids, ranked, store or uuid4().hex, version)
 
-    link.transact([keys.MAKING], [("ZRANGE", keys.MAKING, 0, limit - 1)], decide)
+    link.transact(
+        [keys.MAKING, keys.NEIGHBOURS_MARK],
+        [("ZRANGE", keys.MAKING, 0, limit - 1), ("GET", keys.NEIGHBOURS_MARK)],
+        decide,
+    )
     return n_made
 
 

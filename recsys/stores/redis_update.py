@@ -73,9 +73,19 @@ def merge_commands(merged: MergedUsers) -> list[Command]:
 
 
 def neighbour_commands(
-    item_ids: Sequence[str], ranked: Mapping[str, Sequence[tuple[str, float]]]
+    item_ids: Sequence[str],
+    ranked: Mapping[str, Sequence[tuple[str, float]]],
+    store: str,
+    version: int,
 ) -> list[Command]:
-    """New neighbours of these items, which nobody makes any longer."""
+    """New neighbours of these items, which nobody makes any longer.
+
+    An item whose neighbours are gone keeps its version, so that readers learn of it.
+
+    Args:
+        store: the id of what the server holds.
+        version: of the newest neighbours before these.
+    """
     commands: list[Command] = [
         ("SET", keys.neighbours_key(item_id), keys.encode_ranked(ranked[item_id]))
         for item_id in item_ids
@@ -85,8 +95,15 @@ def neighbour_commands(
     return [
         *commands,
         *per_command(("UNLINK",), lonely),
+        *_versions(item_ids, version),
+        ("SET", keys.NEIGHBOURS_MARK, keys.encode_mark(store, version + len(item_ids))),
         *per_command(("ZREM", keys.MAKING), item_ids),
     ]
+
+
+def _versions(item_ids: Sequence[str], version: int) -> Iterator[Command]:
+    members = (part for own in enumerate(item_ids, version + 1) for part in own)
+    return per_command(("ZADD", keys.NEIGHBOURS_ORDER), members)
 
 
 def stale_commands(item_ids: Iterable[str], place: int) -> list[Command]:

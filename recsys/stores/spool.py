@@ -112,7 +112,7 @@ class Spool:
         with self._changing():
             try:
                 while not self._loaded and self._segments:
-                    self._loaded = self._segments[0].load()
+                    self._load_oldest()
                     self._drop_read()
             except OSError as error:
                 raise StoreError(self._sentence(error)) from error
@@ -134,23 +134,26 @@ class Spool:
         """Put the segments of a dead process's folder before the own ones; answers how many.
 
         For the thread that reads, between `advance` and `peek`; the folder is locked by it.
+        A file that cannot be read for a fault of its own is set aside there.
 
         Raises:
-            OSError: a file cannot be read, and nothing was taken; or it cannot be moved, and it
+            OSError: a file cannot be read now, and nothing was taken; or it cannot be moved, and it
                 stays where it is with all older ones.
         """
         # Read where they are: a file that is here and not in the queue would be lost.
         found = [found_segment(path) for path in segment_paths(directory)]
+        whole = [segment for segment in found if not segment.is_given_up]
         if not found:
             return 0
         with self._changing():
+            self._n_corrupt += len(found) - len(whole)
             try:
-                for segment in reversed(found):
+                for segment in reversed(whole):
                     self._adopt_segment(segment)
             finally:
                 self._drop_read()
                 sync_folder(self.directory)
-        return len(found)
+        return len(whole)
 
     def refuse(self, payload: bytes) -> Path:
         """Keep a payload that nobody can take in a file beside the queue; answers the file."""
@@ -188,6 +191,15 @@ class Spool:
         self._segments.appendleft(segment)
         # What was loaded is of a segment that is not the oldest any more.
         self._loaded.clear()
+
+    def _load_oldest(self) -> None:
+        segment = self._segments[0]
+        try:
+            self._loaded = segment.load()
+        except OSError as error:
+            if segment is self._writing:
+                raise
+            segment.give_up(error)
 
     def _write(self, data: bytes, n_records: int) -> None:
         if self._lock_file < 0:

@@ -5,10 +5,12 @@ A torn tail is cut off; damage is kept in a copy beside the file and passed over
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,10 @@ _log = logging.getLogger(__name__)
 SUFFIX = ".spool"
 _READ_SUFFIX = ".read"
 _POSITION_DIGITS = 20
+_OF_THE_FILE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOENT, errno.ELOOP, errno.EIO, errno.EINVAL}
+)
+"""Errors that are one file's own and will not pass; others are this process's or the disk's."""
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -51,6 +57,8 @@ class SpoolFile:
     n_corrupt: int = 0
     """1 where a copy was set aside for its damage."""
     read_offset: int = 0
+    is_given_up: bool = False
+    """Whether the file stands under another name, out of the queue."""
 
     @property
     def number(self) -> int:
@@ -65,7 +73,9 @@ class SpoolFile:
         parsed = parse_segment(data, self.read_offset)
         tail = data[parsed.end - self.read_offset :]
         if is_torn_tail(tail):
-            os.truncate(self.path, parsed.end)
+            # Nobody appends to what was found: a tail that stays is only read again.
+            with suppress(OSError):
+                os.truncate(self.path, parsed.end)
             self.n_bytes, tail = parsed.end, b""
         if parsed.n_damaged_bytes or tail:
             self._set_aside(parsed.n_damaged_bytes + len(tail))
@@ -91,6 +101,22 @@ class SpoolFile:
         self.path.rename(path)
         self.path = path
 
+    def give_up(self, error: OSError) -> None:
+        """Keep it under another name, where it holds up nobody, for its error will not pass.
+
+        Raises:
+            OSError: the error may pass, or the file cannot be renamed either.
+        """
+        if error.errno not in _OF_THE_FILE:
+            raise error
+        aside = _aside(self.path)
+        self.path.rename(aside)
+        self.n_records, self.n_bytes, self.n_corrupt, self.is_given_up = 0, 0, 1, True
+        _log.error(
+            f"spool {self.path} cannot be read ({error.strerror or error}); it is kept as"
+            f" {aside.name}, and the events of the other files go on"
+        )
+
     def remove(self) -> None:
         """Delete it."""
         self.path.unlink(missing_ok=True)
@@ -104,8 +130,7 @@ class SpoolFile:
         if self.n_corrupt:
             return
         self.n_corrupt = 1
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
+        aside = _aside(self.path)
         try:
             aside.hardlink_to(self.path)
         except OSError as error:
@@ -116,9 +141,30 @@ class SpoolFile:
         )
 
 
+def _aside(path: Path) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    return path.with_name(f"{path.name}.corrupt-{stamp}")
+
+
 def found_segment(path: Path) -> SpoolFile:
-    """A segment of an earlier life, read through once to know what it holds."""
-    segment = SpoolFile(path, n_bytes=path.stat().st_size)
+    """A segment of an earlier life, read through once to know what it holds.
+
+    One that cannot be read for a fault of its own is set aside and holds nothing then.
+
+    Raises:
+        OSError: it cannot be read now, or not be set aside.
+    """
+    segment = SpoolFile(path)
+    try:
+        segment.n_bytes = path.stat().st_size
+        _read_through(segment)
+    except OSError as error:
+        segment.give_up(error)
+    return segment
+
+
+def _read_through(segment: SpoolFile) -> None:
+    path = segment.path
     try:
         text = path.with_suffix(_READ_SUFFIX).read_text()
         if len(text) == _POSITION_DIGITS:
@@ -126,4 +172,3 @@ def found_segment(path: Path) -> SpoolFile:
     except (OSError, ValueError):
         segment.read_offset = 0
     segment.load()
-    return segment

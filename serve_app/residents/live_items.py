@@ -1,4 +1,5 @@
-"""What changes about items while a bundle stays: what is popular now, and what was taken out.
+"""What changes about items while a bundle stays: what is popular and trending now, what goes
+together, and what was taken out.
 
 Refreshed from the feature store in a background thread; the request path only reads arrays.
 """
@@ -7,17 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundles.item_table import ItemTable
 from recsys.errors import RecsysError
+from recsys.neighbour_candidates import NeighbourTable
+from recsys.settings import RetrievalSettings
 from recsys.stores.feature_store import FeatureStore
 from recsys.types import RowArray
+from serve_app.residents.live_neighbours import LiveNeighbours
 
 logger = logging.getLogger("ray.serve")
+
+_READ_PER_KEPT = 4
+"""Trending items read for each that is kept: some are new to the bundle, or deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,8 @@ class LiveRows:
 
     blocked: NDArray[np.bool_]  # [N], true for what must not be recommended
     popular: RowArray  # most popular first; live popularity, then the bundle's own
+    trending: RowArray  # most above expectation first
+    neighbours: NeighbourTable | None = None  # None where nobody is known to have any
 
 
 class LiveItems:
@@ -34,50 +43,76 @@ class LiveItems:
     Args:
         features: the feature store.
         n_popular_live: items of the live popular list that are read.
-        n_popular_kept: popular rows kept per bundle: enough to answer without any index.
+        retrieval: how many rows of each source are kept per bundle; of popular ones enough to
+            answer without any index.
     """
 
-    def __init__(self, features: FeatureStore, n_popular_live: int, n_popular_kept: int) -> None:
+    def __init__(
+        self, features: FeatureStore, n_popular_live: int, retrieval: RetrievalSettings
+    ) -> None:
         self._features = features
+        self._neighbours = LiveNeighbours(features, retrieval.n_neighbours)
         self._n_popular_live = n_popular_live
-        self._n_popular_kept = n_popular_kept
+        self._n_popular_kept = retrieval.n_candidates
+        self._n_trending = retrieval.n_trending
         self._version = 0
         self._blocked: frozenset[str] = frozenset()
         self._put: frozenset[str] = frozenset()
         self._popular: tuple[str, ...] = ()
+        self._trending: tuple[str, ...] = ()
         self._rows: dict[str, LiveRows] = {}
 
     def rows(self, bundle_id: str, items: ItemTable) -> LiveRows:
         """The live rows of a bundle; made now if the background has not seen it yet."""
         rows = self._rows.get(bundle_id)
         if rows is None:
-            rows = self._make(items)
+            rows = self._make(bundle_id, items)
             self._rows[bundle_id] = rows
         return rows
 
     def refresh(self, bundles: Iterable[tuple[str, ItemTable]]) -> None:
         """Read the feature store and renew the rows of these bundles; keeps what it has if away."""
+        tables = dict(bundles)
         try:
             view = self._features.catalogue(self._version)
-            popular = tuple(item_id for item_id, _ in self._features.popular(self._n_popular_live))
+            popular = _ids(self._features.popular(self._n_popular_live))
+            trending = _ids(self._features.trending(_READ_PER_KEPT * self._n_trending))
+            self._neighbours.refresh(tables)
         except (RecsysError, OSError) as error:
             logger.info("live items are kept as they were: %s", error)
             return
-        is_same = view.version == self._version and popular == self._popular
+        is_same = (view.version, popular, trending) == (
+            self._version,
+            self._popular,
+            self._trending,
+        )
         self._version = view.version
         self._blocked = view.blocked
         self._put |= {item.item_id for item in view.items}
-        self._popular = popular
+        self._popular, self._trending = popular, trending
         kept = self._rows if is_same else {}
         self._rows = {
-            bundle_id: kept.get(bundle_id) or self._make(items) for bundle_id, items in bundles
+            name: self._renewed(name, items, kept.get(name)) for name, items in tables.items()
         }
 
-    def _make(self, items: ItemTable) -> LiveRows:
+    def _renewed(self, bundle_id: str, items: ItemTable, rows: LiveRows | None) -> LiveRows:
+        """The kept rows, where there are some, with the neighbours as they are now."""
+        if rows is None:
+            return self._make(bundle_id, items)
+        neighbours = self._neighbours.table(bundle_id)
+        return rows if rows.neighbours is neighbours else replace(rows, neighbours=neighbours)
+
+    def _make(self, bundle_id: str, items: ItemTable) -> LiveRows:
         blocked = ~items.available
         blocked[items.rows_of(tuple(self._put))] = False
         blocked[items.rows_of(tuple(self._blocked))] = True
-        return LiveRows(blocked, self._popular_rows(items, blocked))
+        trending = items.rows_of(self._trending)
+        return LiveRows(
+            blocked,
+            self._popular_rows(items, blocked),
+            trending[~blocked[trending]][: self._n_trending],
+            self._neighbours.table(bundle_id),
+        )
 
     def _popular_rows(self, items: ItemTable, blocked: NDArray[np.bool_]) -> RowArray:
         live = items.rows_of(self._popular)
@@ -89,3 +124,7 @@ class LiveItems:
 def _first_of_each(rows: RowArray) -> RowArray:
     _, first = np.unique(rows, return_index=True)
     return rows[np.sort(first)]
+
+
+def _ids(ranked: Iterable[tuple[str, float]]) -> tuple[str, ...]:
+    return tuple(item_id for item_id, _ in ranked)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.candidates import CandidateSet, merge_sources, merge_top_k
-from recsys.settings import RetrievalSettings
+from recsys.neighbour_candidates import neighbour_candidates, newest_seeds, seed_kinds
+from recsys.settings import Settings
 from recsys.types import Batch, FloatArray, RowArray, Source, UserState
 from serve_app.asks import Ask
 from serve_app.residents.bundle_loading import GatewayBundle
@@ -71,23 +72,44 @@ def merge_candidates(
     bundle: GatewayBundle,
     live: LiveRows,
     index: IndexAnswer,
+    features: Batch,
     excluded: Sequence[RowArray],
-    settings: RetrievalSettings,
+    settings: Settings,
 ) -> CandidateSet:
-    """Join the index with the popular and fresh sources, without what must not be shown.
+    """Join the index with the sources beside it, without what must not be shown.
 
-    Without any index the popular source fills the whole list.
+    An item of several sources is the one's that says most of this user: of the index, then of
+    what goes together with the newest items, of what rises now, of what is popular, of what is
+    new. Without any index the popular source fills the list.
     """
+    retrieval = settings.retrieval
     n_requests = len(index.rows)
-    has_index = index.coverage > 0
-    n_popular = settings.n_popular if has_index else settings.n_candidates
+    n_popular = retrieval.n_popular if index.coverage > 0 else retrieval.n_candidates
     extras = [
+        *_neighbours(bundle, live, features, settings),
+        (Source.TRENDING, _for_all(live.trending[: retrieval.n_trending], n_requests)),
         (Source.POPULAR, _for_all(live.popular[:n_popular], n_requests)),
-        (Source.FRESH, _for_all(bundle.fresh_rows[: settings.n_fresh], n_requests)),
+        (Source.FRESH, _for_all(bundle.fresh_rows[: retrieval.n_fresh], n_requests)),
     ]
     return merge_sources(
-        index.rows, index.scores, extras, excluded, live.blocked, settings.n_candidates
+        index.rows, index.scores, extras, excluded, live.blocked, retrieval.n_candidates
     )
+
+
+def _neighbours(
+    bundle: GatewayBundle, live: LiveRows, features: Batch, settings: Settings
+) -> list[tuple[Source, RowArray]]:
+    """Item-to-item candidates; none where nobody of the batch has a seed."""
+    if live.neighbours is None:
+        return []
+    is_seed_kind = seed_kinds(bundle.schema.kinds, settings.events.negative_kinds)
+    seeds = newest_seeds(features, is_seed_kind, settings.retrieval.neighbour_seeds)
+    if not (seeds >= 0).any():
+        return []
+    found = neighbour_candidates(
+        live.neighbours, seeds, features["items"], settings.retrieval.n_neighbours
+    )
+    return [(Source.NEIGHBOURS, found)]
 
 
 def excluded_rows(

@@ -22,7 +22,8 @@ from tests.chaos.chaos_verdict import judge, report_lines
 def main() -> int:
     """Carry out one run; 0 where every promise was kept."""
     options = _options()
-    plan = full_plan(options.seed, options.events)
+    features = options.features or ("sqlite", "redis")[options.seed % 2]
+    plan = full_plan(options.seed, options.events, features)
     directory = Path(tempfile.mkdtemp(prefix="flywheel-chaos-"))
     logging.basicConfig(filename=directory / "chaos.log", level=logging.WARNING)
     _say(f"seed {plan.seed}; what the processes say is in {directory}")
@@ -39,7 +40,7 @@ def main() -> int:
     return 0 if holds else 1
 
 
-def full_plan(seed: int, n_events: int) -> ChaosPlan:
+def full_plan(seed: int, n_events: int, features: str) -> ChaosPlan:
     """Three brokers, and everything killed at least as often as promised."""
     return ChaosPlan(
         seed=seed,
@@ -50,8 +51,10 @@ def full_plan(seed: int, n_events: int) -> ChaosPlan:
         n_broker_kills=5,
         n_archiver_kills=10,
         n_feature_kills=10,
+        n_evidence_kills=10,
         n_producer_kills=4,
         cut_s=30.0,
+        features=features,
     )
 
 
@@ -59,6 +62,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--events", type=int, default=120_000)
+    parser.add_argument(
+        "--features", choices=("sqlite", "redis"), help="their store; by default the seed decides"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the run's directory")
     return parser.parse_args()
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from recsys.stores.membership import ARCHIVER, FEATURES
+from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
 from tests.chaos.chaos_children import Child
 from tests.chaos.chaos_facts import RunFacts
 from tests.chaos.chaos_follower import FollowOrder
@@ -36,6 +36,7 @@ class Cast:
         for kind, n in (
             (ARCHIVER, self._plan.n_archivers),
             (FEATURES, self._plan.n_feature_streams),
+            (EVIDENCE, self._plan.n_evidence_streams),
             (PRODUCER, N_PRODUCERS),
         ):
             for number in range(n):

@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from recsys.data_settings import EventSettings, FeatureSettings, KafkaSettings
+from recsys.data_settings import (
+    AttributionSettings,
+    EventSettings,
+    FeatureSettings,
+    KafkaSettings,
+)
 from recsys.errors import StoreError
 from recsys.settings import Settings
 from tests.chaos.chaos_plan import ChaosPlan, Fault
+from tests.evidence_by_hand import GAP_MS, WINDOW_MS
 
 T = TypeVar("T")
 
@@ -47,16 +53,22 @@ class RunFacts:
     problems: list[str] = field(default_factory=list)
 
 
-def run_settings(plan: ChaosPlan, directory: Path, servers: tuple[str, ...]) -> Settings:
+def run_settings(
+    plan: ChaosPlan, directory: Path, servers: tuple[str, ...], redis_url: str
+) -> Settings:
     """The settings that every process of the run gets."""
     kafka = KafkaSettings(topic=TOPIC, delivery_timeout_s=plan.delivery_timeout_s)
     if servers:
         kafka = kafka.model_copy(update={"bootstrap_servers": servers})
     events = {"backend": plan.backend, "n_partitions": plan.n_partitions, "kafka": kafka}
+    features: dict[str, object] = {"backend": plan.features, "history_limit": 200}
+    if redis_url:
+        features["redis_url"] = redis_url
     return Settings(
         data_dir=directory,
         events=EventSettings.model_validate(events),
-        features=FeatureSettings(history_limit=200),
+        features=FeatureSettings.model_validate(features),
+        attribution=AttributionSettings(window_s=WINDOW_MS // 1000, session_gap_s=GAP_MS // 1000),
     )
 
 

@@ -14,6 +14,7 @@ class Fault(Enum):
     KILL_BROKER = "SIGKILL of a broker"
     KILL_ARCHIVER = "SIGKILL of an archiver"
     KILL_FEATURES = "SIGKILL of a feature stream"
+    KILL_EVIDENCE = "SIGKILL of an evidence stream"
     KILL_PRODUCER = "SIGKILL of a producer"
     CUT = "cut: every broker stands still"
     RETURN = "the brokers go on"
@@ -41,23 +42,28 @@ class ChaosPlan:
     n_broker_kills: int
     n_archiver_kills: int
     n_feature_kills: int
+    n_evidence_kills: int
     n_producer_kills: int
     cut_s: float
     """0 for none."""
+    features: str = "sqlite"
+    """The backend of the live features; `redis` is a server of the run's own."""
     cut_share: float = 0.4
     """Share of the events that is offered during the cut."""
     n_partitions: int = 4
     n_archivers: int = 2
     n_feature_streams: int = 2
+    n_evidence_streams: int = 2
     n_users: int = 4_000
     n_items: int = 500
     batch_events: int = 50
+    events_per_slate: int = 10
     delivery_timeout_s: float = 5.0
     drain_limit_s: float = 120.0
     """The spool has to be empty so soon after the brokers' return."""
     memory_bound_mb: float = 96.0
     """A producer may grow by so much between its first second and the end of the cut."""
-    settle_limit_s: float = 180.0
+    settle_limit_s: float = 600.0
     """The followers have to reach the log's end so soon after the last event."""
 
     @property
@@ -87,6 +93,7 @@ def timeline(plan: ChaosPlan) -> list[Step]:
     steps = [
         *_spread(rng, Fault.KILL_ARCHIVER, plan.n_archiver_kills, (0.04, 0.97), plan.produce_s),
         *_spread(rng, Fault.KILL_FEATURES, plan.n_feature_kills, (0.04, 0.97), plan.produce_s),
+        *_spread(rng, Fault.KILL_EVIDENCE, plan.n_evidence_kills, (0.04, 0.97), plan.produce_s),
         *_spread(rng, Fault.KILL_PRODUCER, plan.n_producer_kills, (0.10, 0.95), plan.produce_s),
     ]
     if plan.cut_s:

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from recsys.errors import Overloaded, StoreError
-from recsys.events import Impression, ShownItem
+from recsys.events import Engagement, Impression, ShownItem
 from recsys.settings import Settings
 from recsys.stores.open_log import open_writer_log
 from serve_app.log_writer import LogWriter
@@ -30,6 +30,7 @@ from tests.chaos.chaos_plan import ChaosPlan
 N_AT_ONCE = 8
 REPORT_EVERY_S = 0.25
 RETRY_S = 0.1
+ALWAYS_SHOWN = ("i0", "i1")
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,29 @@ def read_acknowledged(path: Path) -> set[int]:
     return {int(n) for line in lines for n in line.split()}
 
 
-def an_impression(event_id: str, user_id: str, now_ms: int) -> Impression:
-    """A slate of one item, as a gateway offers it after an answer."""
-    shown = ShownItem(
-        item_id="i0",
-        position=0,
-        score=0.5,
-        propensity=1.0,
-        source="index",
-        retrieval_score=0.5,
-        retrieval_rank=0,
+def an_impression(engagement: Engagement) -> Impression:
+    """A slate with an engagement's item, as a gateway offers it after an answer."""
+    slate = tuple(
+        ShownItem(
+            item_id=item_id,
+            position=place,
+            score=0.5,
+            propensity=1.0,
+            source="index",
+            retrieval_score=0.5,
+            retrieval_rank=place,
+        )
+        for place, item_id in enumerate(dict.fromkeys((engagement.item_id, *ALWAYS_SHOWN)))
     )
+    event_id = f"{engagement.event_id}-shown"
     return Impression(
         event_id=event_id,
         request_id=event_id,
-        user_id=user_id,
-        timestamp_ms=now_ms,
+        user_id=engagement.user_id,
+        timestamp_ms=engagement.timestamp_ms,
         bundle_id="b0001",
         variant="stable",
-        slate=(shown,),
+        slate=slate,
     )
 
 
@@ -145,10 +150,8 @@ class Producer:
                 await asyncio.sleep(RETRY_S)
         os.write(self._file, (" ".join(map(str, batch)) + "\n").encode())
         self.n_acknowledged += len(batch)
-        first = events[0]
-        self._writer.offer(
-            an_impression(f"{first.event_id}-shown", first.user_id, first.timestamp_ms)
-        )
+        for event in events[:: plan.events_per_slate]:
+            self._writer.offer(an_impression(event))
 
 
 def spooled_records(log: Any) -> int:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
 
 from brokers.kafka_cluster import KafkaCluster
-from recsys.stores.membership import ARCHIVER, FEATURES
+from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
 from recsys.stores.open_log import open_log
 from tests.chaos.chaos_cast import N_PRODUCERS, PRODUCER, Cast
 from tests.chaos.chaos_facts import TOPIC, RunFacts, patiently, run_settings
 from tests.chaos.chaos_plan import ChaosPlan, Fault, Step, timeline
+from tests.redis_server import RedisServer
+from train_app.following.follow_log import Follower
 from train_app.following.worker_replica import open_follower
 from train_app.lake.ingest import run_ingest
 
@@ -30,6 +32,7 @@ _START_LIMIT_S = 120.0
 _KILLS = {
     Fault.KILL_ARCHIVER: ARCHIVER,
     Fault.KILL_FEATURES: FEATURES,
+    Fault.KILL_EVIDENCE: EVIDENCE,
     Fault.KILL_PRODUCER: PRODUCER,
 }
 
@@ -62,7 +65,7 @@ class ChaosRun:
             brokers.create_topic(TOPIC, plan.n_partitions)
         servers = self._brokers.bootstrap_servers if self._brokers is not None else ()
         self._facts = RunFacts(
-            run_settings(plan, directory, servers),
+            run_settings(plan, directory, servers, self._start_redis()),
             time.time_ns() // 1_000_000,
             [directory / f"acknowledged-{n}" for n in range(N_PRODUCERS)],
         )
@@ -72,6 +75,15 @@ class ChaosRun:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _start_redis(self) -> str:
+        """The address of a server for the features; empty where they are in a file."""
+        if self._plan.features != "redis":
+            return ""
+        server = RedisServer(self._directory / "redis")
+        self._stack.callback(server.stop)
+        server.start()
+        return server.url
 
     def execute(self) -> RunFacts:
         """Produce under faults, wait until everything is in, end every child."""
@@ -83,7 +95,7 @@ class ChaosRun:
         self._say(f"{self._facts.produced_s:6.1f} s  all was offered")
         self._cast.end(PRODUCER)
         self._settle()
-        self._cast.end(ARCHIVER, FEATURES)
+        self._cast.end(ARCHIVER, FEATURES, EVIDENCE)
         return self._facts
 
     def _wait_until_up(self) -> None:
@@ -128,6 +140,7 @@ class ChaosRun:
             Fault.KILL_BROKER: self._plan.n_brokers,
             Fault.KILL_ARCHIVER: self._plan.n_archivers,
             Fault.KILL_FEATURES: self._plan.n_feature_streams,
+            Fault.KILL_EVIDENCE: self._plan.n_evidence_streams,
             Fault.KILL_PRODUCER: N_PRODUCERS,
         }
         return self._turns[fault] % counts[fault]
@@ -202,18 +215,21 @@ class ChaosRun:
         settings = self._facts.settings
         began_s = time.monotonic()
         patiently(lambda: run_ingest(settings, lambda *_: None))
-        log = patiently(lambda: open_log(settings))
-        stream = open_follower(FEATURES, log, settings)
-        try:
-            while lag := patiently(lambda: stream.lag(range(self._plan.n_partitions))):
-                if time.monotonic() - began_s > self._plan.settle_limit_s:
-                    self._facts.problems.append(f"the features still lag by {lag} records")
-                    return
-                time.sleep(0.2)
-            self._facts.settled_s = time.monotonic() - began_s
-        finally:
-            stream.close()
-            log.close()
+        with closing(patiently(lambda: open_log(settings))) as log:
+            for worker in (FEATURES, EVIDENCE):
+                with closing(open_follower(worker, log, settings)) as stream:
+                    if not self._await_end(worker, stream, began_s):
+                        return
+        self._facts.settled_s = time.monotonic() - began_s
+
+    def _await_end(self, worker: str, stream: Follower, began_s: float) -> bool:
+        """Whether those who follow reach the log's end in time."""
+        while lag := patiently(lambda: stream.lag(range(self._plan.n_partitions))):
+            if time.monotonic() - began_s > self._plan.settle_limit_s:
+                self._facts.problems.append(f"{worker} still lag by {lag} records")
+                return False
+            time.sleep(0.2)
+        return True
 
 
 def _rss_mb(pid: int) -> float:

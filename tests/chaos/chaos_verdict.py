@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -25,7 +24,9 @@ from recsys.stores.open_features import open_feature_writer
 from recsys.stores.open_log import open_log
 from recsys.types import HistoryEvent
 from tests.chaos.chaos_events import chaos_event, expected_histories, expected_item_totals
+from tests.chaos.chaos_evidence import evidence_findings
 from tests.chaos.chaos_facts import RunFacts, patiently
+from tests.chaos.chaos_finding import Finding, n_different, none_of
 from tests.chaos.chaos_plan import ChaosPlan, Fault, timeline
 from tests.chaos.chaos_producer import read_acknowledged
 from train_app.following.stream_features import FeatureStream
@@ -33,15 +34,6 @@ from train_app.lake.lake_check import LakeCheckReport, check_lake
 from train_app.lake.lake_tables import Lake
 
 DAY_S = 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was checked."""
-
-    what: str
-    value: str
-    holds: bool
 
 
 def judge(plan: ChaosPlan, facts: RunFacts) -> list[Finding]:
@@ -54,6 +46,7 @@ def judge(plan: ChaosPlan, facts: RunFacts) -> list[Finding]:
         *_run_findings(plan, facts, len(acknowledged)),
         *_lake_findings(facts.settings, {event.event_id: event for event in events}),
         *_feature_findings(facts.settings, events),
+        *evidence_findings(plan, facts.settings),
     ]
 
 
@@ -125,10 +118,10 @@ def _lake_findings(settings: Settings, events: Mapping[str, Engagement]) -> list
         log.close()
     doubles = sum(n_rows.values()) - len(n_rows)
     return [
-        _none("acknowledged and not in the lake", len(events.keys() - n_rows.keys())),
-        _none("in the lake and never acknowledged", len(n_rows.keys() - events.keys())),
-        _none("twice in the lake", doubles),
-        _none("changed on the way to the lake", len(rows) - n_equal),
+        none_of("acknowledged and not in the lake", len(events.keys() - n_rows.keys())),
+        none_of("in the lake and never acknowledged", len(n_rows.keys() - events.keys())),
+        none_of("twice in the lake", doubles),
+        none_of("changed on the way to the lake", len(rows) - n_equal),
         _command_finding(settings),
         Finding("lake check", _lake_sentence(report), report.is_whole and not report.n_lost),
     ]
@@ -141,17 +134,19 @@ def _feature_findings(settings: Settings, events: list[Engagement]) -> list[Find
     limit = settings.features.history_limit
     histories = expected_histories(events, limit)
     found = {user: _ordered(state.history) for user, state in contents.states.items()}
-    wrong_users = _n_different(found, {user: _ordered(h) for user, h in histories.items()})
+    wrong_users = n_different(found, {user: _ordered(h) for user, h in histories.items()})
     counted = Counter(event.user_id for event in events)
     versions = {user: state.version for user, state in contents.states.items()}
     totals = expected_item_totals(events, settings.events.negative_kinds)
     replayed = replay(settings)
     return [
-        _none(f"users of {len(histories):,} with another history", wrong_users),
-        _none("users whose version is not their number of events", _n_different(versions, counted)),
-        _none(
+        none_of(f"users of {len(histories):,} with another history", wrong_users),
+        none_of(
+            "users whose version is not their number of events", n_different(versions, counted)
+        ),
+        none_of(
             f"items of {len(totals):,} with another count in the day's window",
-            _n_different(day_totals(contents), totals),
+            n_different(day_totals(contents), totals),
         ),
         Finding(
             "a replay of the whole log gives",
@@ -199,7 +194,10 @@ def day_totals(contents: FeatureContents) -> dict[str, tuple[int, int]]:
 def report_lines(plan: ChaosPlan, findings: list[Finding]) -> list[str]:
     """The report for a person."""
     broken = sum(not finding.holds for finding in findings)
-    head = f"failure run with seed {plan.seed}, log {plan.backend}, {plan.n_brokers} brokers"
+    head = (
+        f"failure run with seed {plan.seed}, log {plan.backend}, {plan.n_brokers} brokers,"
+        f" features in {plan.features}"
+    )
     lines = [head, "-" * len(head)]
     lines += [f"{'ok  ' if f.holds else 'FAIL'}  {f.what}: {f.value}" for f in findings]
     lines.append(f"{broken} violations" if broken else "every promise was kept")
@@ -230,16 +228,8 @@ def _lake_sentence(report: LakeCheckReport) -> str:
     return f"{problems}; {n_rows:,} rows of the log, passed over: {passed_over or 'none'}"
 
 
-def _none(what: str, n: int) -> Finding:
-    return Finding(what, f"{n:,}", n == 0)
-
-
 def _ordered(history: tuple[HistoryEvent, ...] | list[HistoryEvent]) -> list[tuple[object, ...]]:
     return sorted((event.timestamp_ms, event.item_id, event.kind) for event in history)
-
-
-def _n_different(found: Mapping[str, object], wanted: Mapping[str, object]) -> int:
-    return sum(found.get(key) != wanted.get(key) for key in found.keys() | wanted.keys())
 
 
 def _difference(one: FeatureContents, other: FeatureContents) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from recsys.feature_definitions import MS_PER_DAY
 from recsys.stores.feature_contents import canonical_bytes
-from recsys.stores.feature_store import FeatureStore
+from recsys.stores.feature_store import FeatureStore, NeighbourMark
 from recsys.stores.feature_update import (
     Expiry,
     FeatureUpdate,
@@ -25,6 +25,7 @@ from tests.feature_backends import (
     a_deletion,
     a_feature_backend,
     a_put,
+    emptied,
     pairs_of,
     store,
     together,
@@ -109,6 +110,74 @@ def test_neighbours_of_expired_pairs_are_made_anew(
     store(writer, FeatureUpdate(0, 4, DAY_9_MS, pair_counts=pairs_of(("a", "b"), day=7)))
     writer.refresh_neighbours(9, 6, lambda totals: found.append(totals) or {})  # type: ignore[func-returns-value]
     assert found[-1].degrees == {"a": 2, "b": 1, "c": 1}
+
+
+def test_changed_neighbours_are_read_from_mark_to_mark(
+    writer: FeatureWriter, reader: FeatureStore
+) -> None:
+    """Each list once, oldest change first; nothing where nothing changed, and cut to the limit."""
+    start = NeighbourMark()
+    assert reader.changed_neighbours(start, 9, 5).lists == {}
+    pairs = pairs_of(("a", "b"), ("a", "c"), ("c", "ü"))
+    store(writer, FeatureUpdate(0, 1, DAY_9_MS, pair_counts=pairs))
+    refresh(writer)
+    first = reader.changed_neighbours(start, 1, 3)
+    assert (len(first.lists), first.is_anew, first.is_all) == (3, True, False)
+    second = reader.changed_neighbours(first.mark, 1, 3)
+    assert (len(second.lists), second.is_anew, second.is_all) == (1, False, True)
+    both = {**first.lists, **second.lists}
+    assert [both[i] for i in ("a", "b", "c", "ü")] == reader.neighbours(["a", "b", "c", "ü"], 1)
+    still = reader.changed_neighbours(second.mark, 1, 3)
+    assert (still.lists, still.mark, still.is_anew, still.is_all) == (
+        {},
+        second.mark,
+        False,
+        True,
+    )
+    store(writer, FeatureUpdate(0, 2, DAY_9_MS, pair_counts=pairs_of(("b", "ü"), day=6)))
+    refresh(writer)
+    third = reader.changed_neighbours(still.mark, 9, 3)
+    assert set(third.lists) == {"b", "ü"}
+    assert dict(third.lists["b"]) == {"a": 1.0, "ü": 1.0}
+
+
+def test_neighbours_that_are_gone_are_told_as_changed(
+    writer: FeatureWriter, reader: FeatureStore
+) -> None:
+    """An empty list, to whoever has read what was there."""
+    store(writer, FeatureUpdate(0, 1, DAY_9_MS, pair_counts=pairs_of(("a", "b"))))
+    refresh(writer)
+    mark = reader.changed_neighbours(NeighbourMark(), 9, 9).mark
+    store(writer, FeatureUpdate(0, 2, DAY_9_MS, expiry=Expiry(pairs_before_day=6)))
+    refresh(writer, since_day=6)
+    changes = reader.changed_neighbours(mark, 9, 9)
+    assert changes.lists == {"a": [], "b": []}
+    assert not changes.is_anew
+
+
+def test_a_store_that_was_emptied_is_told_from_the_one_that_was_read(
+    backend: FeatureBackend,
+) -> None:
+    """Marks of the old one lead to everything the new one holds."""
+    writer, reader = backend.writer(), backend.reader()
+    for n in range(3):
+        pairs = pairs_of(("a", "b"), ("a", f"c{n}"))
+        store(writer, FeatureUpdate(0, n + 1, DAY_9_MS, pair_counts=pairs))
+        refresh(writer)
+    mark = reader.changed_neighbours(NeighbourMark(), 9, 99).mark
+    writer.close()
+    emptied(backend)
+    gone = reader.changed_neighbours(mark, 9, 99)
+    assert (gone.lists, gone.is_anew, gone.is_all) == ({}, True, True)
+    writer = backend.writer()
+    store(writer, FeatureUpdate(0, 1, DAY_9_MS, pair_counts=pairs_of(("d", "e"))))
+    refresh(writer)
+    for since in (mark, gone.mark):
+        changes = reader.changed_neighbours(since, 9, 99)
+        assert changes.lists == {"d": [("e", 1.0)], "e": [("d", 1.0)]}
+        assert changes.is_anew
+    writer.close()
+    reader.close()
 
 
 def test_pairs_of_earlier_days_do_not_count(writer: FeatureWriter, reader: FeatureStore) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from recsys.feature_definitions import MS_PER_DAY
 from recsys.settings import Settings
+from recsys.stores.feature_update import FeatureUpdate, PairTotals, Ranked
 from recsys.stores.feature_writer import SqliteFeatureWriter
 from serve_app.gateway import Graph
 from tests.asgi_client import call
@@ -21,6 +23,7 @@ from tests.bundles_for_tests import (
     small_history,
     small_settings,
 )
+from tests.feature_backends import pairs_of, store
 from tests.graph_server import serving
 from train_app.following.load_history import load_histories
 
@@ -46,10 +49,26 @@ def placements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Placements]
     histories = [(name, small_history(n, N_ITEMS, 3 * n)) for n, name in enumerate(USERS)]
     writer = SqliteFeatureWriter(settings.feature_path)
     load_histories(writer, histories, settings)
+    write_live_lists(writer)
     writer.close()
     put_in_force(settings, all_to(manifest.bundle_id))
     with serving(settings, haproxy=False) as client:
         yield Placements(settings, client)
+
+
+def write_live_lists(writer: SqliteFeatureWriter) -> None:
+    """Items that go together with every item of the catalogue, and some that are trending."""
+    writer.write_trending([(f"i{n}", 9.0 - n) for n in range(5)])
+    pairs = [(f"i{n}", f"i{(n + step) % N_ITEMS}") for n in range(N_ITEMS) for step in (7, 31)]
+    store(writer, FeatureUpdate(0, 1, 9 * MS_PER_DAY, pair_counts=pairs_of(*pairs)))
+
+    def rank(totals: PairTotals) -> dict[str, Ranked]:
+        return {
+            item_id: sorted((other_id, n / 4) for other_id, n in found.items())
+            for item_id, found in totals.pairs.items()
+        }
+
+    assert writer.refresh_neighbours(N_ITEMS, 0, rank) == N_ITEMS
 
 
 def requests() -> list[dict[str, Any]]:
@@ -114,7 +133,9 @@ def numbers(node: Any) -> list[float]:
 
 def test_handle_and_fused_answer_alike(placements: Placements) -> None:
     """Same items in the same order, same scores and propensities, one by one or in a batch."""
+    sources: set[str] = set()
     for there, here in zip(over_handles(placements), fused(placements), strict=True):
+        sources |= {item["source"] for item in there["items"]}
         for name in ("request_id", "bundle_id", "variant", "coverage", "degraded"):
             assert there[name] == here[name]
         assert [item["item_id"] for item in there["items"]] == [
@@ -124,6 +145,7 @@ def test_handle_and_fused_answer_alike(placements: Placements) -> None:
             item["source"] for item in here["items"]
         ]
         assert numbers(there["items"]) == pytest.approx(numbers(here["items"]), abs=1e-4)
+    assert sources >= {"index", "neighbours", "trending"}
 
 
 def test_both_say_they_are_ready_with_the_same_plan(placements: Placements) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import json
 from collections import Counter
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.loop_driver import Loop, item_ids, wait_for
+from recsys.settings import Settings
+from recsys.stores.membership import FEATURES
+from recsys.stores.open_log import open_log
+from serve_app.gateway import Graph
+from tests.asgi_client import call
+from tests.bundles_for_tests import all_to, put_in_force
+from tests.loop_driver import Loop, item_ids
+from train_app.following.worker_replica import open_follower
 
 pytestmark = pytest.mark.e2e
 
@@ -91,20 +101,41 @@ def write_log(folder: Path) -> tuple[list[Act], list[Act], int]:
     return acts, repeated, len(bad)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ForeignShop:
     """The service that was made from the shop's log, and what was in that log."""
 
-    loop: Loop
+    settings: Settings
     acts: list[Act]
     repeated: list[Act]
     n_bad: int
     report: dict[str, Any]
+    graph: Graph
+    runner: asyncio.Runner
+
+    def ask(self, path: str, document: dict[str, Any]) -> Any:
+        """The answer of the service's own HTTP application, without a server before it."""
+        body = json.dumps(document).encode()
+        reply = self.runner.run(call(self.graph.http, "POST", path, body))
+        assert reply.status < 300, reply.body
+        return reply.json()
+
+    def recommend(self, user_id: str, k: int = 20) -> dict[str, Any]:
+        """One answer."""
+        answer: dict[str, Any] = self.ask("/v1/recommend", {"user_id": user_id, "k": k})
+        return answer
+
+    def follow_the_log(self) -> None:
+        """What the worker `features` does until nothing is new."""
+        log = open_log(self.settings)
+        with closing(log), closing(open_follower(FEATURES, log, self.settings)) as follower:
+            while follower.run_once(log.end_offsets()):
+                pass
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Generator[ForeignShop]:
-    """Imported with `--map` alone, trained, published and up."""
+    """Imported with `--map` alone, trained, published and served, every stage in this process."""
     directory = tmp_path_factory.mktemp("shop")
     folder = directory / "their export"
     folder.mkdir()
@@ -116,12 +147,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Generator[ForeignShop]:
         TRAIN__TOWERS__MAX_MINUTES="0.15",
     )
     report = loop.run_json("import", str(folder), "--map", MAPPING)
-    assert loop.run_json("train", "--publish")["bundle_id"]
-    try:
-        loop.run("up", "--wait")
-        yield ForeignShop(loop, acts, repeated, n_bad, report)
-    finally:
-        loop.run("down")
+    bundle_id = loop.run_json("train", "--publish")["bundle_id"]
+    settings = Settings.model_validate(
+        {
+            "data_dir": loop.data_dir,
+            "retrieval": {"n_candidates": 60},
+            "serve": {"placement": "fused", "deadline_ms": 20_000, "stage_timeout_ms": 10_000},
+        }
+    )
+    put_in_force(settings, all_to(bundle_id))
+    graph = Graph(settings, None, "gateway-1", adds_request_id=True)
+    with asyncio.Runner() as runner:
+        runner.run(graph.start())
+        yield ForeignShop(settings, acts, repeated, n_bad, report, graph, runner)
+        graph.stop()
 
 
 def test_every_act_is_imported_once_and_every_bad_line_is_named(shop: ForeignShop) -> None:
@@ -141,7 +180,7 @@ def test_users_of_the_log_get_answers_of_their_own(shop: ForeignShop) -> None:
     """Ids go through JSON and back unchanged, and nobody is shown what they have had."""
     slates = []
     for user in range(4):
-        answer = shop.loop.recommend(shop_user(user), k=10)
+        answer = shop.recommend(shop_user(user), k=10)
         assert answer["degraded"] == []
         shown = item_ids(answer)
         assert len(set(shown)) == 10
@@ -154,11 +193,8 @@ def test_users_of_the_log_get_answers_of_their_own(shop: ForeignShop) -> None:
 def test_a_purchase_in_the_shops_own_words_changes_the_next_answer(shop: ForeignShop) -> None:
     """The kinds of the log are the kinds of the service."""
     user = shop_user(1)
-    taken = item_ids(shop.loop.recommend(user))[0]
-    shop.loop.post_events({"kind": "buy", "user_id": user, "item_id": taken})
-    wait_for(
-        lambda: taken not in item_ids(shop.loop.recommend(user)),
-        "the purchase to show in the answer",
-        timeout_s=5,
-    )
-    assert taken not in item_ids(shop.loop.recommend(user))
+    taken = item_ids(shop.recommend(user))[0]
+    event = {"kind": "buy", "user_id": user, "item_id": taken}
+    assert len(shop.ask("/v1/events", {"events": [event]})["event_ids"]) == 1
+    shop.follow_the_log()
+    assert taken not in item_ids(shop.recommend(user))

@@ -67,7 +67,7 @@ def test_a_sound_lake_passes_every_check(settings: Settings) -> None:
     assert [one["name"] for one in outcome.document["checks"]] == list(CHECK_NAMES)
     assert outcome.document["level"] == "ok"
     figures = {one["name"]: one["figures"] for one in outcome.document["checks"]}
-    assert figures["skew"] == {"impressions": figures["skew"]["equal"], "equal": 4201}
+    assert figures["skew"] == {"impressions": 4201, "equal": 4201, "history_limit": 200}
     assert figures["labels"]["named"] == 6000
     assert 0 <= figures["drift"]["kind"] < 0.01
     assert figures["volume"]["newest"] == 600
@@ -143,6 +143,12 @@ def infinite_value(settings: Settings) -> None:
     append_foreign(settings, "engagements", [a_row(1) | {"value": float("inf")}])
 
 
+def more_drawn_than_dropped(settings: Settings) -> None:
+    """Two dropped candidates drawn from one."""
+    slate = an_impression("nobody", ["i1"], NOW_MS - 5_000, (), ["i2", "i3"], history_version=0)
+    append_foreign(settings, "impressions", [slate | {"n_dropped": 1, "log_offset": 10**6}])
+
+
 def skewed_history(settings: Settings) -> None:
     """Serving read other items than the log makes."""
     slate = an_impression(
@@ -150,18 +156,6 @@ def skewed_history(settings: Settings) -> None:
         log_offset=10**6,
     )  # fmt: skip
     append_foreign(settings, "impressions", [slate])
-
-
-def skewed_everywhere(settings: Settings) -> None:
-    """A tenth of the slates read other items."""
-    slates = [
-        an_impression(
-            f"u{n % N_USERS}", ["i1", "i2", "i3"], NOW_MS - 10_000 + n, history_version=30,
-            history_items=["x"] * 20, log_offset=10**6 + n,
-        )
-        for n in range(500)
-    ]  # fmt: skip
-    append_foreign(settings, "impressions", slates)
 
 
 def foreign_column(settings: Settings) -> None:
@@ -185,8 +179,8 @@ def foreign_column(settings: Settings) -> None:
         (unknown_requests, "labels", "warning"),
         (impossible_propensity, "ranges", "error"),
         (infinite_value, "ranges", "error"),
-        (skewed_history, "skew", "warning"),
-        (skewed_everywhere, "skew", "error"),
+        (more_drawn_than_dropped, "ranges", "error"),
+        (skewed_history, "skew", "error"),
         (foreign_column, "schema", "warning"),
     ],
 )
@@ -197,6 +191,34 @@ def test_a_planted_fault_is_found_by_its_check_alone(
     plant(settings)
     assert levels(settings) == {check: level}
     assert levels(settings, only=[check]) == {check: level}
+
+
+def test_a_skew_within_the_tolerance_is_told_and_one_above_it_refuses(settings: Settings) -> None:
+    """The setting's zero is the default: one of 4,201 refuses."""
+    skewed_history(settings)
+    for tolerance, level in ((0.0, "error"), (0.0002, "error"), (0.0003, "warning")):
+        checks = settings.checks.model_copy(update={"skew_tolerance": tolerance})
+        tolerant = settings.model_copy(update={"checks": checks})
+        assert levels(tolerant, only=["skew"]) == {"skew": level}
+    report = check_data(settings, now_ms=lambda: NOW_MS, only=["skew"]).document
+    assert "1 of 4,201 impressions" in report["checks"][0]["findings"][0]["detail"]
+
+
+def test_training_on_the_past_makes_histories_of_all_that_had_arrived(settings: Settings) -> None:
+    """A client may date its event ahead of the cutoff, and serving read it before."""
+    until_ms = NOW_MS - DAY
+    ahead = a_row(1, until_ms + 60_000, user_id="ahead")
+    ahead["received_at_ms"] = until_ms - 60_000
+    slate = an_impression(
+        "ahead", ["i1"], until_ms - 30_000, history_version=1, history_items=["i1"],
+        log_offset=10**7,
+    )  # fmt: skip
+    append_foreign(settings, "engagements", [ahead])
+    append_foreign(settings, "impressions", [slate])
+    report = check_data(settings, now_ms=lambda: NOW_MS, only=["skew"], until_ms=until_ms)
+    assert report.document["checks"][0]["figures"]["equal"] > 3_000
+    assert report.error is None
+    assert set(report.document["checks"][0]["figures"]) == {"impressions", "equal", "history_limit"}
 
 
 def test_stale_data_is_told_and_at_last_refused(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def a_busy_lake(data_dir: Path, seed: int = 3) -> Settings:
     for n in range(200):
         user, at_ms = f"u{rng.integers(30)}", NOON + n * 13 * MINUTE
         picked = [str(item) for item in rng.choice(items, 9, replace=False)]
-        impression = an_impression(user, picked[:6], at_ms, picked[6:])
+        impression = an_impression(user, picked[:6], at_ms, picked[6:8], picked[8:])
         impressions.append(impression)
         for item in picked[: int(rng.integers(0, 4))]:
             wait_ms = int(rng.integers(1_000, 2 * HOUR))
@@ -106,7 +107,7 @@ def test_a_set_has_every_stage_its_documented_columns_and_its_report(tmp_path: P
             EXAMPLES.field(name).type for name in stored.names
         ]
     assert Counter(table["stage"].to_pylist()) == report.by_stage
-    assert set(report.by_stage) == {"shown", "scored", "organic", "random"}
+    assert set(report.by_stage) == {"shown", "scored", "retrieved", "organic", "random"}
     assert set(report.engagements) >= {"request", "user_item", "request_long_ago", "no_impression"}
     assert report.lake_versions == {"engagements": 1, "impressions": 1, "catalogue": 1}
     told = json.loads((tmp_path / "set" / "_report.json").read_text())
@@ -116,6 +117,8 @@ def test_a_set_has_every_stage_its_documented_columns_and_its_report(tmp_path: P
     assert {row["user_bucket"] for row in rows} == set(range(report.n_user_buckets))
     assert all(row["known_ms"] is None or row["known_ms"] <= row["timestamp_ms"] for row in rows)
     assert {row["log_q"] is not None for row in rows if row["stage"] == "random"} == {True}
+    retrieved = {(row["log_q"], row["score"]) for row in rows if row["stage"] == "retrieved"}
+    assert retrieved == {(math.log(1 / 10), None)}
     assert not any(row["item_id"] == "i44" for row in rows if row["timestamp_ms"] > NOON + HOUR)
     shown = [row for row in rows if row["stage"] == "shown"]
     assert {row["position"] for row in shown} == set(range(6))
@@ -234,7 +237,7 @@ def test_the_verb_writes_the_set_it_is_asked_for(tmp_path: Path) -> None:
     settings = a_busy_lake(tmp_path)
     outcome = write_examples(settings, until_ms=END, n_random=0, organic=False)
     assert outcome.error is None
-    assert set(outcome.document["by_stage"]) == {"shown", "scored"}
+    assert set(outcome.document["by_stage"]) == {"shown", "scored", "retrieved"}
     assert outcome.document["left_out"]["engagements_not_used"] > 0
     assert "left out" in outcome.text
     stages = open_examples(tmp_path / "examples").to_table(columns=["stage"])

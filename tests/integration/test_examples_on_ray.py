@@ -41,8 +41,8 @@ def a_lake_of_two_days(data_dir: Path) -> Settings:
     slates, acts = [], []
     for n in range(60):
         at_ms = NOON + n * 40 * MINUTE
-        items = [f"i{(n * 7 + place) % 30}" for place in range(6)]
-        slates.append(an_impression(f"u{n % 12}", items[:4], at_ms, items[4:]))
+        items = [f"i{(n * 7 + place) % 30}" for place in range(8)]
+        slates.append(an_impression(f"u{n % 12}", items[:4], at_ms, items[4:6], items[6:]))
         request = f"r-u{n % 12}-{at_ms}" if n % 3 else None
         acts.append(an_engagement(f"u{n % 12}", items[n % 5], at_ms + MINUTE, request_id=request))
     settings = a_lake(data_dir, engagements=acts[:20], impressions=slates[:20])
@@ -71,7 +71,7 @@ def test_parts_on_ray_make_the_same_set_as_one_process(tmp_path: Path, local_ray
         rows[name] = sorted(table.to_pylist(), key=lambda row: str(row["example_id"]))
     assert rows["here"] == rows["there"]
     assert len(rows["here"]) > 300
-    assert {"shown", "scored", "organic", "random"} == set(here.by_stage)
+    assert {"shown", "scored", "retrieved", "organic", "random"} == set(here.by_stage)
     assert (here.engagements, here.left_out) == (there.engagements, there.left_out)
     assert len(list((tmp_path / "there").rglob("*.parquet"))) > len(
         list((tmp_path / "here").rglob("*.parquet"))

@@ -90,3 +90,35 @@ def test_cluster_lake_passes_on_what_the_job_says(tmp_path: Path) -> None:
     looked = subprocess.run([*command, "history", "nothing"], capture_output=True, text=True)
     assert (looked.returncode, looked.stdout) == (2, "")
     assert looked.stderr.startswith("error: the lake has no table 'nothing'")
+
+
+def test_a_gap_is_an_error_until_somebody_acknowledges_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then it is printed with who and why, and only a new one ends with exit code 1."""
+    path = a_settings_file(tmp_path)
+    log = SqliteEventLog(tmp_path / "var" / "events.sqlite", 4)
+    log.append(some_events(3))
+    assert run(path, capsys, "ingest")[0] == 0
+    log.append(some_events(3, first=3))
+    for partition, end in log.end_offsets().items():
+        log.trim(partition, end)
+    log.append(some_events(3, first=6))
+    assert run(path, capsys, "ingest")[0] == 0
+    code, out, err = run(path, capsys, "lake-check")
+    assert (code, "lost: " in out, "--acknowledge-gaps REASON" in err) == (1, True, True)
+    assert run(path, capsys, "lake-check", "--acknowledge-gaps", "trimmed too early")[0] == 0
+    code, out, err = run(path, capsys, "lake-check", "--json")
+    document = json.loads(out)
+    assert (code, err, document["unacknowledged_gaps"]) == (0, "", {})
+    assert {gap["reason"] for gap in document["acknowledged_gaps"]} == {"trimmed too early"}
+    assert document["n_lost"] == sum(
+        gap["end_offset"] - gap["first_offset"] for gap in document["acknowledged_gaps"]
+    )
+    log.append(some_events(3, first=9))
+    for partition, end in log.end_offsets().items():
+        log.trim(partition, end)
+    log.append(some_events(3, first=12))
+    assert run(path, capsys, "ingest")[0] == 0
+    assert run(path, capsys, "lake-check")[0] == 1
+    log.close()

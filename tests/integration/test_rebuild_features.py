@@ -11,6 +11,7 @@ import pytest
 from recsys.errors import DataError
 from recsys.events import Forgotten
 from recsys.settings import EventSettings, FeatureSettings, LakeSettings, Settings
+from recsys.stores import feature_draft
 from recsys.stores.event_log import SqliteEventLog
 from recsys.stores.feature_contents import canonical_bytes
 from recsys.stores.feature_file import replace_contents
@@ -18,7 +19,6 @@ from recsys.stores.feature_store import SqliteFeatureStore
 from recsys.stores.feature_writer import SqliteFeatureWriter
 from recsys.types import UserState
 from tests.feature_events import NOW_MS, a_random_event, an_engagement
-from train_app.following import rebuild_features as rebuild_features_module
 from train_app.following import replay_lake
 from train_app.following.feature_fold import fold_rules
 from train_app.following.rebuild_features import rebuild_features
@@ -103,7 +103,7 @@ def test_a_rebuilt_store_equals_the_live_one(tmp_path: Path, backend: str) -> No
     assert writer.forget_user("u1")
     writer.close()
     assert reader.read_users(["u1"]) == [UserState("u1")]
-    rebuilt = rebuild_features(settings.lake_location, settings, settings.feature_path)
+    rebuilt = rebuild_features(settings.lake_location, settings)
     assert rebuilt.offsets == log.end_offsets()
     assert content(settings.feature_path) == live
     assert reader.read_users(["u1"])[0].history
@@ -206,8 +206,8 @@ def test_who_is_forgotten_during_a_rebuild_stays_forgotten(
         forget_in_lake(Lake(settings.lake_location), "u1", now_ms=NOW_MS)
         replace_contents(path, by)
 
-    monkeypatch.setattr(rebuild_features_module, "replace_contents", forget_before)
-    rebuild_features(settings.lake_location, settings, settings.feature_path, log=log)
+    monkeypatch.setattr(feature_draft, "replace_contents", forget_before)
+    rebuild_features(settings.lake_location, settings, log=log)
     store = SqliteFeatureStore(settings.feature_path)
     gone, other = store.read_users(["u1", "u2"])
     assert gone == UserState("u1")
@@ -223,6 +223,6 @@ def test_without_a_lake_nothing_is_replaced(tmp_path: Path) -> None:
     follow(log, settings, settings.feature_path)
     before = content(settings.feature_path)
     with pytest.raises(DataError, match="ingest"):
-        rebuild_features(settings.lake_location, settings, settings.feature_path)
+        rebuild_features(settings.lake_location, settings)
     assert content(settings.feature_path) == before
     log.close()

@@ -33,6 +33,7 @@ from cluster.local.owned_processes import (
 from cluster.local.ports import needed_ports
 from cluster.local.run_files import RunFiles
 from recsys.settings import Settings
+from tests.lane_ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -108,12 +109,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A place with six free ports; whatever runs there is stopped at the end."""
-    sockets = [socket.socket() for _ in range(6)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = free_ports(len(needed_ports(Settings())))
     names = ("ray_port", "haproxy_stats_port", "haproxy_metrics_port")
     names += ("fallback_port", "metrics_port")
     cluster = dict(zip(names, ports[1:], strict=True)) | {"start_timeout_s": 240}

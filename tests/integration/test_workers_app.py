@@ -36,7 +36,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
             "workers": {"member_timeout_s": 1.0},
         }
     )
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="serve")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace="serve",
+    )
     serve.start(proxy_location="Disabled")
     document = found.model_dump(mode="json")
     serve.run(build({"settings": document}), name=APP_NAME, route_prefix=None)

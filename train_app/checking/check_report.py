@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import StringIO
@@ -150,16 +150,32 @@ def write_report(report: CheckReport, data_dir: Path) -> Path:
 def training_times(data_dir: Path) -> list[int]:
     """The newest engagement each earlier training had, newest training first."""
     times: list[int] = []
+    for document in _kept_reports(data_dir):
+        newest_ms = document.get("newest_ms")
+        if document.get("purpose") == "training" and isinstance(newest_ms, int):
+            times.append(newest_ms)
+    return times
+
+
+def earlier_figures(data_dir: Path, check: str, figure: str) -> list[Figure]:
+    """One figure of a check as the kept reports have it, newest first."""
+    return [
+        one["figures"][figure]
+        for document in _kept_reports(data_dir)
+        for one in document.get("checks", ())
+        if one.get("name") == check and figure in one.get("figures", {})
+    ]
+
+
+def _kept_reports(data_dir: Path) -> Iterator[dict[str, Any]]:
+    """The reports that can be read, newest first."""
     for path in sorted((data_dir / REPORTS_DIR).glob(f"{_PREFIX}*.json"), reverse=True):
         try:
             document = json.loads(path.read_bytes())
         except (OSError, ValueError):
             continue
-        if isinstance(document, dict) and document.get("purpose") == "training":
-            newest_ms = document.get("newest_ms")
-            if isinstance(newest_ms, int):
-                times.append(newest_ms)
-    return times
+        if isinstance(document, dict):
+            yield document
 
 
 def error(detail: str) -> Finding:

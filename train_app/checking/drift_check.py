@@ -14,9 +14,6 @@ from train_app.checking.check_report import CheckResult, Figure, Finding, warnin
 from train_app.checking.lake_views import LakeViews
 from train_app.importing.import_entries import latest_entries
 
-PSI_WARNING = 0.2
-"""A common reading of the PSI: below 0.1 nothing, above 0.2 a shift worth a look."""
-MIN_ROWS = 1_000
 MIN_SPAN_MS = 3_600_000
 """Shorter windows differ by the hour of the day alone."""
 NEWEST_SHARE = 0.2
@@ -73,13 +70,14 @@ def check_drift(views: LakeViews, trained_ms: Sequence[int]) -> CheckResult:
             continue
         for name, expression in features.items():
             indexes[name] = round(_psi_of(views, rows, expression, boundary_ms), 4)
+    most = views.settings.checks.drift_warning
     findings: list[Finding] = [
         warning(
             f"feature {name} has shifted since the previous training: PSI {index:.2f}, expected at"
-            f" most {PSI_WARNING}; look at its values before and after {boundary_ms} ms"
+            f" most {most}; look at its values before and after {boundary_ms} ms"
         )
         for name, index in indexes.items()
-        if index > PSI_WARNING
+        if index > most
     ]
     figures: dict[str, Figure] = {"boundary_ms": boundary_ms, **indexes}
     largest = max(indexes.values(), default=0.0)
@@ -113,7 +111,7 @@ def _boundary_ms(views: LakeViews, trained_ms: Sequence[int]) -> int | None:
     logged = "engagements WHERE origin <> 'import'"
     for at_ms in sorted(set(trained_ms), reverse=True):
         after = views.row(f"SELECT count(*) AS n FROM {logged} AND timestamp_ms > {at_ms}")
-        if after["n"] >= MIN_ROWS:
+        if after["n"] >= views.settings.checks.drift_rows:
             return at_ms
     query = f"SELECT quantile_disc(timestamp_ms, {1 - NEWEST_SHARE}) AS at FROM {logged}"
     found = views.row(query)["at"]
@@ -125,8 +123,9 @@ def _can_compare(views: LakeViews, rows: str, boundary_ms: int) -> bool:
         SELECT timestamp_ms > {boundary_ms} AS is_after, count(*) AS n,
             max(timestamp_ms) - min(timestamp_ms) AS span_ms
         FROM {rows} GROUP BY is_after""")
+    least = views.settings.checks.drift_rows
     return len(parts) == 2 and all(
-        part["n"] >= MIN_ROWS and part["span_ms"] >= MIN_SPAN_MS for part in parts
+        part["n"] >= least and part["span_ms"] >= MIN_SPAN_MS for part in parts
     )
 
 

@@ -35,6 +35,14 @@ class LakeViews:
         """The moment that ages are counted back from."""
         return self.now_ms if self.until_ms is None else min(self.now_ms, self.until_ms)
 
+    def attach(self, name: str) -> None:
+        """One more table as a view of its name, whole; an empty one where it is missing."""
+        table = Lake(self.settings.lake_location).find(name)
+        if table is None:
+            self.connection.register(name, TABLES[name].empty_table())
+        else:
+            table.attach(self.connection, name)
+
     def row(self, query: str) -> dict[str, Any]:
         """The one row of a query, by column."""
         relation = self.connection.sql(query)

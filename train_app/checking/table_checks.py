@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from deltalake import Schema
@@ -18,37 +19,58 @@ REQUIRED_COLUMNS = {
     "catalogue": ("event_id", "item_id", "timestamp_ms"),
 }
 """A null, or an empty text, in one of these makes a row useless."""
-FUTURE_ERROR_SHARE = 0.01
-"""More engagements of the future than this would be most of what is held out."""
 PROPENSITY_NOISE = 1e-6
+_RESTORE = "find what wrote them (_delta_log says when) and restore the version before"
+_TIME_FAULTS = {
+    "ancient": "are from before 1990; the unit of their time was mistaken: import them again",
+    "misplaced": "lie under another day than their own, so that a read of some days misses them;"
+    " write them again",
+}
 _TEXTS = frozenset({"event_id", "kind", "user_id", "item_id", "request_id", "bundle_id"})
+
+
+def _not_finite(number: str) -> str:
+    """SQL of a number that is there and none to compute with."""
+    return f"NOT isfinite({number})"
+
+
+def _too_long(*names: str) -> str:
+    """SQL of ids of which one is longer than an event may have."""
+    return f"greatest({', '.join(f'strlen({name})' for name in names)}) > {MAX_ID_BYTES}"
+
+
+def _outside(number: str, low: float, high: float) -> str:
+    """SQL of a number that is there and not between two others, both of which it may be."""
+    return f"NOT {number} BETWEEN {low} AND {high}"
+
+
+def _any_shown(is_right: str) -> str:
+    """SQL of slates with an item `s` of which a condition does not hold, a null's among them."""
+    return f"len(list_filter(slate, lambda s: NOT coalesce({is_right}, false))) > 0"
+
+
+_LONG_IDS = f"ids longer than {MAX_ID_BYTES} bytes"
 _RANGES = {
     "engagements": {
-        "ids longer than 256 bytes": (
-            f"greatest(strlen(user_id), strlen(item_id), strlen(event_id)) > {MAX_ID_BYTES}"
-        ),
+        _LONG_IDS: _too_long("user_id", "item_id", "event_id"),
         "negative positions": "position < 0",
-        "values that are no finite number": "NOT isfinite(value)",
+        "values that are no finite number": _not_finite("value"),
     },
     "impressions": {
-        "propensities outside (0, 1]": (
-            "len(list_filter(slate, lambda s: NOT coalesce(s.propensity > 0 AND s.propensity <="
-            f" {1 + PROPENSITY_NOISE}, false))) > 0"
+        "propensities outside (0, 1]": _any_shown(
+            f"s.propensity > 0 AND s.propensity <= {1 + PROPENSITY_NOISE}"
         ),
-        "scores that are no finite number": (
-            "len(list_filter(slate, lambda s: NOT coalesce(isfinite(s.score), false))) > 0"
-        ),
-        "shown items without an id": (
-            "len(list_filter(slate, lambda s: coalesce(s.item_id, '') = '')) > 0"
-        ),
-        "coverages outside 0 to 1": "NOT coverage BETWEEN 0 AND 1",
+        "scores that are no finite number": _any_shown("isfinite(s.score)"),
+        "shown items without an id": _any_shown("s.item_id <> ''"),
+        "coverages outside 0 to 1": _outside("coverage", 0, 1),
         "negative history versions": "history_version < 0",
+        "fewer dropped candidates than were drawn of them": "n_dropped < len(dropped)",
     },
     "outcomes": {
-        "statuses that are no HTTP status": "NOT status BETWEEN 100 AND 599",
-        "latencies below 0": "latency_ms < 0 OR NOT isfinite(latency_ms)",
+        "statuses that are no HTTP status": _outside("status", 100, 599),
+        "latencies below 0": f"latency_ms < 0 OR {_not_finite('latency_ms')}",
     },
-    "catalogue": {"ids longer than 256 bytes": f"strlen(item_id) > {MAX_ID_BYTES}"},
+    "catalogue": {_LONG_IDS: _too_long("item_id")},
 }
 
 
@@ -89,24 +111,13 @@ def check_nulls(views: LakeViews) -> CheckResult:
     findings: list[Finding] = []
     figures: dict[str, Figure] = {}
     for name in CHECKED_TABLES:
-        counts = views.row(
-            "SELECT count(*) AS rows, "
-            + ", ".join(
-                f"count(*) FILTER ({_is_empty(one)}) AS {one}" for one in REQUIRED_COLUMNS[name]
-            )
-            + f" FROM {name}"
+        n_rows, empty = _broken(
+            views, name, {one: _is_empty(one) for one in REQUIRED_COLUMNS[name]}
         )
-        n_rows = figures[f"{name}.rows"] = counts.pop("rows")
-        empty = {column: n for column, n in counts.items() if n}
-        figures.update({f"{name}.{column}": n for column, n in empty.items()})
+        figures |= {f"{name}.rows": n_rows, **{f"{name}.{one}": n for one, n in empty.items()}}
         if empty:
             listed = ", ".join(f"{n:,} without {column}" for column, n in empty.items())
-            findings.append(
-                error(
-                    f"of {n_rows:,} rows of {name} {listed}; find what wrote them (_delta_log says"
-                    " when) and restore the version before"
-                )
-            )
+            findings.append(error(f"of {n_rows:,} rows of {name} {listed}; {_RESTORE}"))
     return CheckResult("nulls", tuple(findings), figures, "every row has what it must have")
 
 
@@ -115,16 +126,9 @@ def check_ranges(views: LakeViews) -> CheckResult:
     findings: list[Finding] = []
     figures: dict[str, Figure] = {}
     for name, rules in _RANGES.items():
-        counted = ", ".join(f"count(*) FILTER ({rule}) AS '{what}'" for what, rule in rules.items())
-        for what, n in views.row(f"SELECT {counted} FROM {name}").items():
-            if n:
-                figures[f"{name}: {what}"] = n
-                findings.append(
-                    error(
-                        f"{n:,} rows of {name} have {what}; find what wrote them and restore the"
-                        " version before"
-                    )
-                )
+        for what, n in _broken(views, name, rules)[1].items():
+            figures[f"{name}: {what}"] = n
+            findings.append(error(f"{n:,} rows of {name} have {what}; {_RESTORE}"))
     return CheckResult("ranges", tuple(findings), figures, "every number is where it can be")
 
 
@@ -132,41 +136,46 @@ def check_times(views: LakeViews) -> CheckResult:
     """Whether times are possible, and every row lies in the folder of its day."""
     findings: list[Finding] = []
     figures: dict[str, Figure] = {}
+    rules = {
+        "ancient": f"timestamp_ms < {MIN_TIMESTAMP_MS}",
+        "future": f"timestamp_ms > {views.now_ms + MAX_FUTURE_MS}",
+        "misplaced": "event_date <> epoch_ms(timestamp_ms)::DATE",
+    }
     for name in CHECKED_TABLES:
-        counts = views.row(f"""
-            SELECT count(*) AS n,
-                count(*) FILTER (timestamp_ms < {MIN_TIMESTAMP_MS}) AS ancient,
-                count(*) FILTER (timestamp_ms > {views.now_ms + MAX_FUTURE_MS}) AS future,
-                count(*) FILTER (event_date <> epoch_ms(timestamp_ms)::DATE) AS misplaced,
-                max(timestamp_ms) AS newest
-            FROM {name}""")
-        figures.update({f"{name}.{k}": counts[k] for k in ("ancient", "future", "misplaced")})
-        if counts["future"]:
-            newest = datetime.fromtimestamp(counts["newest"] / 1000, UTC)
-            findings += graded(
-                counts["future"],
-                counts["n"],
-                0.0,
-                FUTURE_ERROR_SHARE,
-                f"{counts['future']:,} rows of {name} lie in the future, the newest at"
-                f" {newest:%Y-%m-%d %H:%M} UTC; check the clock of this machine and the unit of the"
-                " timestamps, or train with --until",
-            )
-        if counts["ancient"]:
-            findings.append(
-                error(
-                    f"{counts['ancient']:,} rows of {name} are from before 1990; the unit of their"
-                    " time was mistaken: import them again"
-                )
-            )
-        if counts["misplaced"]:
-            findings.append(
-                error(
-                    f"{counts['misplaced']:,} rows of {name} lie under another day than their own,"
-                    " so that a read of some days misses them; write them again"
-                )
-            )
+        n_rows, counts = _broken(views, name, rules)
+        figures |= {f"{name}.{what}": counts.get(what, 0) for what in rules}
+        if "future" in counts:
+            findings += _of_the_future(views, name, counts["future"], n_rows)
+        findings += [
+            error(f"{counts[what]:,} rows of {name} {_TIME_FAULTS[what]}")
+            for what in _TIME_FAULTS
+            if what in counts
+        ]
     return CheckResult("times", tuple(findings), figures, "times are possible")
+
+
+def _of_the_future(views: LakeViews, name: str, n: int, n_rows: int) -> list[Finding]:
+    newest_ms = views.row(f"SELECT max(timestamp_ms) AS at FROM {name}")["at"]
+    return graded(
+        n,
+        n_rows,
+        0.0,
+        views.settings.checks.future_share,
+        f"{n:,} rows of {name} lie in the future, the newest at"
+        f" {datetime.fromtimestamp(newest_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC; check the clock of"
+        " this machine and the unit of the timestamps, or train with --until",
+    )
+
+
+def _broken(views: LakeViews, name: str, rules: Mapping[str, str]) -> tuple[int, dict[str, int]]:
+    """The rows of a table, and how many break each rule, of the rules that any row breaks.
+
+    Args:
+        rules: SQL of the rows that break it, by the rule's name.
+    """
+    columns = ", ".join(f"count(*) FILTER ({rule})" for rule in rules.values())
+    n_rows, *counts = views.connection.sql(f"SELECT count(*), {columns} FROM {name}").fetchall()[0]
+    return int(n_rows), {what: int(n) for what, n in zip(rules, counts, strict=True) if n}
 
 
 def check_duplicates(views: LakeViews) -> CheckResult:

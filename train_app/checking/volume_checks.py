@@ -12,17 +12,7 @@ from train_app.checking.check_report import CheckResult, Finding, error, warning
 from train_app.checking.lake_views import LakeViews
 
 DAY_MS = 86_400_000
-RECENCY_WARNING_DAYS = 2.0
-RECENCY_ERROR_DAYS = 30.0
-VOLUME_DAYS = 14
-"""Days before the newest complete one that it is compared with."""
 MIN_VOLUME_DAYS = 3
-LOW_VOLUME = 0.6
-"""A day with less than this share of the usual engagements is told."""
-HIGH_VOLUME = 3.0
-REFUSED_VOLUME = 0.1
-REFUSED_FROM_PER_DAY = 10_000
-"""Where so many are usual, a day below `REFUSED_VOLUME` refuses: the data path is broken."""
 
 
 def check_recency(views: LakeViews) -> CheckResult:
@@ -30,6 +20,7 @@ def check_recency(views: LakeViews) -> CheckResult:
     newest_ms = newest_logged_ms(views)
     if newest_ms is None:
         return CheckResult("recency", note="no engagement came through the log yet")
+    checks = views.settings.checks
     age_days = (views.as_of_ms - newest_ms) / DAY_MS
     newest = f"{datetime.fromtimestamp(newest_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
     detail = (
@@ -37,9 +28,9 @@ def check_recency(views: LakeViews) -> CheckResult:
         " send events and that the log reaches the lake, or train with --until to mean it"
     )
     findings: tuple[Finding, ...] = ()
-    if age_days > RECENCY_ERROR_DAYS:
+    if age_days > checks.recency_error_days:
         findings = (error(detail),)
-    elif age_days > RECENCY_WARNING_DAYS:
+    elif age_days > checks.recency_warning_days:
         findings = (warning(detail),)
     return CheckResult("recency", findings, {"age_days": round(age_days, 3)}, f"newest at {newest}")
 
@@ -52,8 +43,9 @@ def check_volume(views: LakeViews) -> CheckResult:
     newest_ms = newest_logged_ms(views)
     if newest_ms is None:
         return CheckResult("volume", note="no engagement came through the log yet")
+    checks = views.settings.checks
     today = min(views.as_of_ms, newest_ms) // DAY_MS
-    first = today - 1 - VOLUME_DAYS
+    first = today - 1 - checks.volume_days
     rows = views.rows(f"""
         SELECT timestamp_ms // {DAY_MS} AS day, count(*) AS n FROM engagements
         WHERE origin <> 'import' AND timestamp_ms >= {first * DAY_MS}
@@ -72,9 +64,9 @@ def check_volume(views: LakeViews) -> CheckResult:
         f" it {usual:,.0f} in the middle; check the clients and the log"
     )
     findings: tuple[Finding, ...] = ()
-    if share < REFUSED_VOLUME and usual >= REFUSED_FROM_PER_DAY:
+    if share < checks.volume_refused and usual >= checks.volume_refused_from:
         findings = (error(detail),)
-    elif not LOW_VOLUME <= share <= HIGH_VOLUME:
+    elif not checks.volume_low <= share <= checks.volume_high:
         findings = (warning(detail),)
     return CheckResult("volume", findings, figures, f"{share:.0%} of the usual")
 

@@ -12,12 +12,10 @@ import numpy as np
 
 from recsys.settings import Settings
 from recsys.types import RowArray
-from train_app.evaluation.baselines import (
-    ItemNeighbours,
-    neighbours_fit,
-    popularity,
-    recent_since_ms,
-)
+from train_app.evaluation.baselines import popularity, recent_since_ms
+from train_app.evaluation.breakdown.list_traits import ListTraits
+from train_app.evaluation.breakdown.query_traits import QueryTraits
+from train_app.evaluation.breakdown.report_section import Section
 from train_app.evaluation.evaluation_protocols import HeldOut
 from train_app.evaluation.evaluation_table import Evaluation, Ranked, difference, figures, measure
 from train_app.evaluation.rankers import (
@@ -26,13 +24,11 @@ from train_app.evaluation.rankers import (
     RETRIEVAL_EXACT,
     Ranker,
     batch_size,
-    neighbours_ranker,
     scores_ranker,
 )
 from train_app.examples.interactions import Interactions
 
 POPULARITY_RECENT = "popularity, recent"
-ITEM_NEIGHBOURS = "item-kNN"
 REPORT_LABEL = "evaluating"
 
 
@@ -41,19 +37,25 @@ def popularity_ranker(train: Interactions, settings: Settings) -> Ranker:
     return scores_ranker(POPULARITY, popularity(train, settings.events.negative_kinds))
 
 
-def baseline_rankers(train: Interactions, settings: Settings) -> list[Ranker]:
-    """Every baseline that fits in memory, learned from the training part."""
+def popularity_rankers(train: Interactions, settings: Settings) -> list[Ranker]:
+    """Popularity of all time, and of the newest part."""
     recent = popularity(train, settings.events.negative_kinds, recent_since_ms(train))
-    rankers = [popularity_ranker(train, settings), scores_ranker(POPULARITY_RECENT, recent)]
-    if neighbours_fit(train):
-        rankers.append(neighbours_ranker(ITEM_NEIGHBOURS, ItemNeighbours(train)))
-    return rankers
+    return [popularity_ranker(train, settings), scores_ranker(POPULARITY_RECENT, recent)]
 
 
 def rank(
     held_out: HeldOut, rankers: Sequence[Ranker], report: Callable[[str, float], None]
 ) -> dict[str, Ranked]:
     """The measured lists of every method, by name, in the order of the rankers."""
+    traits = ListTraits.of(held_out)
+    lists = ranked_lists(held_out, rankers, report)
+    return {name: measure(found, held_out.targets, traits) for name, found in lists.items()}
+
+
+def ranked_lists(
+    held_out: HeldOut, rankers: Sequence[Ranker], report: Callable[[str, float], None]
+) -> dict[str, RowArray]:
+    """The lists of every method, [Q, K], by name."""
     size = batch_size(held_out.interactions.n_items)
     parts: dict[str, list[RowArray]] = {}
     done = 0
@@ -63,7 +65,7 @@ def rank(
                 parts.setdefault(name, []).append(lists)
         done += len(batch)
         report(REPORT_LABEL, done / len(held_out))
-    return {name: measure(np.concatenate(lists), held_out.targets) for name, lists in parts.items()}
+    return {name: np.concatenate(lists) for name, lists in parts.items()}
 
 
 def tabulate(
@@ -74,24 +76,31 @@ def tabulate(
     facts: Mapping[str, object],
     notes: Sequence[str] = (),
     compared: Sequence[tuple[str, str]] = (),
+    traits: QueryTraits | None = None,
+    sections: Sequence[Section] = (),
 ) -> Evaluation:
-    """The table of all methods with intervals, and the differences of the pairs named."""
+    """The table of all methods with intervals, and the differences of the pairs named.
+
+    Args:
+        traits: of the queries, where they are not those of `held_out` alone.
+    """
+    traits = QueryTraits.of(held_out) if traits is None else traits
     n_items = held_out.interactions.n_items
-    users = held_out.users
     pairs = [pair for pair in ((PAGE, RETRIEVAL_EXACT), *compared) if set(pair) <= set(ranked)]
     return Evaluation(
         protocol=held_out.protocol,
-        n_queries=len(held_out),
-        n_users=len(np.unique(users)),
+        n_queries=len(traits.users),
+        n_users=len(np.unique(traits.users)),
         n_items=n_items,
         figures=tuple(
-            figures(name, method, users, n_items, seed) for name, method in ranked.items()
+            figures(name, method, traits, n_items, seed) for name, method in ranked.items()
         ),
         differences=tuple(
-            difference(one, ranked[one], other, ranked[other], users, seed) for one, other in pairs
+            difference(one, ranked[one], other, ranked[other], traits, seed) for one, other in pairs
         ),
         notes=(*_notes(held_out), *notes),
         facts=facts,
+        sections=tuple(sections),
     )
 
 
@@ -107,6 +116,4 @@ def _notes(held_out: HeldOut) -> list[str]:
             f"{held_out.n_repeats:,} users ended with repeats or negative kinds: their last "
             "engagement with a new item is held out, and what came after it is not used"
         )
-    if held_out.protocol == "ncf":
-        notes.append("ranked among 99 items drawn uniformly from those the user never met")
-    return notes
+    return [*notes, *held_out.notes]

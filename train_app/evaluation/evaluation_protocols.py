@@ -47,7 +47,9 @@ class HeldOut:
     n_repeats: int
     """`time`: engagements not evaluated because the user had engaged with the item before; else
     users whose very last engagement was such a repeat, or of a negative kind."""
-    candidates: RowArray | None = None  # [Q, 1 + N_NEGATIVES], the held-out item first
+    candidates: RowArray | None = None  # [Q, C], the held-out item first, -1 padding
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know of how these were held out."""
 
     def __len__(self) -> int:
         """Number of queries."""
@@ -81,6 +83,13 @@ class HeldOut:
         rows = self.interactions.rows
         return [rows[a:b] for a, b in zip(starts, self.history_ends, strict=True)]
 
+    def histories(self, negative_kinds: tuple[str, ...]) -> list[RowArray]:
+        """Per query, the item rows in its history without engagements of negative kinds."""
+        starts = self.interactions.offsets[self.users]
+        rows, wanted = self.interactions.rows, is_positive(self.interactions, negative_kinds)
+        ends = self.history_ends
+        return [rows[a:b][wanted[a:b]] for a, b in zip(starts, ends, strict=True)]
+
     def _take(self, index: Positions) -> HeldOut:
         return replace(
             self,
@@ -98,6 +107,7 @@ def hold_out(
     cutoff_ms: int,
     negative_kinds: tuple[str, ...],
     seed: int,
+    until_ms: int | None = None,
 ) -> HeldOut:
     """The held-out engagements of a protocol.
 
@@ -105,12 +115,13 @@ def hold_out(
         cutoff_ms: `time` only: the moment that splits training from evaluation.
         negative_kinds: engagements of these kinds are never predicted, only read as history.
         seed: of the negatives of `ncf`.
+        until_ms: `time` only: engagements from this moment on are not evaluated; None is the end.
 
     Raises:
         DataError: nothing is left to evaluate.
     """
     if protocol == "time":
-        held_out = _after(interactions, cutoff_ms, negative_kinds)
+        held_out = _after(interactions, cutoff_ms, until_ms, negative_kinds)
     else:
         held_out = _last_of_each_user(interactions, negative_kinds)
     if not len(held_out):
@@ -121,14 +132,22 @@ def hold_out(
         )
     if protocol == "ncf":
         candidates = _with_negatives(held_out, np.random.default_rng(seed))
-        held_out = replace(held_out, protocol="ncf", candidates=candidates)
+        note = f"ranked among {N_NEGATIVES} items drawn uniformly from those the user never met"
+        held_out = replace(held_out, protocol="ncf", candidates=candidates, notes=(note,))
     return held_out
 
 
-def _after(interactions: Interactions, cutoff_ms: int, negative_kinds: tuple[str, ...]) -> HeldOut:
+def _after(
+    interactions: Interactions,
+    cutoff_ms: int,
+    until_ms: int | None,
+    negative_kinds: tuple[str, ...],
+) -> HeldOut:
     users = interactions.user_of_event()
     is_train = interactions.timestamps_ms < cutoff_ms
-    wanted = ~is_train & _is_positive(interactions, negative_kinds)
+    wanted = ~is_train & is_positive(interactions, negative_kinds)
+    if until_ms is not None:
+        wanted &= interactions.timestamps_ms < until_ms
     is_first = _is_first_of_item(interactions, users)
     positions = np.flatnonzero(wanted & is_first)
     return HeldOut(
@@ -147,7 +166,7 @@ def _last_of_each_user(interactions: Interactions, negative_kinds: tuple[str, ..
     """Holds out each user's last engagement with an item new to them, and what came after it."""
     users = interactions.user_of_event()
     position = np.arange(len(interactions))
-    may_be = _is_positive(interactions, negative_kinds) & _is_first_of_item(interactions, users)
+    may_be = is_positive(interactions, negative_kinds) & _is_first_of_item(interactions, users)
     may_be &= position - interactions.offsets[users] >= MIN_EVENTS - 1
     last = np.full(interactions.n_users, len(interactions))  # beyond all: nothing is held out
     last[users[may_be]] = position[may_be]  # of several writes to a user the last one stays
@@ -166,7 +185,8 @@ def _last_of_each_user(interactions: Interactions, negative_kinds: tuple[str, ..
     )
 
 
-def _is_positive(interactions: Interactions, negative_kinds: tuple[str, ...]) -> NDArray[np.bool_]:
+def is_positive(interactions: Interactions, negative_kinds: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Whether each engagement is of a kind that is predicted, [M]."""
     positive = np.asarray([kind not in negative_kinds for kind in interactions.kinds], np.bool_)
     return positive[interactions.kind_ids]
 

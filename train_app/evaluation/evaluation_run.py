@@ -6,19 +6,24 @@ Trains into a scratch directory under `data_dir/evaluations`, which is removed a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from pathlib import Path
 
 import numpy as np
 
 from recsys.bundles.registry import Registry, bundle_cache
-from recsys.errors import DataError, DataRefused
+from recsys.errors import ConfigError, DataError, DataRefused
 from recsys.settings import Settings
-from train_app.evaluation.evaluate import baseline_rankers, rank, tabulate
+from train_app.evaluation.breakdown.cost_meter import Cost, CostMeter
+from train_app.evaluation.breakdown.evaluation_report import report_of
 from train_app.evaluation.evaluation_protocols import HeldOut, Protocol, hold_out
 from train_app.evaluation.evaluation_table import Evaluation
-from train_app.evaluation.rankers import PAGE, BundleParts, BundleRanker
+from train_app.evaluation.rankers import BundleParts
+from train_app.evaluation.rivals.rank_all_methods import CutResult, Subject, rank_all_methods
+from train_app.evaluation.rivals.rival_grids import RIVALS, Rival
+from train_app.evaluation.splits.cut_points import cut_points
+from train_app.evaluation.splits.fixed_negatives import hold_out_named, read_negatives
 from train_app.examples.interactions import Interactions
 from train_app.publish import assemble
 from train_app.run_directory import RunDirectory, one_at_a_time
@@ -42,64 +47,49 @@ class EvaluationRequest:
     """The bundle to evaluate; `None` trains one with the present settings."""
     against: str | None = None
     """A bundle to compare with on the same queries."""
+    n_cuts: int = 1
+    """`time` only: so many windows, each with a training of its own."""
+    negatives: Path | None = None
+    """`ncf` only: a file that names what is held out and what it is ranked among."""
+    tune_baselines: bool = True
 
 
 @dataclass(frozen=True)
-class _Subject:
-    ranker: BundleRanker
-    facts: Mapping[str, object] = field(default_factory=dict)
+class EvaluationTools:
+    """The parts of an evaluation that are passed in."""
+
+    train_models: TrainModels
+    report: Report
+    devices: Callable[[HeldOut], Sequence[str]] | None = None
+    """The device of every query, "" where it is not known."""
+    rivals: Sequence[Rival] = field(default=RIVALS)
 
 
 def run_evaluation(
     interactions: Interactions,
-    cutoff_ms: int,
     request: EvaluationRequest,
     settings: Settings,
-    *,
-    train_models: TrainModels,
-    report: Report,
+    tools: EvaluationTools,
 ) -> Evaluation:
     """Evaluate as asked.
 
-    Args:
-        cutoff_ms: where the `time` protocol splits.
-
     Raises:
+        ConfigError: an option does not go with the protocol.
         DataRefused: a bundle was trained on engagements of the test part.
         DataError: there is nothing to evaluate.
     """
-    seed = settings.train.seed
-    held_out = hold_out(
-        request.protocol,
-        interactions,
-        cutoff_ms=cutoff_ms,
-        negative_kinds=settings.events.negative_kinds,
-        seed=seed,
-    )
-    n_held_out = len(held_out)
-    held_out = held_out.sample(MAX_QUERIES, seed)
-    registry = Registry(settings.registry_location)
-    rankers = []
-    if request.against is not None:
-        other = _published(request.against, held_out, registry, settings, f"{request.against} ")
-        rankers.append(other.ranker)
-    train = held_out.train
-    if request.bundle_id is None:
-        subject = _trained(train, held_out, settings, train_models, report)
-    else:
-        subject = _published(request.bundle_id, held_out, registry, settings, "")
-    ranked = rank(held_out, [*baseline_rankers(train, settings), subject.ranker, *rankers], report)
-    notes = [_source_note(subject)]
-    if n_held_out > len(held_out):
-        notes.append(f"{len(held_out):,} of {n_held_out:,} held-out engagements, drawn at random")
-    return tabulate(
-        held_out,
-        ranked,
-        seed,
-        facts=subject.facts,
-        notes=notes,
-        compared=[(PAGE, f"{request.against} {PAGE}")],
-    )
+    with CostMeter() as meter:
+        held_outs, notes = _held_outs(interactions, request, settings)
+        results = []
+        for held_out in held_outs:
+            sample = held_out.sample(MAX_QUERIES // len(held_outs), settings.train.seed)
+            if len(sample) < len(held_out):
+                notes.append(
+                    f"{len(sample):,} of {len(held_out):,} held-out engagements, drawn at random"
+                )
+            results.append(_evaluated(sample, request, settings, tools))
+        evaluation = report_of(results, request.against, settings, notes)
+    return evaluation.with_facts(cost=meter.cost.as_dict())
 
 
 def require_unseen(held_out: HeldOut, bundle_id: str, lineage: Mapping[str, object]) -> None:
@@ -125,29 +115,98 @@ def require_unseen(held_out: HeldOut, bundle_id: str, lineage: Mapping[str, obje
         )
 
 
+def _held_outs(
+    interactions: Interactions, request: EvaluationRequest, settings: Settings
+) -> tuple[list[HeldOut], list[str]]:
+    """What each training is tested on, and what a reader must know of that."""
+    if request.n_cuts > 1 and request.protocol != "time":
+        raise ConfigError(f"--cuts goes with --protocol time, found {request.protocol}")
+    if request.negatives is not None:
+        if request.protocol != "ncf":
+            raise ConfigError(f"--negatives goes with --protocol ncf, found {request.protocol}")
+        named = read_negatives(request.negatives)
+        return [hold_out_named(interactions, named, request.negatives)], []
+    seed, negative_kinds = settings.train.seed, settings.events.negative_kinds
+    if request.protocol != "time":
+        found = hold_out(
+            request.protocol, interactions, cutoff_ms=0, negative_kinds=negative_kinds, seed=seed
+        )
+        return [found], []
+    cuts = cut_points(interactions, settings.train.holdout_share, request.n_cuts)
+    held_outs = [
+        hold_out(
+            "time",
+            interactions,
+            cutoff_ms=cut.from_ms,
+            until_ms=cut.until_ms,
+            negative_kinds=negative_kinds,
+            seed=seed,
+        )
+        for cut in cuts
+    ]
+    notes = [] if len(cuts) == request.n_cuts else [f"only {len(cuts)} cuts differ in time"]
+    return (held_outs, notes) if len(cuts) == 1 else _unseen_cuts(held_outs, request, settings)
+
+
+def _unseen_cuts(
+    held_outs: list[HeldOut], request: EvaluationRequest, settings: Settings
+) -> tuple[list[HeldOut], list[str]]:
+    """The cuts that the lineage of every named bundle excludes.
+
+    Raises:
+        DataRefused: there is none.
+    """
+    named = [bundle for bundle in (request.bundle_id, request.against) if bundle is not None]
+    registry = Registry(settings.registry_location)
+    lineages = {bundle: registry.manifest(bundle).lineage for bundle in named}
+    kept, refusals = [], []
+    for held_out in held_outs:
+        try:
+            for bundle, lineage in lineages.items():
+                require_unseen(held_out, bundle, lineage)
+        except DataRefused as error:
+            refusals.append(error)
+        else:
+            kept.append(held_out)
+    if not kept:
+        raise refusals[-1]
+    return kept, [f"a cut is left out: {error}" for error in refusals]
+
+
+def _evaluated(
+    held_out: HeldOut, request: EvaluationRequest, settings: Settings, tools: EvaluationTools
+) -> CutResult:
+    registry = Registry(settings.registry_location)
+    others = []
+    if request.against is not None:
+        others.append(_published(request.against, held_out, registry, settings))
+    if request.bundle_id is None:
+        subject = _trained(held_out, settings, tools)
+    else:
+        subject = _published(request.bundle_id, held_out, registry, settings)
+    return rank_all_methods(
+        held_out,
+        subject,
+        others,
+        settings,
+        tune=request.tune_baselines,
+        rivals=tools.rivals,
+        devices=None if tools.devices is None else tools.devices(held_out),
+        report=tools.report,
+    )
+
+
 def _published(
-    bundle_id: str, held_out: HeldOut, registry: Registry, settings: Settings, prefix: str
-) -> _Subject:
+    bundle_id: str, held_out: HeldOut, registry: Registry, settings: Settings
+) -> Subject:
     manifest = registry.manifest(bundle_id)
     require_unseen(held_out, bundle_id, manifest.lineage)
     directory = registry.fetch(bundle_id, bundle_cache(settings))
-    parts = BundleParts.load(directory, manifest, settings)
-    return _Subject(_ranker(parts, held_out, settings, prefix), {"bundle_id": bundle_id})
+    return Subject(bundle_id, BundleParts.load(directory, manifest, settings), None)
 
 
-def _ranker(
-    parts: BundleParts, held_out: HeldOut, settings: Settings, prefix: str = ""
-) -> BundleRanker:
-    return BundleRanker(parts, held_out.interactions, settings.retrieval.n_candidates, prefix)
-
-
-def _trained(
-    train: Interactions,
-    held_out: HeldOut,
-    settings: Settings,
-    train_models: TrainModels,
-    report: Report,
-) -> _Subject:
+def _trained(held_out: HeldOut, settings: Settings, tools: EvaluationTools) -> Subject:
+    train = held_out.train
     if not len(train):
         raise DataError(
             f"the {held_out.protocol} protocol leaves nothing to train on; import more history"
@@ -155,22 +214,18 @@ def _trained(
     path = settings.data_dir / "evaluations" / _key(train, settings)
     with one_at_a_time(settings.data_dir / "train.lock", "a training"):
         scratch = RunDirectory(path)
-        started_s = perf_counter()
-        train_models(train, settings, path / "models", warm_start=None, report=report)
-        train_s = perf_counter() - started_s
-        draft = assemble(path / "models", path / "bundle", train, settings, report)
+        with CostMeter() as meter:
+            tools.train_models(
+                train, settings, path / "models", warm_start=None, report=tools.report
+            )
+        draft = assemble(path / "models", path / "bundle", train, settings, tools.report)
         parts = BundleParts.load(path / "bundle", draft, settings)
         scratch.remove()
-    return _Subject(
-        _ranker(parts, held_out, settings), {"bundle_id": None, "train_s": round(train_s, 1)}
-    )
+    return Subject(None, parts, _rounded(meter.cost))
 
 
-def _source_note(subject: _Subject) -> str:
-    bundle_id = subject.facts.get("bundle_id")
-    if bundle_id is not None:
-        return f"bundle {bundle_id}"
-    return f"trained with the present settings in {subject.facts['train_s']} s"
+def _rounded(cost: Cost) -> Cost:
+    return Cost(round(cost.cpu_s, 1), round(cost.wall_s, 1), round(cost.peak_mb, 1))
 
 
 def _key(train: Interactions, settings: Settings) -> str:

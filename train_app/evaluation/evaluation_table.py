@@ -5,22 +5,22 @@ Pure: knows lists and targets, not who made the lists or where the table goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from io import StringIO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from recsys.types import RowArray
+from train_app.evaluation.breakdown.list_traits import ListTraits
+from train_app.evaluation.breakdown.query_traits import DEBIASED, PER_ITEM, QueryTraits
+from train_app.evaluation.breakdown.report_section import Cell, Section, table_text
 from train_app.evaluation.metrics import (
     Interval,
     Values,
     bootstrap_coverage,
+    bootstrap_gini,
     bootstrap_mean,
     hit_rate,
     ndcg,
@@ -30,8 +30,9 @@ from train_app.evaluation.metrics import (
 
 HR, NDCG, RECALL, MRR, COVERAGE = "HR@10", "NDCG@10", "recall@200", "MRR", "coverage@10"
 COLUMNS = (HR, NDCG, RECALL, MRR, COVERAGE)
+GINI, NOVELTY, DIVERSITY = "Gini@10", "novelty@10", "diversity@10"
+BEYOND_COLUMNS = (DEBIASED, PER_ITEM, GINI, NOVELTY, DIVERSITY)
 PAGE_LENGTH = 10
-_TEXT_WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Ranked:
 
     lists: RowArray  # [Q, PAGE_LENGTH] item rows
     per_query: Mapping[str, Values]  # [Q] each
+    ranks: NDArray[np.int64]
+    """[Q] 0-based place of the target, `NOT_FOUND` where the list has it not."""
+
+
+NOT_FOUND = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,12 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     """What else a reader needs: bundle ids, training seconds, cutoff."""
+    sections: tuple[Section, ...] = ()
+    """The same result by segment, stage, cut and cost."""
+
+    def with_facts(self, **more: object) -> Evaluation:
+        """The same result with further facts."""
+        return replace(self, facts={**self.facts, **more})
 
     def metric(self, method: str, column: str) -> float:
         """One figure of the table."""
@@ -90,85 +102,90 @@ class Evaluation:
                 {"method": d.method, "other": d.other, "metrics": _as_json(d.metrics)}
                 for d in self.differences
             ],
-            "notes": list(self.notes),
+            "sections": {section.key: section.as_json() for section in self.sections},
+            "notes": [*self.notes, *(note for part in self.sections for note in part.notes)],
             **self.facts,
         }
 
     def text(self) -> str:
-        """As a table for a terminal."""
+        """As tables for a terminal of 100 columns."""
         title = (
             f"{self.protocol}: {self.n_queries:,} held-out engagements of {self.n_users:,} users, "
             f"{self.n_items:,} items; 95 % intervals"
         )
-        table = Table(title=title, title_justify="left")
-        table.add_column("method", no_wrap=True)
-        for column in COLUMNS:
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in self.figures:
-            table.add_row(row.method, *(_cell(row.metrics.get(name)) for name in COLUMNS))
-        for difference in self.differences:
-            cells = (_cell(difference.metrics.get(name), signed=True) for name in COLUMNS)
-            table.add_row(f"{difference.method} - {difference.other}", *cells)
-        buffer = StringIO()
-        console = Console(file=buffer, width=_TEXT_WIDTH)
-        console.print(table)
-        for note in self.notes:
-            console.print(note, markup=False, highlight=False)
-        return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+        parts = [
+            self._table(title, COLUMNS),
+            self._table("against popularity, and beside being right", BEYOND_COLUMNS),
+            *(section.text() for section in self.sections),
+            *self.notes,
+        ]
+        return "\n".join(parts)
+
+    def _table(self, title: str, columns: Sequence[str]) -> str:
+        rows: list[list[Cell]] = [
+            [row.method, *(row.metrics.get(name) for name in columns)] for row in self.figures
+        ]
+        rows += [
+            [f"{d.method} - {d.other}", *(d.metrics.get(name) for name in columns)]
+            for d in self.differences
+        ]
+        return table_text(title, ("method", *columns), rows, signed_from=len(self.figures))
 
 
-def measure(lists: RowArray, targets: RowArray) -> Ranked:
+def measure(lists: RowArray, targets: RowArray, traits: ListTraits | None = None) -> Ranked:
     """The metrics of every query: one relevant item each, found at its place in the list.
 
     Args:
         lists: [Q, K] item rows, best first, -1 padded.
         targets: [Q] the held-out item of each query.
+        traits: of the items, for novelty and diversity; None leaves them out.
     """
     gains = (lists == targets[:, None]).astype(np.float32)
     ideal = np.ones((len(gains), 1), np.float32)
-    return Ranked(
-        lists=lists[:, :PAGE_LENGTH],
-        per_query={
-            HR: hit_rate(gains, PAGE_LENGTH),
-            NDCG: ndcg(gains, ideal, PAGE_LENGTH),
-            RECALL: recall(gains, 1, 200),
-            MRR: reciprocal_rank(gains),
-        },
-    )
+    page = lists[:, :PAGE_LENGTH]
+    per_query = {
+        HR: hit_rate(gains, PAGE_LENGTH),
+        NDCG: ndcg(gains, ideal, PAGE_LENGTH),
+        RECALL: recall(gains, 1, 200),
+        MRR: reciprocal_rank(gains),
+    }
+    if traits is not None:
+        per_query[NOVELTY] = traits.novelty(page)
+        diversity = traits.diversity(page)
+        if diversity is not None:
+            per_query[DIVERSITY] = diversity
+    is_found = gains.any(axis=1)
+    ranks = np.where(is_found, gains.argmax(axis=1) if gains.shape[1] else 0, NOT_FOUND)
+    return Ranked(lists=page, per_query=per_query, ranks=ranks.astype(np.int64))
 
 
-def figures(
-    method: str, ranked: Ranked, users: NDArray[np.int64], n_items: int, seed: int
-) -> Figures:
+def figures(method: str, ranked: Ranked, traits: QueryTraits, n_items: int, seed: int) -> Figures:
     """The table's row of one method."""
+    users = traits.users
     metrics = {
         name: bootstrap_mean(values, users, seed) for name, values in ranked.per_query.items()
     }
+    for name, weights in traits.weights().items():
+        metrics[name] = bootstrap_mean(ranked.per_query[NDCG], users, seed, weights=weights)
     metrics[COVERAGE] = bootstrap_coverage(ranked.lists, n_items, users, seed)
+    metrics[GINI] = bootstrap_gini(ranked.lists, n_items, users, seed)
     return Figures(method, metrics)
 
 
 def difference(
-    method: str, ranked: Ranked, other: str, than: Ranked, users: NDArray[np.int64], seed: int
+    method: str, ranked: Ranked, other: str, than: Ranked, traits: QueryTraits, seed: int
 ) -> Difference:
     """What one method gains over another, paired by query."""
-    return Difference(
-        method,
-        other,
-        {
-            name: bootstrap_mean(values - than.per_query[name], users, seed)
-            for name, values in ranked.per_query.items()
-        },
-    )
+    gained = {
+        name: values - than.per_query[name]
+        for name, values in ranked.per_query.items()
+        if name in than.per_query
+    }
+    metrics = {name: bootstrap_mean(values, traits.users, seed) for name, values in gained.items()}
+    for name, weights in traits.weights().items():
+        metrics[name] = bootstrap_mean(gained[NDCG], traits.users, seed, weights=weights)
+    return Difference(method, other, metrics)
 
 
 def _as_json(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
     return {name: interval.as_dict() for name, interval in metrics.items()}
-
-
-def _cell(interval: Interval | None, *, signed: bool = False) -> Text:
-    if interval is None:
-        return Text("")
-    form = "+.3f" if signed else ".3f"
-    bounds = f"{interval.low:{form}}..{interval.high:{form}}"
-    return Text(f"{interval.mean:{form}}\n{bounds}")

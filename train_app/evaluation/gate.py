@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from recsys.errors import DataRefused
 from recsys.learning_settings import GateSettings
+from train_app.evaluation.gate_guardrails import Guarded, guardrails
+from train_app.evaluation.gate_rules import Rule, at_least
 from train_app.evaluation.metrics import Interval, Values, bootstrap_mean
 
 
@@ -27,24 +29,8 @@ class Measured:
     """Of the stable bundle; `None` if there is none to compare with."""
     comparable: NDArray[np.bool_] | None = None
     """[Q] the engagements that the stable bundle was not trained on; `None` is all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule of the gate with the figures it was decided on."""
-
-    name: str
-    figure: float
-    bound: float
-    passed: bool
-    remedy: str
-    """What would have changed it."""
-
-    def sentence(self) -> str:
-        """The rule as one line."""
-        verdict = "passed" if self.passed else "refused"
-        figure, bound = _number(self.figure), _number(self.bound)
-        return f"{self.name}: {figure}, at least {bound} expected: {verdict}"
+    guarded: Guarded | None = None
+    """The pages that the guardrails look at; `None` leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +41,8 @@ class GateDecision:
     n_evaluated: int
     rules: tuple[Rule, ...]
     versus_stable: Interval | None = None
+    least_drop_shown: float | None = None
+    """The smallest drop below the stable bundle, as a share, that so many engagements can show."""
 
     @property
     def passed(self) -> bool:
@@ -68,16 +56,8 @@ class GateDecision:
             "metric": self.metric,
             "n_evaluated": self.n_evaluated,
             "versus_stable": None if self.versus_stable is None else self.versus_stable.as_dict(),
-            "rules": [
-                {
-                    "name": rule.name,
-                    "figure": rule.figure if np.isfinite(rule.figure) else None,
-                    "bound": rule.bound if np.isfinite(rule.bound) else None,
-                    "passed": rule.passed,
-                    "remedy": rule.remedy,
-                }
-                for rule in self.rules
-            ],
+            "least_drop_shown": self.least_drop_shown,
+            "rules": [rule.as_dict() for rule in self.rules],
         }
 
     def require_passed(self) -> None:
@@ -99,11 +79,11 @@ def decide(measured: Measured, gate: GateSettings, seed: int) -> GateDecision:
     """Apply every rule; no data and numbers that are not finite are refused.
 
     Args:
-        seed: of the interval of the difference to the stable bundle.
+        seed: of the intervals of what is compared with the stable bundle.
     """
     n_evaluated = len(measured.page)
     rules = [
-        _at_least(
+        at_least(
             "held-out engagements",
             float(n_evaluated),
             1.0,
@@ -112,51 +92,70 @@ def decide(measured: Measured, gate: GateSettings, seed: int) -> GateDecision:
     ]
     if not n_evaluated:
         return GateDecision(gate.metric, 0, tuple(rules))
-    page = float(measured.page.mean())
     ratio = gate.min_ratio_popularity
     rules.append(
-        _at_least(
+        at_least(
             f"page {gate.metric} against {ratio:g} x popularity",
-            page,
+            float(measured.page.mean()),
             ratio * float(measured.popularity.mean()),
             "train longer (train.towers.max_minutes), import more history, or lower "
             "gate.min_ratio_popularity",
         )
     )
-    if measured.stable is None:
-        return GateDecision(gate.metric, n_evaluated, tuple(rules))
-    rule, interval = _against_stable(measured, measured.stable, gate, seed)
-    return GateDecision(gate.metric, n_evaluated, (*rules, rule), interval)
+    versus = None
+    if measured.stable is not None and gate.against_stable != "off":
+        versus = _against_stable(measured, measured.stable, gate, seed)
+        rules.append(versus.rule)
+    if measured.guarded is not None:
+        rules += guardrails(measured.guarded, gate, seed)
+    return GateDecision(
+        gate.metric,
+        n_evaluated,
+        tuple(rules),
+        None if versus is None else versus.interval,
+        None if versus is None else versus.least_drop_shown,
+    )
 
 
-def _against_stable(
-    measured: Measured, stable: Values, gate: GateSettings, seed: int
-) -> tuple[Rule, Interval | None]:
+@dataclass(frozen=True, slots=True)
+class _Versus:
+    rule: Rule
+    interval: Interval | None = None
+    least_drop_shown: float | None = None
+
+
+def _against_stable(measured: Measured, stable: Values, gate: GateSettings, seed: int) -> _Versus:
+    """Compare with the stable bundle by the paired bootstrap of the difference over users.
+
+    `not_shown_worse` refuses a mean drop beyond the allowed one that is no chance, so an equal
+    bundle passes 19 times in 20 however little data there is; `shown_not_worse` is a test of
+    non-inferiority, which an equal bundle passes only where there is data enough.
+    """
     keep = np.ones(len(stable), np.bool_) if measured.comparable is None else measured.comparable
-    name = f"page {gate.metric} against the stable bundle less {gate.max_drop_vs_stable:.0%}"
+    name = f"page {gate.metric} minus the stable bundle's"
     remedy = (
         "train with --warm-start or longer (train.towers.max_minutes), or raise "
         "gate.max_drop_vs_stable"
     )
     if not keep.any():
         # Nothing that the stable bundle has not seen: an unfair comparison decides nothing.
-        return _at_least(f"{name} (no engagement is new to it)", 0.0, 0.0, remedy), None
-    bound = (1.0 - gate.max_drop_vs_stable) * float(stable[keep].mean())
-    rule = _at_least(name, float(measured.page[keep].mean()), bound, remedy)
+        return _Versus(at_least(f"{name} (no engagement is new to it)", 0.0, 0.0, remedy))
+    level = float(stable[keep].mean())
+    allowed = gate.max_drop_vs_stable * level
     difference = measured.page[keep] - stable[keep]
     if not np.isfinite(difference).all():
-        return rule, None
-    return rule, bootstrap_mean(difference, measured.users[keep], seed)
-
-
-def _at_least(name: str, figure: float, bound: float, remedy: str) -> Rule:
-    finite = bool(np.isfinite(figure) and np.isfinite(bound))
-    if not finite:
-        remedy = f"a figure is not finite; lower train.towers.learning_rate, or {remedy}"
-    # Equal up to the rounding of two sums in another order is equal.
-    return Rule(name, figure, bound, finite and figure >= bound - 1e-9, remedy)
-
-
-def _number(value: float) -> str:
-    is_count = value >= 1.0 and value.is_integer()
-    return f"{value:,.0f}" if is_count else f"{value:.4f}"
+        return _Versus(at_least(name, float(difference.mean()), -allowed, remedy))
+    interval = bootstrap_mean(difference, measured.users[keep], seed)
+    noise = max(interval.high - interval.mean, 0.0)
+    shown = max(allowed, noise) / level if level > 0 else None
+    strict = gate.against_stable == "shown_not_worse"
+    if strict:
+        remedy = f"{remedy}, or let gate.against_stable be not_shown_worse"
+    rule = at_least(
+        f"{name}, low end of the 95 % interval" if strict else name,
+        interval.low if strict else interval.mean,
+        -allowed if strict else -max(allowed, noise),
+        remedy,
+        f"{int(keep.sum()):,} engagements, stable has {level:.4f}",
+    )
+    return _Versus(rule, interval, shown)

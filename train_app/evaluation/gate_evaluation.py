@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,15 @@ from train_app.evaluation.evaluation_protocols import HeldOut, hold_out
 from train_app.evaluation.evaluation_run import Report
 from train_app.evaluation.evaluation_table import HR, NDCG, Evaluation, Ranked
 from train_app.evaluation.gate import GateDecision, Measured, decide
+from train_app.evaluation.gate_guardrails import Guarded, PageFacts
+from train_app.evaluation.gate_probe import (
+    MAX_PROBED,
+    Probed,
+    item_tokens,
+    new_items,
+    probe_calibration,
+    probe_costs,
+)
 from train_app.evaluation.metrics import Values
 from train_app.evaluation.rankers import PAGE, POPULARITY, BundleParts, BundleRanker, Ranker
 from train_app.examples.interactions import Interactions
@@ -44,6 +55,7 @@ def evaluate_for_gate(
     stable: tuple[Path, Manifest] | None,
     settings: Settings,
     report: Report,
+    cpu_s: Callable[[], float] = time.process_time,
 ) -> GateEvaluation:
     """Evaluate a sample of the engagements after the cutoff and decide.
 
@@ -62,15 +74,19 @@ def evaluate_for_gate(
         negative_kinds=settings.events.negative_kinds,
         seed=seed,
     ).sample(settings.gate.max_evaluated, seed)
-    rankers: list[Ranker] = [
-        popularity_ranker(held_out.train, settings),
-        _bundle_ranker(*candidate, settings, interactions, ""),
-    ]
-    if stable is not None:
-        rankers.append(_bundle_ranker(*stable, settings, interactions, STABLE_PREFIX))
+    new = _probed(*candidate, settings, interactions, "")
+    old = None if stable is None else _probed(*stable, settings, interactions, STABLE_PREFIX)
+    rankers: list[Ranker] = [popularity_ranker(held_out.train, settings), new.ranker]
+    rankers += [] if old is None else [old.ranker]
     ranked = rank(held_out, rankers, report)
-    comparable = None if stable is None else comparable_queries(held_out, stable[1])
-    decision = decide(_measured(ranked, held_out, settings.gate, comparable), settings.gate, seed)
+    measured = _measured(
+        ranked,
+        held_out,
+        settings.gate,
+        None if stable is None else comparable_queries(held_out, stable[1]),
+        _guarded(ranked, held_out, new, old, settings, cpu_s),
+    )
+    decision = decide(measured, settings.gate, seed)
     table = tabulate(
         held_out,
         ranked,
@@ -82,7 +98,7 @@ def evaluate_for_gate(
 
 
 def gate_text(decision: GateDecision) -> str:
-    """The rules as lines."""
+    """The rules as lines, and what a comparison of this size can see."""
     lines = [f"gate: {rule.sentence()}" for rule in decision.rules]
     if decision.versus_stable is not None:
         interval = decision.versus_stable
@@ -90,18 +106,54 @@ def gate_text(decision: GateDecision) -> str:
             f"gate: {decision.metric} minus the stable bundle's: {interval.mean:+.4f}, "
             f"95 % interval {interval.low:+.4f} to {interval.high:+.4f}"
         )
+    least = decision.least_drop_shown
+    if least is not None and least < 1.0:
+        lines.append(f"gate: so many engagements can show a drop of {least:.0%} or more")
+    elif least is not None:
+        lines.append("gate: so few engagements can show no drop; let a canary judge")
+    lines += [f"gate: to change that: {rule.remedy}" for rule in decision.rules if not rule.passed]
     return "\n".join(lines)
 
 
-def _bundle_ranker(
+def _probed(
     bundle_dir: Path,
     facts: BundleFacts,
     settings: Settings,
     interactions: Interactions,
     prefix: str,
-) -> BundleRanker:
+) -> Probed:
     parts = BundleParts.load(bundle_dir, facts, settings)
-    return BundleRanker(parts, interactions, settings.retrieval.n_candidates, prefix)
+    n_candidates = settings.retrieval.n_candidates
+    ranker = BundleRanker(parts, interactions, n_candidates, prefix)
+    return Probed(parts, ranker, n_candidates, prefix)
+
+
+def _guarded(
+    ranked: dict[str, Ranked],
+    held_out: HeldOut,
+    new: Probed,
+    old: Probed | None,
+    settings: Settings,
+    cpu_s: Callable[[], float],
+) -> Guarded:
+    """What the guardrails look at; what is switched off is not measured."""
+    gate, data = settings.gate, held_out.interactions
+    queries = held_out.sample(MAX_PROBED, settings.train.seed)
+    calibration = None
+    if gate.max_calibration_error:
+        calibration = probe_calibration(new, queries, settings.events.negative_kinds)
+    costs: list[float | None] = [None, None]
+    if gate.max_cost_ratio and old is not None:
+        costs = [*probe_costs([new, old], queries, cpu_s)]
+    pages = [ranked[one.prefix + PAGE].lists for one in (new, old) if one is not None]
+    until_ms = held_out.train_until_ms or int(data.timestamps_ms.max())
+    return Guarded(
+        PageFacts(pages[0], calibration, costs[0]),
+        None if old is None else PageFacts(pages[1], None, costs[1]),
+        held_out.users,
+        item_tokens(data.items),
+        new_items(held_out.train, until_ms, settings.retrieval.fresh_days),
+    )
 
 
 def _measured(
@@ -109,6 +161,7 @@ def _measured(
     held_out: HeldOut,
     gate: GateSettings,
     comparable: NDArray[np.bool_] | None,
+    guarded: Guarded,
 ) -> Measured:
     column = _COLUMN_OF[gate.metric]
 
@@ -121,6 +174,7 @@ def _measured(
         users=held_out.users,
         stable=values(STABLE_PREFIX + PAGE),
         comparable=comparable,
+        guarded=guarded,
     )
 
 

@@ -6,6 +6,7 @@ Every metric but coverage is one number per query, [Q]; its mean is the metric o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,7 +91,11 @@ class Interval:
 
 
 def bootstrap_mean(
-    values: Values, users: NDArray[np.int64], seed: int, n_resamples: int = N_RESAMPLES
+    values: Values,
+    users: NDArray[np.int64],
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+    weights: Values | None = None,
 ) -> Interval:
     """The mean over queries with a percentile interval; whole users are resampled.
 
@@ -100,20 +105,21 @@ def bootstrap_mean(
     Args:
         values: [Q]; at least one.
         users: [Q] the user of each query.
+        weights: [Q] positive; the weighted mean, normalised in every resample by its own weights.
     """
     _, user = np.unique(users, return_inverse=True)
-    counts = np.bincount(user).astype(np.float64)
-    sums = np.bincount(user, weights=values)
+    counts = np.bincount(user, weights=weights).astype(np.float64)
+    sums = np.bincount(user, weights=values if weights is None else values * weights)
     rng = np.random.default_rng(seed)
     means = []
     for n_draws in _chunks(n_resamples, len(counts)):
         # A Poisson(1) weight per user is the bootstrap without the fixed number of draws
         # (Hanley and MacGibbon 2006); a resample that draws nobody is empty and left out.
-        weights = rng.poisson(1.0, size=(n_draws, len(counts)))
-        drawn = weights @ counts
-        means.append((weights @ sums)[drawn > 0] / drawn[drawn > 0])
+        times = rng.poisson(1.0, size=(n_draws, len(counts)))
+        drawn = times @ counts
+        means.append((times @ sums)[drawn > 0] / drawn[drawn > 0])
     low, high = np.percentile(np.concatenate([np.zeros(0), *means]), [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(float(np.average(values, weights=weights)), float(low), float(high))
 
 
 def bootstrap_coverage(
@@ -124,16 +130,55 @@ def bootstrap_coverage(
     A resample can only lose items, so its percentiles would lie below the estimate; its spread
     is still that of the estimate.
     """
-    estimate = coverage(rows, n_items)
+
+    def share_shown(exposures: Values) -> float:
+        return float((exposures > 0).mean()) if n_items else 0.0
+
+    return _bootstrap_exposures(share_shown, rows, n_items, users, seed, n_resamples)
+
+
+def bootstrap_gini(
+    rows: RowArray, n_items: int, users: NDArray[np.int64], seed: int, n_resamples: int = 200
+) -> Interval:
+    """Gini of how often each item is in a list, with an interval as that of coverage."""
+    return _bootstrap_exposures(gini, rows, n_items, users, seed, n_resamples)
+
+
+def gini(exposures: Values) -> float:
+    """How unequal the exposures of all items are: 0 all alike, near 1 one item has all.
+
+    Args:
+        exposures: [N] how often each item was in a list; items that never were count as 0.
+    """
+    ordered = np.sort(np.asarray(exposures, np.float64))
+    total = ordered.sum()
+    if total <= 0:
+        return 0.0
+    places = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
+    return float(places @ ordered / (len(ordered) * total))
+
+
+def _bootstrap_exposures(
+    statistic: Callable[[Values], float],
+    rows: RowArray,
+    n_items: int,
+    users: NDArray[np.int64],
+    seed: int,
+    n_resamples: int,
+) -> Interval:
+    """A statistic of exposures with a normal interval from its spread over resampled users."""
     _, user = np.unique(users, return_inverse=True)
+    cells = rows.astype(np.int64) % (n_items + 1)  # padding, -1, goes to the last cell
+
+    def of(times: NDArray[np.integer]) -> float:
+        weights = np.repeat(times[user].astype(np.float64), rows.shape[1])
+        counted = np.bincount(cells.ravel(), weights, n_items + 1)
+        return statistic(np.asarray(counted[:n_items], np.float64))
+
     n_users = int(user.max(initial=-1)) + 1
     rng = np.random.default_rng(seed)
-    resampled = []
-    for _ in range(n_resamples if n_users else 0):
-        drawn = rng.poisson(1.0, size=n_users) > 0
-        shown = np.zeros(n_items + 1, np.bool_)  # the last cell collects padding, row -1
-        shown[rows[drawn[user]]] = True
-        resampled.append(shown[:-1].mean())
+    resampled = [of(rng.poisson(1.0, size=n_users)) for _ in range(n_resamples if n_users else 0)]
+    estimate = of(np.ones(n_users, np.int64))
     spread = 1.96 * float(np.std(resampled)) if resampled else 0.0
     return Interval(estimate, max(0.0, estimate - spread), min(1.0, estimate + spread))
 

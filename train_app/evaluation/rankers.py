@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundles.item_table import ItemTable
-from recsys.candidates import best_columns, merge_top_k
+from recsys.candidates import CandidateSet, best_columns, merge_top_k
 from recsys.features import OTHER_KIND, PADDING_KIND, FeatureSchema
 from recsys.settings import Settings
 from recsys.stages import (
+    ORDERING,
     SCORER,
     VECTORS_FILE,
     BundleFacts,
@@ -26,16 +27,18 @@ from recsys.stages import (
     load_stage,
     shard_stage_name,
 )
-from recsys.types import NO_ROW, Batch, FloatArray, RowArray, Source
-from train_app.evaluation.baselines import ItemNeighbours
+from recsys.types import NO_ROW, Batch, FloatArray, RowArray
 from train_app.evaluation.evaluation_protocols import HeldOut
+from train_app.evaluation.page_sources import PageSources, index_alone, scorer_inputs
 from train_app.examples.interactions import Interactions
 
 LIST_LENGTH = 200
 """Ranks beyond this count as not found."""
+SLATE_LENGTH = 10
 RETRIEVAL_EXACT = "retrieval, exact"
 RETRIEVAL_INDEX = "retrieval, index"
 PAGE = "page"
+FINAL_PAGE = "final page"
 POPULARITY = "popularity"
 
 Ranker: TypeAlias = Callable[[HeldOut], dict[str, RowArray]]
@@ -51,11 +54,19 @@ def scores_ranker(name: str, scores: FloatArray) -> Ranker:
     return rank
 
 
-def neighbours_ranker(name: str, neighbours: ItemNeighbours) -> Ranker:
-    """A ranker by similarity to the items of the query's history."""
+def history_ranker(
+    name: str,
+    scores_of: Callable[[Sequence[RowArray]], FloatArray],
+    negative_kinds: tuple[str, ...],
+) -> Ranker:
+    """A ranker by scores made of the query's history, engagements of negative kinds left out.
+
+    Args:
+        scores_of: histories of item rows to a score of every item, [B, N].
+    """
 
     def rank(queries: HeldOut) -> dict[str, RowArray]:
-        return {name: _top_lists(neighbours.scores(queries.seen()), queries)}
+        return {name: _top_lists(scores_of(queries.histories(negative_kinds)), queries)}
 
     return rank
 
@@ -69,12 +80,18 @@ class BundleParts:
     vectors: FloatArray  # [N, D]
     item_ids: Sequence[str]  # [N]
     schema: FeatureSchema
+    ordering: Stage | None = None
+    """Makes the final page, without exploring; `None` leaves it out."""
+    beside: PageSources | None = None
+    """The sources beside the index; `None` makes pages of the index alone."""
 
     @classmethod
     def load(cls, bundle_dir: Path, facts: BundleFacts, settings: Settings) -> BundleParts:
         """The stages of a bundle directory, as they serve."""
         from safetensors.numpy import load_file
 
+        items = ItemTable.read(bundle_dir)
+        schema = FeatureSchema.from_json(dict(facts.feature_schema))
         return cls(
             scorer=load_stage(SCORER, bundle_dir, facts, settings),
             shards=[
@@ -82,8 +99,10 @@ class BundleParts:
                 for number in range(facts.n_shards)
             ],
             vectors=load_file(bundle_dir / VECTORS_FILE)["vectors"],
-            item_ids=ItemTable.read(bundle_dir).item_ids,
-            schema=FeatureSchema.from_json(dict(facts.feature_schema)),
+            item_ids=items.item_ids,
+            schema=schema,
+            ordering=load_stage(ORDERING, bundle_dir, facts, _greedy(settings)),
+            beside=PageSources.of_bundle(items, schema.kinds, settings),
         )
 
 
@@ -119,7 +138,7 @@ class BundleRanker:
         if queries.candidates is not None:
             lists = self._rank_candidates(features, self._bundle_row[queries.candidates])
         else:
-            lists = self._rank_all(features, [self._bundle_row[rows] for rows in queries.seen()])
+            lists = self._rank_all(queries, features)
         return {f"{self._prefix}{name}": self._own_row[rows] for name, rows in lists.items()}
 
     def features(self, queries: HeldOut) -> Batch:
@@ -149,16 +168,23 @@ class BundleRanker:
         scores = np.einsum("bd,bcd->bc", features["user_emb"], vectors)
         order = best_columns(np.where(rows >= 0, scores, -np.inf), rows.shape[1])
         retrieved = np.take_along_axis(rows, order, 1)
-        return {RETRIEVAL_EXACT: retrieved, PAGE: self._page(features, retrieved)}
+        pages = self._pages(features, index_alone(retrieved), has_slate=False)
+        return {RETRIEVAL_EXACT: retrieved, **pages}
 
-    def _rank_all(self, features: Batch, seen: Sequence[RowArray]) -> dict[str, RowArray]:
+    def _rank_all(self, queries: HeldOut, features: Batch) -> dict[str, RowArray]:
+        seen = [self._bundle_row[rows] for rows in queries.seen()]
         scores: FloatArray = features["user_emb"] @ self._vectors.T
         exact = _top_unseen(scores, [rows[rows >= 0] for rows in seen])
         found = self._search(features["user_emb"], seen)
+        candidates = index_alone(found[:, : self._n_candidates])
+        if self._parts.beside is not None:
+            candidates = self._parts.beside.merged(
+                queries, features, candidates.rows, seen, self._bundle_row
+            )
         return {
             RETRIEVAL_EXACT: exact,
             RETRIEVAL_INDEX: found[:, :LIST_LENGTH],
-            PAGE: self._page(features, found[:, : self._n_candidates])[:, :LIST_LENGTH],
+            **self._pages(features, candidates, has_slate=True),
         }
 
     def _search(self, user_emb: FloatArray, seen: Sequence[RowArray]) -> RowArray:
@@ -174,21 +200,42 @@ class BundleRanker:
         kept = np.where(is_seen, NO_ROW, rows)
         return np.take_along_axis(kept, order, 1)
 
-    def _page(self, features: Batch, retrieved: RowArray) -> RowArray:
-        """The candidates in the order of their utility."""
-        shape = retrieved.shape
-        scored = self._parts.scorer(
-            "score",
-            {
-                **features,
-                "rows": retrieved,
-                "sources": np.full(shape, Source.INDEX, np.int8),
-                "ranks": np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)),
-            },
-        )
-        order = best_columns(scored["utility"], shape[1])
+    def _pages(
+        self, features: Batch, candidates: CandidateSet, *, has_slate: bool
+    ) -> dict[str, RowArray]:
+        """The candidates in the order of their utility, and the slate made of them."""
+        retrieved = candidates.rows
+        scored = self._parts.scorer("score", scorer_inputs(features, candidates))
+        order = best_columns(scored["utility"], retrieved.shape[1])
         usable = np.take_along_axis(np.isfinite(scored["utility"]), order, 1)
-        return np.where(usable, np.take_along_axis(retrieved, order, 1), NO_ROW)
+        page = np.where(usable, np.take_along_axis(retrieved, order, 1), NO_ROW)
+        pages = {PAGE: page[:, :LIST_LENGTH] if has_slate else page}
+        if has_slate and self._parts.ordering is not None:
+            pages[FINAL_PAGE] = self._slate(self._parts.ordering, retrieved, scored["utility"])
+        return pages
+
+    @staticmethod
+    def _slate(ordering: Stage, rows: RowArray, utility: FloatArray) -> RowArray:
+        """What ordering makes of the scored candidates, [B, SLATE_LENGTH]."""
+        n_requests = len(rows)
+        picked = ordering(
+            "order",
+            {
+                "rows": rows,
+                "utility": utility,
+                "k": np.full(n_requests, SLATE_LENGTH, np.int32),
+                "seeds": np.zeros(n_requests, np.uint64),
+            },
+        )["picked"]
+        if not rows.shape[1]:
+            return np.full((n_requests, SLATE_LENGTH), NO_ROW, np.int32)
+        return np.where(picked >= 0, np.take_along_axis(rows, np.maximum(picked, 0), 1), NO_ROW)
+
+
+def _greedy(settings: Settings) -> Settings:
+    """Exploration is chance: a page is judged by what ordering takes for best."""
+    ordering = settings.ordering.model_copy(update={"exploration": 0.0})
+    return settings.model_copy(update={"ordering": ordering})
 
 
 def batch_size(n_items: int, n_cells: int = 8_000_000) -> int:

@@ -127,7 +127,8 @@ def stage_impressions(
     connection.execute(f"""
         CREATE OR REPLACE TEMP VIEW lake_impressions AS
         SELECT event_id AS moment_id, request_id, user_id, timestamp_ms, bundle_id, variant, slate,
-            unshown, history_version, history_items, context, coalesce(sequence, 0) AS sequence,
+            unshown, dropped, n_dropped, history_version, history_items, context,
+            coalesce(sequence, 0) AS sequence,
             {is_scored_sql("degraded")} AS is_scored
         FROM {source} WHERE timestamp_ms < {rules.until_ms}""")
     by_user = f"*, {part_sql('user_id', rules.n_parts)} AS user_part"

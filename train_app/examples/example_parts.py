@@ -35,7 +35,7 @@ from train_app.examples.example_schema import (
 )
 from train_app.examples.join_database import sql_text
 from train_app.examples.labelled_impressions import label_moments
-from train_app.examples.negatives_of_path import add_random, add_unshown, log_q_sql
+from train_app.examples.negatives_of_path import add_dropped, add_random, add_unshown, log_q_sql
 
 
 def make_user_part(
@@ -52,6 +52,7 @@ def make_user_part(
     counts = label_moments(connection, rules)
     counts["events_repeated"] = repeated
     counts.update(add_unshown(connection, rules))
+    counts.update(add_dropped(connection, rules))
     if rules.n_random:
         counts.update(add_random(connection, rules))
     create_visible(connection, "engagements")
@@ -181,7 +182,7 @@ def _judge_draws(connection: duckdb.DuckDBPyConnection, parts: StagedParts) -> C
 def _columns(rules: ExampleRules) -> dict[str, str]:
     """SQL of every column of an example, in the order of the schema."""
     made = {
-        "log_q": "w.log_q",
+        "log_q": "coalesce(d.log_q, w.log_q)",
         "item_event_ms": "i.item_event_ms",
         "item_known_ms": "i.item_known_ms",
         "known_ms": "greatest(d.user_known_ms, i.item_known_ms)",

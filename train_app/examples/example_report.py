@@ -26,6 +26,7 @@ _LEFT_OUT = {
     "engagements_not_used": "engagements that no slate led to",
     "events_repeated": "events that the lake has twice, longer apart than it looks back",
     "unshown_engaged": "unshown items the user engaged with all the same",
+    "dropped_engaged": "likewise, retrieved items that were not scored",
     "random_not_negative": "draws the user engaged with, or the moment had already",
     "random_deleted": "draws of items that were deleted",
 }

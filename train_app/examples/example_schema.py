@@ -16,8 +16,7 @@ from recsys.feature_definitions import WINDOWS_S
 SHOWN, SCORED, RETRIEVED, ORGANIC, RANDOM = "shown", "scored", "retrieved", "organic", "random"
 STAGES = (SHOWN, SCORED, RETRIEVED, ORGANIC, RANDOM)
 """How far the item got: shown at a position; scored and not shown; retrieved and neither scored
-nor shown (only what is served while the scorer is away is logged so); engaged with but not shown
-by us; drawn at random from the catalogue."""
+nor shown; engaged with but not shown by us; drawn at random from the catalogue."""
 MAX_USER_BUCKETS = 16
 """Small sets have fewer, by halves: a bucket of few is the union of buckets of many."""
 PARTITION_COLUMNS = ("event_date", "user_bucket")
@@ -90,7 +89,9 @@ EXAMPLES = pa.schema(
         _column("variant", _TEXT, "stable, baseline or canary"),
         _column("labels", pa.list_(LABEL), "what the user did in the label window, first first"),
         _column("label_end_ms", _INT, "end of the label window (exclusive), ms since 1970 UTC"),
-        _column("log_q", _REAL, "log probability of one draw of the item; null unless random"),
+        _column(
+            "log_q", _REAL, "random: log probability of one draw; retrieved: that it was logged"
+        ),
         _column("n_drawn", pa.int32(), "how often it was drawn for the moment; null unless random"),
         _column("history_items", pa.list_(_TEXT), "newest items of the user, oldest first"),
         _column("history_is_logged", pa.bool_(), "as read when served; else as of the moment"),

@@ -29,7 +29,7 @@ _CANDIDATES = """
         position INTEGER, propensity DOUBLE, source VARCHAR, score DOUBLE, score_rank INTEGER,
         retrieval_score DOUBLE, retrieval_rank INTEGER,
         labels STRUCT(kind VARCHAR, after_ms BIGINT, value DOUBLE, matched_by VARCHAR)[],
-        n_drawn INTEGER, drawn_ms BIGINT, n_items BIGINT, n_engagements BIGINT)"""
+        n_drawn INTEGER, drawn_ms BIGINT, n_items BIGINT, n_engagements BIGINT, log_q DOUBLE)"""
 
 
 def label_moments(connection: duckdb.DuckDBPyConnection, rules: ExampleRules) -> Counter[str]:

@@ -1,7 +1,7 @@
-"""What a user could have seen and did not: scored and not shown, and drawn at random with log-Q.
+"""What a user could have seen and did not: not shown, not scored, and drawn at random with log-Q.
 
-Works on one part of the users, after `labelled_impressions`. Of what retrieval dropped the log
-has nothing, so nothing is made up for it. Draws depend on the seed and the moment alone.
+Works on one part of the users, after `labelled_impressions`. What was not shown and what was not
+scored is as serving logged it; draws made here depend on the seed and the moment alone.
 """
 
 from __future__ import annotations
@@ -32,24 +32,52 @@ def add_unshown(connection: duckdb.DuckDBPyConnection, rules: ExampleRules) -> C
     Left out, and counted, is what the user engaged with in the label window all the same: it is
     no negative, and its engagement labels the example it belongs to.
     """
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE unshown_items AS
-        SELECT u.*, EXISTS (FROM engagements e WHERE e.user_id = u.user_id
-                AND e.item_id = u.item_id AND e.event_ms >= u.timestamp_ms
-                AND e.event_ms < u.timestamp_ms + {rules.label_window_ms}) AS is_engaged
-        FROM (
-            SELECT moment_id, user_id, timestamp_ms, is_scored, unshown.item_id AS item_id, unshown
-            FROM (SELECT moment_id, user_id, timestamp_ms, is_scored, unnest(unshown) AS unshown
-                FROM impressions SEMI JOIN moments USING (moment_id))) u;
+    n_engaged = _judge_logged(connection, "unshown", rules.label_window_ms)
+    connection.execute("""
         INSERT INTO candidates BY NAME
         SELECT moment_id, item_id, CASE WHEN is_scored THEN 'scored' ELSE 'retrieved' END AS stage,
-            unshown.source AS source, CASE WHEN is_scored THEN unshown.score END AS score,
-            CASE WHEN is_scored THEN unshown.score_rank END AS score_rank,
-            unshown.retrieval_score AS retrieval_score,
-            unshown.retrieval_rank AS retrieval_rank
+            logged.source AS source, CASE WHEN is_scored THEN logged.score END AS score,
+            CASE WHEN is_scored THEN logged.score_rank END AS score_rank,
+            logged.retrieval_score AS retrieval_score, logged.retrieval_rank AS retrieval_rank
         FROM unshown_items WHERE NOT is_engaged""")
-    n_engaged = connection.sql("SELECT count(*) FROM unshown_items WHERE is_engaged").fetchall()
-    return Counter({"unshown_engaged": n_engaged[0][0]})
+    return Counter({"unshown_engaged": n_engaged})
+
+
+def add_dropped(connection: duckdb.DuckDBPyConnection, rules: ExampleRules) -> Counter[str]:
+    """Add to `candidates` what was logged as retrieved and not scored; after `add_unshown`.
+
+    `log_q` is the log of the chance that an item is among those logged: they were drawn uniformly
+    from `n_dropped`. What the user engaged with is left out like the unshown.
+    """
+    n_engaged = _judge_logged(connection, "dropped", rules.label_window_ms)
+    connection.execute("""
+        INSERT INTO candidates BY NAME
+        SELECT moment_id, item_id, 'retrieved' AS stage, logged.source AS source,
+            logged.retrieval_score AS retrieval_score, logged.retrieval_rank AS retrieval_rank,
+            ln(least(1.0, n_logged / nullif(n_dropped, 0)::DOUBLE)) AS log_q
+        FROM dropped_items d ANTI JOIN candidates c USING (moment_id, item_id)
+        WHERE NOT is_engaged""")
+    return Counter({"dropped_engaged": n_engaged})
+
+
+def _judge_logged(connection: duckdb.DuckDBPyConnection, column: str, window_ms: int) -> int:
+    """Table `<column>_items`: a list of the impressions one by one, and how many were engaged with.
+
+    `is_engaged` says that the user engaged with the item in the label window after all.
+    """
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE {column}_items AS
+        SELECT i.*, EXISTS (FROM engagements e WHERE e.user_id = i.user_id
+                AND e.item_id = i.item_id AND e.event_ms >= i.timestamp_ms
+                AND e.event_ms < i.timestamp_ms + {int(window_ms)}) AS is_engaged
+        FROM (
+            SELECT moment_id, user_id, timestamp_ms, is_scored, n_dropped, n_logged,
+                logged.item_id AS item_id, logged
+            FROM (SELECT moment_id, user_id, timestamp_ms, is_scored, n_dropped,
+                    len({column}) AS n_logged, unnest({column}) AS logged
+                FROM impressions SEMI JOIN moments USING (moment_id))) i""")
+    counted = f"SELECT count(*) FROM {column}_items WHERE is_engaged"
+    return int(connection.sql(counted).fetchall()[0][0])
 
 
 def add_random(connection: duckdb.DuckDBPyConnection, rules: ExampleRules) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Makes the embedded feature store anew from the lake, beside the old one, and swaps it in.
+"""Makes the feature store anew from the lake, beside the old one, and swaps it in.
 
 Part of its one writer, `stream_features`. What the log holds beyond the lake is taken in by
 whoever follows the log next.
@@ -10,15 +10,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from recsys.errors import DataError
 from recsys.settings import Settings
 from recsys.stores import open_log
 from recsys.stores.event_log import EventLog
-from recsys.stores.feature_file import replace_contents
-from recsys.stores.feature_writer import SqliteFeatureWriter
-from recsys.stores.sqlite_file import COMPANIONS
+from recsys.stores.feature_draft import FeatureDraft, open_feature_draft
+from recsys.stores.open_features import open_feature_writer
 from train_app.following.feature_fold import FoldRules, fold_rules
 from train_app.following.feature_records import DecodedPart
 from train_app.following.forgotten_since import forget_since
@@ -45,13 +43,12 @@ class RebuiltFeatures:
 def rebuild_features(
     lake_location: str,
     settings: Settings,
-    writer_path: Path,
     progress: Progress = lambda n_taken: None,
     *,
     log: EventLog | None = None,
     log_may_repeat: bool | None = None,
 ) -> RebuiltFeatures:
-    """Replay the lake into a new store and give `writer_path` its contents in one step.
+    """Replay the lake into a new store and give the one that serves its contents in one step.
 
     Readers see the old contents until then. People the lake has forgotten are in no history, and,
     other than in a store that lived through it, in no count either.
@@ -72,31 +69,30 @@ def rebuild_features(
         )
     if log_may_repeat is None:
         log_may_repeat = open_log.log_may_repeat(settings)
-    draft = writer_path.with_name(f"{writer_path.name}.rebuild")
+    draft = open_feature_draft(settings)
     try:
-        _delete(draft)
         ends = tables.ends(range(settings.events.n_partitions))
         rules = fold_rules(settings, log_may_repeat=log_may_repeat)
         n_taken = _fill(draft, tables, ends, settings, rules, progress)
-        replace_contents(writer_path, draft)
+        draft.put_in_place()
     finally:
-        _delete(draft)
+        draft.remove()
     if log is not None:
         # Now, not before: the old contents may have been past the word already.
-        with closing(SqliteFeatureWriter(writer_path)) as writer:
+        with closing(open_feature_writer(settings)) as writer:
             forget_since(log, tables, lake_location, writer)
     return RebuiltFeatures(n_taken, ends, time.monotonic() - started_s)
 
 
 def _fill(
-    draft: Path,
+    draft: FeatureDraft,
     tables: LakeTables,
     ends: dict[int, int],
     settings: Settings,
     rules: FoldRules,
     progress: Progress,
 ) -> int:
-    writer = SqliteFeatureWriter(draft)
+    writer = draft.writer()
     n_taken = 0
     try:
         popular_limit = settings.features.popular_limit
@@ -110,8 +106,3 @@ def _fill(
     finally:
         writer.close()
     return n_taken
-
-
-def _delete(path: Path) -> None:
-    for end in ("", *COMPANIONS):
-        path.with_name(path.name + end).unlink(missing_ok=True)

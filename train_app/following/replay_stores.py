@@ -10,22 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError, DataError
 from recsys.settings import Settings
 from recsys.stores.event_log import EventLog
-from recsys.stores.feature_file import replace_contents
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.feature_draft import open_feature_draft
+from recsys.stores.open_features import open_feature_writer
 from recsys.stores.open_log import open_log
-from recsys.stores.sqlite_file import COMPANIONS
 from train_app.command_outcome import Outcome
 from train_app.following.follow_log import Follower
+from train_app.following.lake_then_log import LakeThenLog
 from train_app.following.rebuild_evidence import rebuild_evidence
 from train_app.following.rebuild_features import rebuild_features
 from train_app.following.stream_features import FeatureStream
 from train_app.lake.ingest import run_ingest
+from train_app.lake.lake_tables import Lake
 
 
 @dataclass
@@ -70,14 +70,9 @@ def replay(settings: Settings, *, features: bool, evidence: bool, from_lake: boo
     started_s = time.monotonic()
     report = ReplayReport()
     if features:
-        _refuse_server(settings)
         _features(settings, report, from_lake=from_lake)
     if evidence:
-        with closing(open_log(settings)) as log:
-            refuse_short_log(log, "evidence")
-            rebuilt = rebuild_evidence(log, settings)
-        report.n_taken["evidence"], report.sorts["evidence"] = rebuilt.n_taken, "records"
-        report.offsets["evidence"] = rebuilt.offsets
+        _evidence(settings, report, from_lake=from_lake)
     report.seconds = time.monotonic() - started_s
     return Outcome(report.as_dict(), report.text())
 
@@ -86,9 +81,7 @@ def _features(settings: Settings, report: ReplayReport, *, from_lake: bool) -> N
     if from_lake:
         run_ingest(settings)
         with closing(open_log(settings)) as log:
-            rebuilt = rebuild_features(
-                settings.lake_location, settings, settings.feature_path, log=log
-            )
+            rebuilt = rebuild_features(settings.lake_location, settings, log=log)
         report.sorts["features"] = "imported users and records"
         report.n_taken["features"], report.offsets["features"] = rebuilt.n_taken, rebuilt.offsets
         return
@@ -100,19 +93,31 @@ def _features(settings: Settings, report: ReplayReport, *, from_lake: bool) -> N
     report.offsets["features"] = offsets
 
 
+def _evidence(settings: Settings, report: ReplayReport, *, from_lake: bool) -> None:
+    if from_lake:
+        run_ingest(settings)
+    with closing(open_log(settings)) as log:
+        if from_lake:
+            with closing(LakeThenLog(log, Lake(settings.lake_location))) as whole:
+                rebuilt = rebuild_evidence(whole, settings)
+        else:
+            refuse_short_log(log, "evidence")
+            rebuilt = rebuild_evidence(log, settings)
+    report.n_taken["evidence"], report.sorts["evidence"] = rebuilt.n_taken, "records"
+    report.offsets["evidence"] = rebuilt.offsets
+
+
 def _from_log(log: EventLog, settings: Settings) -> tuple[int, dict[int, int]]:
-    path = settings.feature_path
-    draft = path.with_name(f"{path.name}.replay")
+    draft = open_feature_draft(settings)
     # A lake that is not there: a stream with an empty store would begin with it.
-    nowhere = settings.model_copy(update={"lake_url": str(path.with_name("no-lake"))})
+    nowhere = settings.model_copy(update={"lake_url": str(settings.data_dir / "no-lake")})
     try:
-        remove_draft(draft)
-        with closing(FeatureStream(log, SqliteFeatureWriter(draft), nowhere)) as stream:
+        with closing(FeatureStream(log, draft.writer(), nowhere)) as stream:
             ends = log.end_offsets()
             n_taken = take_all(stream, log)
-        replace_contents(path, draft)
+        draft.put_in_place()
     finally:
-        remove_draft(draft)
+        draft.remove()
     return n_taken, ends
 
 
@@ -128,12 +133,6 @@ def take_all(
     return n_taken
 
 
-def remove_draft(path: Path) -> None:
-    """Remove a database that is not to be kept."""
-    for end in ("", *COMPANIONS):
-        path.with_name(path.name + end).unlink(missing_ok=True)
-
-
 def refuse_short_log(log: EventLog, store: str) -> None:
     """Refuse to compute from a log that has lost its beginning.
 
@@ -142,25 +141,16 @@ def refuse_short_log(log: EventLog, store: str) -> None:
     """
     trimmed = {p: begin for p, begin in log.begin_offsets().items() if begin}
     if trimmed:
-        mend = "say --from-lake" if store == "features" else "keep the evidence there is"
         partition, begin = min(trimmed.items())
         raise DataError(
             f"partition {partition} of the log begins at offset {begin}, expected 0: {store} of"
-            f" before cannot be computed from the log; {mend}"
+            " before cannot be computed from the log; say --from-lake"
         )
 
 
 def _refuse_imports(settings: Settings) -> None:
-    with closing(SqliteFeatureWriter(settings.feature_path)) as writer:
+    with closing(open_feature_writer(settings)) as writer:
         if writer.most_imported(1):
             raise DataError(
                 "the features hold imported histories, which the log does not have; say --from-lake"
             )
-
-
-def _refuse_server(settings: Settings) -> None:
-    if settings.features.backend != "sqlite":
-        raise ConfigError(
-            f"features.backend is {settings.features.backend}, expected sqlite for a replay; empty"
-            " the server's database instead: the feature stream fills it from lake and log"
-        )

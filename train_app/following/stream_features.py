@@ -1,8 +1,9 @@
-"""The only writer of the online feature store: follows the event log, partition by partition.
+"""Keeps the online feature store: follows the event log, partition by partition.
 
 Each run of a partition's records is stored in one transaction with the offset it ends at, and only
 where the stored offset is the one it began at: a record counts once, whoever dies or competes.
-What the records mean is `feature_fold`.
+What the records mean is `feature_fold`. Beside it `load_history` merges imports, `rebuild_features`
+makes a store anew, and `train_app.forgetting` takes a person out.
 """
 
 from __future__ import annotations

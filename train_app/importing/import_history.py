@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,27 +108,34 @@ def run_import(
         counts = _write_engagements(job, facts)
         n_histories = 0 if options.dry_run else _load_features(job, facts)
     return ImportReport(
-        source=str(options.source),
-        format=source.format,
-        dry_run=options.dry_run,
-        n_rows=job.n_rows,
         n_new=counts.n_new,
         n_duplicates=counts.n_duplicates,
         n_known=counts.n_known,
-        n_users=facts.n_users,
-        n_items=facts.n_items,
-        kinds=facts.kinds,
-        time_units=dict(job.time_units),
-        first_ms=facts.first_ms,
-        last_ms=facts.last_ms,
-        quarantined=job.quarantine.counts,
-        examples=job.quarantine.examples,
         items=items,
         users=users,
-        columns=dict(source.engagements.mapping),
         n_histories=n_histories,
         seconds=time.monotonic() - started_s,
+        **_read_facts(job, facts),
     )
+
+
+def _read_facts(job: _Import, facts: StagedFacts) -> dict[str, Any]:
+    """What the report says of the files, whatever was done with them."""
+    return {
+        "source": str(job.options.source),
+        "format": job.source.format,
+        "dry_run": job.options.dry_run,
+        "n_rows": job.n_rows,
+        "n_users": facts.n_users,
+        "n_items": facts.n_items,
+        "kinds": facts.kinds,
+        "time_units": dict(job.time_units),
+        "first_ms": facts.first_ms,
+        "last_ms": facts.last_ms,
+        "quarantined": job.quarantine.counts,
+        "examples": job.quarantine.examples,
+        "columns": dict(job.source.engagements.mapping),
+    }
 
 
 def _read_engagements(job: _Import) -> None:

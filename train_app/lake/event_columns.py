@@ -226,6 +226,7 @@ def _structs(column: pa.Field, entries: Sequence[Any]) -> pa.Array:
 _COLUMNS: dict[str, Callable[[pa.Field, Sequence[Any]], pa.Array]] = {
     "slate": _structs,
     "unshown": _structs,
+    "dropped": _structs,
     "context": _mapping,
     "stage_ms": _mapping,
 }

@@ -56,6 +56,8 @@ class PartitionCheck:
     n_rows: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     """Offsets without a row of their own, by reason."""
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    """The lost ones among them, from and to, the last one exclusive."""
     log_begin: int | None = None
     """The log's own ends, where it could be asked."""
     log_end: int | None = None
@@ -227,6 +229,7 @@ def _check_partition(
         n_rows, mark = table.rows_by_partition.get(partition, 0), table.marks.get(partition, 0)
         if name == "skipped":
             checked.skipped = _skipped(connection, partition)
+            checked.gaps = _gaps(connection, partition)
             continue
         checked.n_rows += n_rows
         beyond = connection.execute(
@@ -251,3 +254,10 @@ def _skipped(connection: duckdb.DuckDBPyConnection, partition: int) -> dict[str,
         " GROUP BY ALL ORDER BY ALL"
     ).fetchall()
     return dict(counts)
+
+
+def _gaps(connection: duckdb.DuckDBPyConnection, partition: int) -> list[tuple[int, int]]:
+    return connection.execute(
+        "SELECT DISTINCT log_offset, end_offset FROM skipped WHERE reason = 'gap'"
+        f" AND log_partition = {partition} ORDER BY ALL"
+    ).fetchall()

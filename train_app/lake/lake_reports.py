@@ -13,6 +13,7 @@ from recsys.settings import Settings
 from recsys.stores.open_log import open_log
 from train_app.command_outcome import Outcome
 from train_app.lake.compaction import CompactionReport, compact_lake
+from train_app.lake.gap_verdict import GapVerdict, acknowledge, known_gaps
 from train_app.lake.lake_check import LakeCheckReport, check_lake
 from train_app.lake.lake_history import Change, read_history
 from train_app.lake.lake_retention import RetentionReport, pinned_versions, vacuum_lake
@@ -21,10 +22,32 @@ from train_app.lake.lake_tables import Lake
 from train_app.progress import open_progress
 
 
-def check_whole(settings: Settings) -> Outcome:
-    """`lake-check`: is every record of the log in the lake, once? Exit code 1 if not."""
-    lake, window_ms = Lake(settings.lake_location), settings.events.dedup_window_s * 1000
-    problem = ""
+def check_whole(settings: Settings, *, acknowledge_gaps: str | None = None) -> Outcome:
+    """`lake-check`: is every record of the log in the lake, once? Exit code 1 if not.
+
+    Args:
+        acknowledge_gaps: why the records that are lost need alarm nobody any more.
+    """
+    lake = Lake(settings.lake_location)
+    report, problem = _checked(settings, lake)
+    gaps = {partition: found.gaps for partition, found in report.partitions.items() if found.gaps}
+    verdict = known_gaps(settings.control_url, gaps) if gaps else GapVerdict({}, ())
+    if acknowledge_gaps is not None:
+        verdict = acknowledge(settings.control_url, verdict, acknowledge_gaps)
+    failure = verdict.alarm()
+    if not report.is_whole:
+        failure = StoreError(
+            f"the lake {lake.location} is not whole: {len(report.problems)} problems, expected"
+            " none; restore it from a backup, or move the tables named away and run 'python -m"
+            " train_app ingest', which brings back what the log still holds"
+        )
+    document = report.as_dict() | {"note": problem} | verdict.as_dict()
+    return Outcome(document, _check_text(report, problem, verdict), failure)
+
+
+def _checked(settings: Settings, lake: Lake) -> tuple[LakeCheckReport, str]:
+    """The lake checked, and why the log could not be asked."""
+    window_ms, problem = settings.events.dedup_window_s * 1000, ""
     if settings.events.backend == "sqlite" and not settings.log_path.exists():
         report = check_lake(lake, dedup_window_ms=window_ms)
         problem = "there is no log yet"
@@ -37,14 +60,7 @@ def check_whole(settings: Settings) -> Outcome:
         else:
             with closing(log):
                 report = check_lake(lake, log, dedup_window_ms=window_ms)
-    failure = None
-    if not report.is_whole:
-        failure = StoreError(
-            f"the lake {lake.location} is not whole: {len(report.problems)} problems, expected"
-            " none; restore it from a backup, or move the tables named away and run 'python -m"
-            " train_app ingest', which brings back what the log still holds"
-        )
-    return Outcome(report.as_dict() | {"note": problem}, _check_text(report, problem), failure)
+    return report, problem
 
 
 def compact(settings: Settings, *, vacuum: bool = False) -> Outcome:
@@ -79,7 +95,7 @@ def history(settings: Settings, *, table: str | None = None, limit: int = 20) ->
     return Outcome(document, "\n".join(map(_change_line, changes)) or "the lake has no tables yet")
 
 
-def _check_text(report: LakeCheckReport, problem: str) -> str:
+def _check_text(report: LakeCheckReport, problem: str, verdict: GapVerdict) -> str:
     lines = [f"{'table':<12} {'version':>8} {'files':>6} {'rows':>13} {'from files':>13}"]
     for name, table in report.tables.items():
         late = f"  {table.n_repeated_late:,} ids came late again" if table.n_repeated_late else ""
@@ -98,10 +114,7 @@ def _check_text(report: LakeCheckReport, problem: str) -> str:
         )
     lines += [f"note: {problem}"] if problem else []
     lines += [f"wrong: {sentence}" for sentence in report.problems]
-    if report.n_lost:
-        lines.append(
-            f"lost: {report.n_lost:,} records were gone from the log before they were read"
-        )
+    lines += verdict.lines()
     if report.is_whole:
         lines.append(
             "whole: every offset is accounted for once, event ids are unique;"

@@ -34,15 +34,16 @@ _REQUEST = (
     _column("bundle_id", _TEXT, "the bundle that answered"),
     _column("variant", _TEXT, "stable, baseline or canary"),
 )
-_CANDIDATE = [
-    pa.field("item_id", _TEXT),
-    pa.field("score", _REAL),
+_ITEM, _SCORE = pa.field("item_id", _TEXT), pa.field("score", _REAL)
+_RETRIEVAL = [
     pa.field("source", _TEXT),
     pa.field("retrieval_score", _REAL),
     pa.field("retrieval_rank", pa.int32()),
 ]
+_CANDIDATE = [_ITEM, _SCORE, *_RETRIEVAL]
 _SHOWN = pa.struct([*_CANDIDATE, pa.field("position", pa.int32()), pa.field("propensity", _REAL)])
 _UNSHOWN = pa.struct([*_CANDIDATE, pa.field("score_rank", pa.int32())])
+_DROPPED = pa.struct([_ITEM, *_RETRIEVAL])
 
 ENGAGEMENTS = pa.schema(
     [
@@ -67,6 +68,8 @@ IMPRESSIONS = pa.schema(
         _column("experiment", _TEXT, "experiment of the request, null where none"),
         _column("slate", pa.list_(_SHOWN), "what was shown, by 0-based position"),
         _column("unshown", pa.list_(_UNSHOWN), "a sample of the scored and not shown"),
+        _column("dropped", pa.list_(_DROPPED), "a uniform draw of the retrieved and not scored"),
+        _column("n_dropped", _INT, "how many it was drawn from; null in rows of older releases"),
         _column("history_version", _INT, "version of the user's state that was read"),
         _column("history_items", pa.list_(_TEXT), "newest items the user tower read, oldest first"),
         _column("context", pa.map_(_TEXT, _TEXT), "context of the request"),

@@ -68,10 +68,13 @@ class AdamW:
             self._squares[at].copy_(state[f"square.{at}"])
 
 
-def clip_gradients(parameters: Sequence[Tensor], longest: float) -> None:
-    """Shorten all gradients together to length `longest`."""
+def clip_gradients(parameters: Sequence[Tensor], longest: float) -> float:
+    """Shorten all gradients together to length `longest`; the length they had."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    length = torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else None
-    if length is not None and length > longest:
+    if not gradients:
+        return 0.0
+    length = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    if length > longest:
         for gradient in gradients:
             gradient.mul_(longest / length)
+    return float(length)

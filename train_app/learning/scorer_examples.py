@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from recsys.candidates import CandidateSet, merge_sources
 from recsys.features import FIRST_KIND
-from recsys.settings import RetrievalSettings
+from recsys.settings import Settings
 from recsys.two_tower import UserEncoder
 from recsys.types import NO_ROW, Batch, FloatArray, RowArray, Source
 from train_app.examples.interactions import Interactions
 from train_app.learning.sequence_batches import first_engagements
+from train_app.past.past_sources import past_extras
 
 _MAX_EXAMPLES = 20_000
 _MAX_PER_USER = 3
@@ -91,21 +92,28 @@ def collect_examples(
     events: NDArray[np.int64],
     encoder: UserEncoder,
     vectors: FloatArray,
-    settings: RetrievalSettings,
+    settings: Settings,
 ) -> ScorerExamples:
     """For each event, what retrieval proposes just before it, with the user's acts as labels.
 
-    The index is searched exactly; a true item that retrieval does not propose is no candidate,
-    as when serving.
+    The index is searched exactly, and the other sources are as of the event; a true item that
+    none of them proposes is no candidate, as when serving.
     """
     popularity = np.bincount(train.rows, minlength=train.n_items)
-    popular = np.argsort(-popularity, kind="stable")[: settings.n_popular].astype(np.int32)
-    parts = [
-        _collect_chunk(train, events[start : start + _CHUNK], encoder, vectors, popular, settings)
-        for start in range(0, max(len(events), 1), _CHUNK)
-    ]
+    popular = np.argsort(-popularity, kind="stable").astype(np.int32)
+    history = histories_before(train, events, encoder.config.history_length)
+    extras = past_extras(train, history, train.timestamps_ms[events], popular, settings)
+    n_candidates = settings.retrieval.n_candidates
+    parts = []
+    for start in range(0, max(len(events), 1), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        part = {name: values[chunk] for name, values in history.items()}
+        beside = [(source, rows[chunk]) for source, rows in extras]
+        parts.append(
+            _collect_chunk(train, events[chunk], part, encoder, vectors, beside, n_candidates)
+        )
     return ScorerExamples(
-        {name: np.concatenate([part.history[name] for part in parts]) for name in parts[0].history},
+        history,
         np.concatenate([part.user_emb for part in parts]),
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.sources for part in parts]),
@@ -134,19 +142,19 @@ def histories_before(train: Interactions, events: NDArray[np.int64], history_len
 def _collect_chunk(
     train: Interactions,
     events: NDArray[np.int64],
+    history: Batch,
     encoder: UserEncoder,
     vectors: FloatArray,
-    popular: RowArray,
-    settings: RetrievalSettings,
+    extras: Sequence[tuple[Source, RowArray]],
+    n_candidates: int,
 ) -> ScorerExamples:
-    history = histories_before(train, events, encoder.config.history_length)
     user_emb = encoder.encode(history)
     owner = np.searchsorted(train.offsets, events, side="right") - 1
     seen = [
         train.rows[begin:end]
         for begin, end in zip(train.offsets[owner].tolist(), events.tolist(), strict=True)
     ]
-    found = _retrieve(user_emb, vectors, seen, popular, settings)
+    found = _retrieve(user_emb, vectors, seen, extras, n_candidates)
     return ScorerExamples(
         history,
         user_emb,
@@ -161,17 +169,16 @@ def _retrieve(
     user_emb: FloatArray,
     vectors: FloatArray,
     seen: Sequence[RowArray],
-    popular: RowArray,
-    settings: RetrievalSettings,
+    extras: Sequence[tuple[Source, RowArray]],
+    n_candidates: int,
 ) -> CandidateSet:
     scores = user_emb @ vectors.T
     for row, items in enumerate(seen):
         scores[row, items] = -np.inf
-    n_found = min(settings.n_candidates, len(vectors))
+    n_found = min(n_candidates, len(vectors))
     best, rows = torch.topk(torch.from_numpy(scores), n_found, dim=1)
     index_rows = np.where(torch.isfinite(best).numpy(), rows.numpy(), NO_ROW).astype(np.int32)
-    extras = [(Source.POPULAR, np.broadcast_to(popular, (len(seen), len(popular))))]
-    return merge_sources(index_rows, best.numpy(), extras, seen, None, settings.n_candidates)
+    return merge_sources(index_rows, best.numpy(), extras, seen, None, n_candidates)
 
 
 def _labels(train: Interactions, events: NDArray[np.int64], rows: RowArray) -> NDArray[np.bool_]:

@@ -29,6 +29,8 @@ from train_app.learning.warm_start import start_from
 _ARRAYS_FILE = "job.safetensors"
 _FACTS_FILE = "job.json"
 _METRICS_FILE = "trained.json"
+_SOUND_RISE = 2.0
+"""A loss this many times the lowest one before, and a nat, is of weights that are no good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class JobFacts:
     """What a job is, apart from its arrays."""
 
     run_key: str
+    """Names what is learned."""
     config: TowerConfig
     settings: TowerSettings
     seed: int
@@ -46,6 +49,8 @@ class JobFacts:
     """Of the rows; needed for a warm start only."""
     warm_start: str | None = None
     """A bundle directory to start from."""
+    checkpoint_key: str = ""
+    """Names the runs whose checkpoints it may go on from; empty, its own alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,9 @@ def run_tower_job(
     Args:
         checkpoint_dir: seen by every worker; the first one writes to it.
         report: called after every step with the share that is done.
+
+    Raises:
+        TrainingDiverged: a loss or gradient is not finite; the checkpoints of before stay.
     """
     facts = job.facts
     torch.set_num_threads(facts.n_threads or len(os.sched_getaffinity(0)))
@@ -135,17 +143,22 @@ def run_tower_job(
         start_from(model, facts.item_ids, Path(facts.warm_start))
     run = TowerRun(job.sequences, facts.settings, facts.seed, facts.use_bfloat16, peers)
     trainer = TowerTrainer(model, run, clock_s)
-    folder = CheckpointFolder(checkpoint_dir, facts.run_key)
+    folder = CheckpointFolder(checkpoint_dir, facts.checkpoint_key or facts.run_key)
     newest = folder.newest()
     if newest is not None:
         trainer.resume(newest)
     metrics = {"tower_resumed_at_step": float(trainer.step)}
-    written_s = clock_s()
+    taken_s, taken, most_loss = clock_s(), None, float("inf")
     for progress in trainer.train():
         report(progress.share_done)
         metrics |= {"tower_steps": float(progress.step), "tower_epochs": progress.epoch}
         metrics |= {"tower_loss": progress.loss, "tower_s": progress.elapsed_s}
-        if peers.rank == 0 and clock_s() - written_s >= facts.checkpoint_every_s:
-            folder.write(trainer.checkpoint())
-            written_s = clock_s()
+        most_loss = min(most_loss, _SOUND_RISE * progress.loss + 1.0)
+        if taken is not None:
+            # The step after it shows whether it was good: weights may be lost and still finite.
+            if progress.loss <= most_loss:
+                folder.write(taken)
+            taken = None
+        if peers.rank == 0 and clock_s() - taken_s >= facts.checkpoint_every_s:
+            taken, taken_s = trainer.checkpoint(), clock_s()
     return TrainedTowers(model.eval(), metrics)

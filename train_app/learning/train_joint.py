@@ -11,36 +11,43 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.errors import FleetError
+from recsys.errors import DataError, FleetError
 from recsys.features import content_matrix
-from recsys.learning_settings import TrainSettings
+from recsys.learning_settings import TowerSettings, TrainSettings
 from recsys.scorer import item_popularity, save_scorer
 from recsys.settings import Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder, save_towers
 from train_app.examples.interactions import Interactions
 from train_app.learning.checkpoints import run_key
+from train_app.learning.page.joint_step import train_jointly
+from train_app.learning.page.train_page import Pair
 from train_app.learning.scorer_examples import collect_examples, held_back_events
 from train_app.learning.sequence_batches import training_sequences
 from train_app.learning.tower_job import JobFacts, TowerJob, TrainedTowers, run_tower_job
 from train_app.learning.train_on_ray import train_on_ray
 from train_app.learning.train_scorer import train_scorer
 from train_app.learning.train_towers import Peers
+from train_app.learning.warm_start import warm_scorer, warm_towers
 
 METRICS_FILE = "training.json"
 """What was measured while training, beside the model files."""
 _TOWERS_LABEL = "training the towers"
 _SCORER_LABEL = "training the scorer"
-_NEUTRAL_SETTINGS = {"n_workers", "n_threads", "nice", "checkpoint_every_s", "holdout_share"}
-"""Settings that do not change what is learned: changing them resumes the run."""
+_PAGE_LABEL = "training both together"
+_TOWER_SETTINGS = {"seed", "towers", "precision"}
+"""Settings that change what the towers learn: with any other, a run that ended is not resumed."""
+_RATE_SETTINGS = {"towers": {"learning_rate"}, "precision": True}
+"""Settings that mend a training that diverged: it goes on from its checkpoints with others."""
 
 Report = Callable[[str, float], None]
 
@@ -62,7 +69,9 @@ def train_models(
 
     Raises:
         ConfigError: the warm start does not fit the settings.
+        DataError: there is nothing to learn from.
         FleetError: Ray could not train.
+        TrainingDiverged: a loss or gradient is not finite; checkpoints stay, to go on from.
     """
     run_dir = workdir / "checkpoints"
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -73,7 +82,9 @@ def train_models(
     trained = _towers(job, settings.train, run_dir, partial(report, _TOWERS_LABEL))
     report(_TOWERS_LABEL, 1.0)
     save_towers(trained.model, workdir)
-    scorer_metrics = _train_scorer(train, settings, held_back, trained.model, workdir, report)
+    scorer_metrics = _train_scorer(
+        train, settings, held_back, trained.model, workdir, warm_start, report
+    )
     document = json.dumps({**trained.metrics, **scorer_metrics}, indent=1)
     (workdir / METRICS_FILE).write_text(document + "\n")
     shutil.rmtree(run_dir)
@@ -94,6 +105,8 @@ def _tower_job(
     warm_start: Path | None,
 ) -> TowerJob:
     towers, negative_kinds = settings.train.towers, settings.events.negative_kinds
+    if warm_start is not None:
+        towers = warm_towers(towers, settings.train.warm)
     is_held_back = np.zeros(len(train), dtype=bool)
     is_held_back[held_back] = True
     config = TowerConfig(
@@ -107,9 +120,17 @@ def _tower_job(
         dropout=towers.dropout,
     )
     sequences = training_sequences(train, negative_kinds, is_held_back)
+    n_targets = int(sequences.is_target.sum())
+    if not n_targets:
+        raise DataError(
+            f"{n_targets} engagements to learn from, expected at least 1: of {len(train)} there "
+            f"are {len(held_back)} kept for the scorer, the rest are repeats or of a negative kind "
+            f"({', '.join(negative_kinds)}); import more history, or change events.negative_kinds"
+        )
     learned = np.bincount(train.rows[sequences.is_target], minlength=train.n_items)
     facts = JobFacts(
-        run_key=_run_key(train, settings, warm_start),
+        run_key=_run_key(train, settings, towers, warm_start),
+        checkpoint_key=_run_key(train, settings, towers, warm_start, _RATE_SETTINGS),
         config=config,
         settings=towers,
         seed=settings.train.seed,
@@ -154,41 +175,57 @@ def _train_scorer(
     held_back: NDArray[np.int64],
     model: TwoTower,
     workdir: Path,
+    warm_start: Path | None,
     report: Report,
 ) -> dict[str, float]:
     report(_SCORER_LABEL, 0.0)
     vectors = model.item_vectors()
     encoder = UserEncoder.of(model)
-    examples = collect_examples(train, held_back, encoder, vectors, settings.retrieval)
+    examples = collect_examples(train, held_back, encoder, vectors, settings)
     is_older = np.ones(len(train), dtype=bool)
     is_older[held_back] = False
     counts = np.bincount(train.rows[is_older], minlength=train.n_items)
+    scorer_settings = settings.train.scorer
+    if warm_start is not None:
+        scorer_settings = warm_scorer(scorer_settings, settings.train.warm)
     fit = train_scorer(
         examples,
         train.kinds,
         settings.events.negative_kinds,
         vectors,
         item_popularity(counts),
-        settings.train.scorer,
+        scorer_settings,
         settings.train.seed,
         time.monotonic,
         lambda share, _: report(_SCORER_LABEL, share),
+        warm_start,
     )
-    save_scorer(fit.scorer, workdir)
     report(_SCORER_LABEL, 1.0)
-    return fit.metrics
+    pair = Pair(model, fit.scorer)
+    joint = train_jointly(train, held_back, pair, settings, partial(report, _PAGE_LABEL))
+    if joint.pair is not pair:
+        save_towers(joint.pair.model, workdir)
+    save_scorer(joint.pair.scorer, workdir)
+    return {**fit.metrics, **joint.metrics}
 
 
-def _run_key(train: Interactions, settings: Settings, warm_start: Path | None) -> str:
+def _run_key(
+    train: Interactions,
+    settings: Settings,
+    towers: TowerSettings,
+    warm_start: Path | None,
+    without: Mapping[str, Any] | None = None,
+) -> str:
     digest = hashlib.sha256()
     for array in (train.offsets, train.rows, train.kind_ids, train.timestamps_ms):
         digest.update(np.ascontiguousarray(array).tobytes())
     for item in train.items:
         digest.update(repr(item).encode())
+    taken = settings.train.model_copy(update={"towers": towers})
     facts = {
         "data": digest.hexdigest(),
         "kinds": train.kinds,
-        "train": settings.train.model_dump(exclude=_NEUTRAL_SETTINGS),
+        "train": taken.model_dump(include=_TOWER_SETTINGS, exclude=dict(without or {})),
         "negative_kinds": settings.events.negative_kinds,
         "warm_start": os.fspath(warm_start) if warm_start else None,
     }

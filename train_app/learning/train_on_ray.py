@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import FleetError
+from train_app.learning.divergence import TrainingDiverged
 
 _MAX_LOST_WORKERS = 3
 _POLL_S = 1.0
 _PROGRESS_FILE = "progress.json"
+_DIVERGED_FILE = "diverged.txt"
+"""Says why the workers stopped: Ray would start a worker that raises again, to no end."""
 
 
 def train_on_ray(
@@ -30,8 +33,11 @@ def train_on_ray(
 
     Raises:
         FleetError: Ray could not train it.
+        TrainingDiverged: a loss or gradient is not finite.
     """
     import ray
+
+    (job_dir / _DIVERGED_FILE).unlink(missing_ok=True)
 
     started_here = not ray.is_initialized()
     if started_here:
@@ -41,6 +47,8 @@ def train_on_ray(
     finally:
         if started_here:
             ray.shutdown()
+    if (job_dir / _DIVERGED_FILE).exists():
+        raise TrainingDiverged((job_dir / _DIVERGED_FILE).read_text())
 
 
 def _start_ray(n_workers: int) -> None:
@@ -116,9 +124,15 @@ def _train_in_worker(config: dict[str, Any]) -> None:
 
     peers = Peers(rank, size, torch.distributed.all_reduce) if size > 1 else Peers()
     checkpoint_dir = Path(config["checkpoint_dir"])
-    trained = run_tower_job(TowerJob.load(job_dir), checkpoint_dir, peers, time.monotonic, tell)
-    if rank == 0:
-        trained.save(job_dir)
+    job = TowerJob.load(job_dir)
+    try:
+        trained = run_tower_job(job, checkpoint_dir, peers, time.monotonic, tell)
+        if rank == 0:
+            trained.save(job_dir)
+    except TrainingDiverged as error:
+        # Every worker meets it in the same step: what is not finite is a sum over all of them.
+        if rank == 0:
+            (job_dir / _DIVERGED_FILE).write_text(str(error))
     ray.train.report({"share_done": 1.0})
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,11 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.learning_settings import ScorerSettings
-from recsys.scorer import CandidateScorer, Estimates, ScorerConfig, ScorerNetwork
-from recsys.types import FloatArray
+from recsys.scorer import CandidateScorer
+from recsys.scorer_network import Estimates, ScorerConfig, ScorerNetwork
+from recsys.types import FloatArray, Source
 from train_app.learning.adam import AdamW, clip_gradients
-from train_app.learning.calibration import Choice, choose_blend, choose_trust, fit_sigmoid
+from train_app.learning.calibration import (
+    Choice,
+    choose_blend,
+)
+from train_app.learning.divergence import scorer_divergence
 from train_app.learning.scorer_examples import ScorerExamples
+from train_app.learning.scorer_validation import calibrate, engaged_with, validate
+from train_app.learning.warm_start import start_scorer_from
 
 _VALIDATION_SHARE = 0.25
 _MIN_EXAMPLES = 40
@@ -31,7 +39,6 @@ _BETAS = (0.9, 0.99)
 _CLIP_NORM = 1.0
 _RESIDUAL_PENALTY = 1e-3
 """Of the squared residual: where data says nothing, the retrieval score stands."""
-_EVALUATED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +47,6 @@ class ScorerFit:
 
     scorer: CandidateScorer
     metrics: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Validated:
-    """Estimates of the validation part, without padding where flat."""
-
-    base: NDArray[np.float64]  # [E, C], -inf where there is no candidate
-    residual: NDArray[np.float64]  # [E, C]
-    deviations: NDArray[np.float64]  # [E, C, A]
 
 
 def action_weights(
@@ -69,6 +67,7 @@ def train_scorer(
     seed: int,
     clock_s: Callable[[], float],
     report: Callable[[float, dict[str, float]], None],
+    warm_start: Path | None = None,
 ) -> ScorerFit:
     """Train and calibrate a scorer.
 
@@ -76,30 +75,48 @@ def train_scorer(
         vectors: [N, D] item vectors the examples were retrieved with.
         popularity: [N] in standard units.
         report: called with the share done and metrics.
+        warm_start: a bundle directory whose scorer to start from, where its shape fits.
+
+    Raises:
+        TrainingDiverged: a loss or gradient is not finite.
     """
     torch.manual_seed(seed)
-    rng = np.random.default_rng((seed, 2))
+    rng = scorer_rng(seed)
     config = _first_config(examples, actions, negative_kinds, vectors, settings)
     network = ScorerNetwork(config, _DROPOUT)
     scorer = CandidateScorer(
         config, network, torch.from_numpy(vectors), torch.from_numpy(popularity)
     )
+    is_warm = warm_start is not None and start_scorer_from(network, actions, warm_start)
     is_positive = ~np.array(config.is_negative)
     if len(examples) < _MIN_EXAMPLES:
         report(1.0, {})
         return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
-    order = rng.permutation(len(examples))
-    n_kept = max(round(len(order) * _VALIDATION_SHARE), 1)
-    kept, learned = examples.pick(order[:n_kept]), examples.pick(order[n_kept:])
+    kept, learned = (examples.pick(part) for part in split_moments(len(examples), rng))
     fitting = _Fitting(scorer, learned, kept, is_positive, settings, rng, clock_s, report)
-    fitting.run()
-    calibrated = _calibrate(scorer, kept, is_positive, fitting.choice)
+    fitting.run(is_warm)
+    calibrated = calibrate(scorer, kept, is_positive, fitting.choice)
     metrics = {
         "scorer_examples": float(len(examples)),
+        "scorer_is_warm": float(is_warm),
         "scorer_blend": fitting.choice.share,
         "scorer_validation_gain_ndcg@10": fitting.choice.gain,
     }
     return ScorerFit(calibrated, metrics)
+
+
+def scorer_rng(seed: int) -> np.random.Generator:
+    """What decides which moments a scorer learns from, first, and in which order."""
+    return np.random.default_rng((seed, 2))
+
+
+def split_moments(
+    n_moments: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the moments that are kept to validate on, and of those to learn from."""
+    order = rng.permutation(n_moments)
+    n_kept = max(round(n_moments * _VALIDATION_SHARE), 1)
+    return order[:n_kept], order[n_kept:]
 
 
 class _Fitting:
@@ -128,18 +145,25 @@ class _Fitting:
         self._parameters = list(scorer.network.parameters())
         self._optimizer = AdamW(self._parameters, _WEIGHT_DECAY, _BETAS)
 
-    def run(self) -> None:
-        """Train until the epochs or the minutes end; leave the best network in the scorer."""
+    def run(self, is_warm: bool) -> None:
+        """Train until the epochs or the minutes end; leave the best network in the scorer.
+
+        Args:
+            is_warm: what the network knows already may be the best.
+        """
         network = self._scorer.network
+        if is_warm:
+            self.choice = self._validate()
         began_s, share_done = self._clock_s(), 0.0
         best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         for epoch in range(self._settings.epochs):
             order = self._rng.permutation(len(self._learned))
             n_batches = math.ceil(len(order) / self._settings.batch_size)
             for place, index in enumerate(np.array_split(order, n_batches)):
-                self._step(self._learned.pick(index), share_done)
+                self._step(self._learned.pick(index), share_done, epoch)
                 done = (epoch + (place + 1) / n_batches) / self._settings.epochs
-                spent = (self._clock_s() - began_s) / (60 * self._settings.max_minutes)
+                limit_s = 60 * self._settings.max_minutes
+                spent = (self._clock_s() - began_s) / limit_s if limit_s else 0.0
                 share_done = max(done, spent)
                 if share_done >= 1.0:
                     break
@@ -155,7 +179,7 @@ class _Fitting:
             network.load_state_dict(best)
         network.eval()
 
-    def _step(self, examples: ScorerExamples, share_done: float) -> None:
+    def _step(self, examples: ScorerExamples, share_done: float, epoch: int) -> None:
         cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
         self._scorer.network.train()
         inputs, _ = self._scorer.inputs(examples.batch())
@@ -163,19 +187,21 @@ class _Fitting:
         loss = _loss(estimates, examples, self._is_positive)
         self._optimizer.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
-        clip_gradients(self._parameters, _CLIP_NORM)
+        length = clip_gradients(self._parameters, _CLIP_NORM)
+        if not (math.isfinite(loss.item()) and math.isfinite(length)):
+            raise scorer_divergence(epoch, loss.item(), self._settings.learning_rate)
         self._optimizer.step(self._settings.learning_rate * (0.02 + 0.98 * cosine))
 
     def _validate(self) -> Choice:
-        validated = _validate(self._scorer, self._kept)
-        engaged = _engaged(self._kept, self._is_positive)
+        validated = validate(self._scorer, self._kept)
+        engaged = engaged_with(self._kept, self._is_positive)
         return choose_blend(validated.base, validated.residual, engaged)
 
 
 def _loss(estimates: Estimates, examples: ScorerExamples, is_positive: NDArray[np.bool_]) -> Tensor:
     """Listwise softmax over candidates plus a cross-entropy per action of acted-on candidates."""
     usable = torch.from_numpy(examples.rows >= 0)
-    engaged = torch.from_numpy(_engaged(examples, is_positive))
+    engaged = torch.from_numpy(engaged_with(examples, is_positive))
     total = (estimates.base + estimates.residual).masked_fill(~usable, -torch.inf)
     log_shares = torch.log_softmax(total, dim=1)
     n_engaged = max(int(engaged.sum()), 1)
@@ -190,50 +216,6 @@ def _loss(estimates: Estimates, examples: ScorerExamples, is_positive: NDArray[n
     deviations = estimates.deviations[acted]
     actions = torch.nn.functional.binary_cross_entropy_with_logits(odds + deviations, outcomes)
     return ranking + penalty + actions
-
-
-def _calibrate(
-    scorer: CandidateScorer, kept: ScorerExamples, is_positive: NDArray[np.bool_], choice: Choice
-) -> CandidateScorer:
-    validated = _validate(scorer, kept)
-    usable = kept.rows >= 0
-    engaged = _engaged(kept, is_positive)
-    estimates = validated.base + choice.share * validated.residual
-    slope, offset = fit_sigmoid(estimates[usable], engaged[usable])
-    acted = np.asarray(kept.labels.any(-1))
-    outcomes, deviations = kept.labels[acted], validated.deviations[acted]
-    log_odds = scorer.config.action_log_odds
-    trust = [
-        choose_trust(log_odds[action], deviations[:, action], outcomes[:, action]).share
-        for action in range(len(log_odds))
-    ]
-    config = replace(
-        scorer.config,
-        blend=choice.share,
-        slope=slope,
-        offset=offset,
-        action_trust=tuple(trust),
-        acted_rate=float(acted[usable].mean()),
-    )
-    return CandidateScorer(config, scorer.network, scorer.vectors, scorer.popularity)
-
-
-def _validate(scorer: CandidateScorer, kept: ScorerExamples) -> _Validated:
-    scorer.network.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(kept), _EVALUATED_AT_ONCE):
-            index = np.arange(start, min(start + _EVALUATED_AT_ONCE, len(kept)))
-            inputs, _ = scorer.inputs(kept.pick(index).batch())
-            parts.append(scorer.network(inputs))
-    base, residual, deviations = (
-        torch.cat(tensors).double().numpy() for tensors in zip(*parts, strict=True)
-    )
-    return _Validated(np.where(kept.rows >= 0, base, -np.inf), residual, deviations)
-
-
-def _engaged(examples: ScorerExamples, is_positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(examples.labels[..., is_positive].any(-1))
 
 
 def _first_config(
@@ -263,6 +245,7 @@ def _first_config(
         action_log_odds=tuple(np.log(rates / (1 - rates)).tolist()),
         action_trust=(0.0,) * len(actions),
         is_negative=tuple(kind in set(negative_kinds) for kind in actions),
+        n_sources=len(Source),
     )
 
 

@@ -19,6 +19,7 @@ from recsys.learning_settings import TowerSettings
 from recsys.tower_networks import TwoTower
 from train_app.learning.adam import AdamW, clip_gradients
 from train_app.learning.checkpoints import Checkpoint
+from train_app.learning.divergence import tower_divergence
 from train_app.learning.negatives import Negatives, NegativeSampler
 from train_app.learning.sequence_batches import (
     BatchPlan,
@@ -108,10 +109,11 @@ class TowerTrainer:
         return self._clock_s() - self._began_s
 
     def checkpoint(self) -> Checkpoint:
-        """The whole state, to resume from."""
+        """A copy of the whole state, to resume from."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for name, value in self._optimizer.state().items():
             tensors[f"optimizer.{name}"] = value
+        tensors = {name: value.clone() for name, value in tensors.items()}
         numbers = {"elapsed_s": self.elapsed_s(), "share_done": self.share_done}
         return Checkpoint(self.step, tensors, numbers)
 
@@ -142,15 +144,17 @@ class TowerTrainer:
         if loss is not None:
             loss.backward()  # type: ignore[no-untyped-call]
         total = self._sum_gradients(0.0 if loss is None else loss.item(), batch.n_targets)
-        clip_gradients(self._parameters, _CLIP_NORM)
-        self._optimizer.step(run.settings.learning_rate * rate_share(self.share_done, self.step))
+        length = clip_gradients(self._parameters, _CLIP_NORM)
+        rate = run.settings.learning_rate * rate_share(self.share_done, self.step)
+        if not (math.isfinite(total.mean_loss) and math.isfinite(length)):
+            # Before the step is taken, so that what a checkpoint holds was always good.
+            peak = run.settings.learning_rate
+            raise tower_divergence(self.step, exact_epoch, rate, total.mean_loss, peak)
+        self._optimizer.step(rate)
         self.step += 1
-        elapsed_s = total.elapsed_s
-        self.share_done = max(
-            exact_epoch / run.settings.epochs, elapsed_s / (60 * run.settings.max_minutes)
-        )
+        self.share_done = share_of_schedule(run.settings, exact_epoch, self.step, total.elapsed_s)
         return TowerProgress(
-            self.step, exact_epoch, min(self.share_done, 1.0), elapsed_s, total.mean_loss
+            self.step, exact_epoch, min(self.share_done, 1.0), total.elapsed_s, total.mean_loss
         )
 
     def _loss(self, batch: SequenceBatch, negatives: Negatives) -> Tensor:
@@ -209,6 +213,16 @@ def rate_share(share_done: float, step: int) -> float:
     """Share of the learning rate: a linear warm-up, then half a cosine over the schedule."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
     return min(1.0, (step + 1) / _WARM_UP_STEPS) * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
+
+
+def share_of_schedule(settings: TowerSettings, epoch: float, step: int, elapsed_s: float) -> float:
+    """How much of the schedule is over: by epochs, steps or minutes, whichever is furthest.
+
+    Without a limit of minutes it follows from the step alone, so a run can be repeated exactly.
+    """
+    by_steps = step / settings.max_steps if settings.max_steps else 0.0
+    by_time = elapsed_s / (60 * settings.max_minutes) if settings.max_minutes else 0.0
+    return max(epoch / settings.epochs, by_steps, by_time)
 
 
 def hidden_rows(rows: NDArray[np.int64], step: int, share: float) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Starts towers from those of a bundle: items are matched by id, kinds by name.
+"""Starts towers and scorer from a bundle's: items are matched by id, kinds by name.
 
 What the bundle does not know keeps its fresh start.
 """
@@ -12,10 +12,67 @@ import torch
 
 from recsys.bundles.item_table import ItemTable
 from recsys.errors import ConfigError
+from recsys.features import FIRST_KIND
+from recsys.learning_settings import ScorerSettings, TowerSettings, WarmStartSettings
+from recsys.scorer import load_scorer
+from recsys.scorer_network import ScorerNetwork
 from recsys.tower_networks import RESERVED_KINDS, TowerConfig, TwoTower
 from recsys.two_tower import load_towers
 
 _SHAPES = ("embedding_dim", "n_layers", "n_heads", "history_length")
+_OF_KINDS = {"kind_values": FIRST_KIND, "kind_bias": FIRST_KIND}
+_OF_ACTIONS = {"action_head.weight": 0, "action_head.bias": 0}
+"""Tensors of the scorer with a row per kind, and the row of the first kind."""
+
+
+def warm_towers(settings: TowerSettings, warm: WarmStartSettings) -> TowerSettings:
+    """The towers' schedule of a warm start: shorter, from a lower rate."""
+    return settings.model_copy(
+        update={
+            "epochs": min(settings.epochs, warm.epochs),
+            "max_minutes": _shorter(settings.max_minutes, warm.max_minutes),
+            "learning_rate": settings.learning_rate * warm.rate_share,
+        }
+    )
+
+
+def warm_scorer(settings: ScorerSettings, warm: WarmStartSettings) -> ScorerSettings:
+    """The scorer's schedule of a warm start."""
+    return settings.model_copy(
+        update={
+            "epochs": min(settings.epochs, warm.epochs),
+            "max_minutes": _shorter(settings.max_minutes, warm.max_minutes),
+            "learning_rate": settings.learning_rate * warm.rate_share,
+        }
+    )
+
+
+def start_scorer_from(network: ScorerNetwork, actions: Sequence[str], bundle_dir: Path) -> bool:
+    """Copy the bundle's scorer into `network`; False, and nothing is, where its shape differs.
+
+    Actions are matched by name; new ones keep their fresh start.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+    """
+    earlier = load_scorer(bundle_dir)
+    theirs, own = earlier.network.state_dict(), network.state_dict()
+    by_row = _OF_KINDS | _OF_ACTIONS
+    plain = [name for name in own if name not in by_row]
+    if any(name not in theirs or theirs[name].shape != own[name].shape for name in plain):
+        return False
+    if own["kind_values"].shape[1] != theirs["kind_values"].shape[1]:
+        return False
+    place_of = {action: place for place, action in enumerate(earlier.config.actions)}
+    with torch.no_grad():
+        for name in plain:
+            own[name].copy_(theirs[name])
+        for name, first in by_row.items():
+            own[name][:first].copy_(theirs[name][:first])
+            for place, action in enumerate(actions):
+                if action in place_of:
+                    own[name][first + place].copy_(theirs[name][first + place_of[action]])
+    return True
 
 
 def start_from(model: TwoTower, item_ids: Sequence[str], bundle_dir: Path) -> int:
@@ -66,3 +123,9 @@ def _require_same_shapes(earlier: TowerConfig, wanted: TowerConfig, bundle_dir: 
                 f"warm start from {bundle_dir.name}: its {name} is {theirs}, the settings say "
                 f"train.towers.{name} = {ours}; set them equal or train without --warm-start"
             )
+
+
+def _shorter(own_minutes: float, warm_minutes: float) -> float:
+    """The shorter of two limits, of which 0 is none."""
+    limits = [minutes for minutes in (own_minutes, warm_minutes) if minutes]
+    return min(limits, default=0.0)

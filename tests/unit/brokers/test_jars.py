@@ -7,6 +7,7 @@ import pytest
 
 from brokers import jars
 from brokers.broker_properties import BrokerPlace, broker_properties
+from brokers.broker_security import BrokerSecurity
 
 
 def a_jar_directory(directory: Path) -> Path:
@@ -50,9 +51,23 @@ def test_a_machine_without_java_is_told_what_to_install(
 
 def test_three_brokers_keep_three_replicas_of_which_two_acknowledge(tmp_path: Path) -> None:
     """What one broker alone acknowledged would be lost with it."""
-    places = [BrokerPlace(n, 20_000 + n, 20_010 + n, tmp_path / str(n)) for n in (1, 2, 3)]
+    places = [
+        BrokerPlace(n, *range(20_000 + n, 20_040 + n, 10), tmp_path / str(n)) for n in (1, 2, 3)
+    ]
     lines = broker_properties(places[0], places, {"log.retention.hours": "1"}).splitlines()
     assert "min.insync.replicas=2" in lines
     assert "default.replication.factor=3" in lines
     assert "controller.quorum.voters=1@127.0.0.1:20011,2@127.0.0.1:20012,3@127.0.0.1:20013" in lines
     assert "log.retention.hours=1" in lines
+
+
+def test_a_secured_broker_listens_beside_the_plain_one(tmp_path: Path) -> None:
+    """With a user for both kinds of password, and certificates asked for where there is none."""
+    security = BrokerSecurity(tmp_path / "ca.pem", tmp_path / "server.pem", {"ann": "sesame"})
+    place = BrokerPlace(1, 20_001, 20_011, 20_021, 20_031, tmp_path)
+    lines = broker_properties(place, [place], {}, security).splitlines()
+    clients = "PLAINTEXT://127.0.0.1:20001,SASL_SSL://127.0.0.1:20021,SSL://127.0.0.1:20031"
+    assert f"advertised.listeners={clients}" in lines
+    assert "listener.name.ssl.ssl.client.auth=required" in lines
+    assert any('user_ann="sesame"' in line for line in lines)
+    assert "SCRAM-SHA-512=[name=ann,password=sesame]" in security.format_arguments()

@@ -8,6 +8,7 @@ from recsys.errors import ConfigError
 from recsys.settings import Settings
 from recsys.stores.feature_store import SqliteFeatureStore
 from recsys.stores.open_features import open_features
+from recsys.stores.redis_draft import with_database
 from recsys.stores.redis_features import RedisFeatureStore
 from recsys.stores.redis_link import RedisLink, without_password
 from tests.feature_backends import with_redis
@@ -33,3 +34,13 @@ def test_the_settings_choose_the_store() -> None:
     assert isinstance(open_features(settings), SqliteFeatureStore)
     away = with_redis(settings, "rediss://127.0.0.1:1/3")
     assert isinstance(open_features(away), RedisFeatureStore)
+
+
+def test_another_database_of_a_server_is_named_in_its_url() -> None:
+    """The path stays, for what the query says comes first; certificates and sockets stay too."""
+    assert with_database("redis://h:1/0", 15) == "redis://h:1/0?db=15"
+    assert with_database("rediss://h/2?ssl_ca_certs=a.pem&db=2", 3) == (
+        "rediss://h/2?ssl_ca_certs=a.pem&db=3"
+    )
+    for url in ("redis://h:1/0", "redis://h:1", "unix:///run/redis.sock?db=4"):
+        assert RedisLink(with_database(url, 7), "", 1).database == 7

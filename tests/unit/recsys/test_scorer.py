@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,13 @@ from recsys.scorer import (
     SCORER_CONFIG_FILE,
     SCORER_FILE,
     CandidateScorer,
-    ScorerConfig,
-    ScorerNetwork,
     item_popularity,
     load_scorer,
     save_scorer,
 )
+from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.two_tower import ITEM_VECTORS_FILE
-from recsys.types import Batch
+from recsys.types import Batch, Source
 
 N_ITEMS, DIM, LENGTH, WIDTH = 40, 16, 25, 12
 
@@ -203,3 +203,59 @@ def test_a_kind_the_scorer_does_not_know_is_read_as_other() -> None:
     other = {**batch, "kinds": np.where(batch["kinds"] > 0, 1, 0).astype(np.uint8)}
     scorer = a_scorer(blend=1.0)
     np.testing.assert_array_equal(scorer.score(strange)["utility"], scorer.score(other)["utility"])
+
+
+def test_a_scorer_of_before_the_later_sources_loads_and_scores_as_it_did(tmp_path: Path) -> None:
+    """Its config names no number of sources; what it read of the three stands where it stood."""
+    scorer, batch = a_scorer(blend=1.0), requests()
+    scored = scorer.score(batch)
+    files_of(scorer, tmp_path)
+    path = tmp_path / SCORER_CONFIG_FILE
+    document = json.loads(path.read_text())
+    assert document.pop("n_sources") == 3
+    path.write_text(json.dumps(document))
+    loaded = load_scorer(tmp_path)
+    assert loaded.network.side_weight.shape[0] == 8
+    for name, values in loaded.score(batch).items():
+        np.testing.assert_array_equal(values, scored[name])
+    side = loaded.inputs(batch)[0].side.numpy()
+    expected = np.eye(3, dtype=np.float32)[batch["sources"]]
+    np.testing.assert_array_equal(side[..., 2:5], expected)
+    log_ranks = np.log1p(batch["ranks"]).astype(np.float32) - np.float32(4.0)
+    np.testing.assert_array_equal(side[..., 5:8], expected * log_ranks[..., None])
+
+
+def test_a_source_the_scorer_does_not_know_is_scored_as_no_source() -> None:
+    """Whichever it is and at whatever rank: nothing of it reaches the network."""
+    scorer, batch = a_scorer(blend=1.0), requests()
+    unknown = {**batch, "sources": np.full_like(batch["sources"], Source.NEIGHBOURS)}
+    assert not scorer.inputs(unknown)[0].side[..., 2:].any()
+    later = {
+        **batch,
+        "sources": np.full_like(batch["sources"], Source.TRENDING),
+        "ranks": batch["ranks"] + 7,
+    }
+    utilities = [scorer.score(one)["utility"] for one in (unknown, later)]
+    np.testing.assert_array_equal(*utilities)
+    assert (utilities[0] != scorer.score(batch)["utility"]).any()
+
+
+def test_a_new_scorer_reads_every_source() -> None:
+    """Two side features each."""
+    config = replace(a_scorer().config, n_sources=len(Source))
+    torch.manual_seed(5)
+    scorer = CandidateScorer(
+        config, ScorerNetwork(config), a_scorer().vectors, a_scorer().popularity
+    )
+    batch = requests()
+    batch["sources"][:] = Source.TRENDING
+    side = scorer.inputs(batch)[0].side
+    assert side.shape[-1] == 2 + 2 * len(Source)
+    assert side[..., 2 + Source.TRENDING].all()
+    assert not side[..., 2 : 2 + Source.TRENDING].any()
+
+
+def files_of(scorer: CandidateScorer, directory: Path) -> None:
+    """The files that a bundle holds of a scorer."""
+    save_scorer(scorer, directory)
+    save_file({"vectors": scorer.vectors}, directory / ITEM_VECTORS_FILE)

@@ -121,3 +121,59 @@ def test_files_that_cannot_be_moved_now_follow_later(
     assert {*range(1, 12), *range(101, 112)} <= set(found) <= {*range(12), *range(100, 112)}
     assert len(found) == len(set(found))
     again.close()
+
+
+def unreadable(path: Path, kind: str) -> None:
+    """Put something that root cannot read either in the place of a file."""
+    path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(path.with_name("nowhere"))
+
+
+@pytest.mark.parametrize("kind", ["directory", "dangling link"])
+def test_a_file_that_will_never_be_read_holds_up_nobody(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is kept under another name, counted and said once; the other files' events go on."""
+    alive = own_spool(tmp_path, "alive", MIB)
+    folder = left_by_the_dead(tmp_path, "dead", 0)
+    middle = segments(folder)[1]
+    unreadable(middle, kind)
+    assert adopt_orphans(alive, tmp_path) == 2
+    assert drain(alive) == [1, 2, 3, 8, 9, 10, 11]
+    assert alive.n_corrupt == 1
+    (aside,) = folder.glob("*.corrupt-*")
+    assert aside.name.startswith(f"{middle.name}.corrupt-")
+    assert f"spool {middle} cannot be read" in caplog.text
+    assert adopt_orphans(alive, tmp_path) == 0
+    assert alive.n_corrupt == 1
+    alive.close()
+
+
+def test_damage_in_every_file_of_the_dead_loses_only_what_is_damaged(tmp_path: Path) -> None:
+    """One cut short, one with a changed byte, one unreadable: the rest is delivered in order."""
+    alive = own_spool(tmp_path, "alive", MIB)
+    folder = left_by_the_dead(tmp_path, "dead", 0)
+    cut, changed, gone = segments(folder)
+    os.truncate(cut, cut.stat().st_size - 10)
+    data = bytearray(changed.read_bytes())
+    data[70] ^= 0xFF
+    changed.write_bytes(data)
+    unreadable(gone, "directory")
+    assert adopt_orphans(alive, tmp_path) == 2
+    assert drain(alive) == [1, 2, 4, 6, 7]
+    assert alive.n_corrupt == 2
+    alive.close()
+
+
+def test_a_file_that_breaks_after_it_was_taken_over_is_left_out(tmp_path: Path) -> None:
+    """A disk may fail at any time; what is behind the file is delivered all the same."""
+    alive = own_spool(tmp_path, "alive", MIB)
+    left_by_the_dead(tmp_path, "dead", 0)
+    adopt_orphans(alive, tmp_path)
+    unreadable(segments(alive.directory)[0], "dangling link")
+    assert drain(alive) == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert (alive.n_corrupt, alive.n_records) == (1, 0)
+    alive.close()

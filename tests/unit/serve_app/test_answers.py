@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from recsys.events import decode_event, encode_event
+from recsys.events import Impression, decode_event, encode_event
 from serve_app.answers import answer_json, impression_of
-from serve_app.asks import Answer, Ask, Chosen, Explanation
+from serve_app.asks import Answer, Ask, Chosen, Dropped, Explanation
 from serve_app.http.recommend_requests import RecommendRequest
 
 
@@ -19,6 +19,7 @@ def an_answer(**changes: object) -> Answer:
         "shown": Chosen(["a", "b"], [0.5, 0.25], ["index", "fresh"], [1.5, 0.0], [0, 3], [0, 4]),
         "propensities": [0.95, 0.01],
         "unshown": Chosen(["c"], [0.4], ["popular"], [0.5], [1], [1]),
+        "dropped": Dropped(["d", "e"], ["index", "index"], [0.25, 0.125], [201, 240], 180),
         "explanations": None,
         "coverage": 0.5,
         "degraded": ("shard-001: timeout",),
@@ -74,6 +75,20 @@ def test_the_impression_holds_what_learning_needs_and_survives_the_log() -> None
         ("b", 1, 0.01),
     ]
     assert [(item.item_id, item.score_rank) for item in impression.unshown] == [("c", 1)]
+    assert [(item.item_id, item.retrieval_rank) for item in impression.dropped] == [
+        ("d", 201),
+        ("e", 240),
+    ]
+    assert impression.n_dropped == 180
     assert impression.history_items == ("x", "y")
     assert impression.context == {"device": "phone"}
     assert (impression.coverage, impression.degraded) == (0.5, ("shard-001: timeout",))
+
+
+def test_an_impression_of_an_older_release_dropped_nothing() -> None:
+    """What it did not log decodes as none."""
+    body = json.loads(encode_event(impression_of(an_answer(), "e1")))
+    del body["dropped"], body["n_dropped"]
+    old = decode_event(json.dumps(body).encode())
+    assert isinstance(old, Impression)
+    assert (old.dropped, old.n_dropped) == ((), 0)

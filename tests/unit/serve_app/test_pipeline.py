@@ -14,7 +14,7 @@ from recsys.errors import DeadlineExceeded, Overloaded, StoreError
 from recsys.feature_definitions import NO_COUNTS, ItemCounts
 from recsys.settings import Settings
 from recsys.stages import stage_names
-from recsys.stores.feature_store import CatalogueView
+from recsys.stores.feature_store import CatalogueView, NeighbourChanges, NeighbourMark
 from recsys.types import Batch, HistoryEvent, UserState
 from serve_app.asks import Answer, Ask
 from serve_app.http.recommend_requests import RecommendRequest
@@ -36,6 +36,9 @@ class Users:
     histories: Mapping[str, Sequence[HistoryEvent]] = field(default_factory=dict)
     blocked: frozenset[str] = frozenset()
     live: tuple[str, ...] = ()
+    rising: tuple[str, ...] = ()
+    pairs: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    """The neighbours of items, best first."""
     is_away: bool = False
     stuck: Mapping[str, threading.Event] = field(default_factory=dict)
     """Reading one of these users waits for its event."""
@@ -55,10 +58,19 @@ class Users:
         return CatalogueView(1, self.blocked)
 
     def trending(self, limit: int) -> list[tuple[str, float]]:
-        return []
+        return [(item_id, 1.0) for item_id in self.rising[:limit]]
 
     def neighbours(self, item_ids: Sequence[str], limit: int) -> list[list[tuple[str, float]]]:
-        return [[] for _ in item_ids]
+        return [list(self.pairs.get(item_id, ()))[:limit] for item_id in item_ids]
+
+    def changed_neighbours(
+        self, since: NeighbourMark, limit: int, max_lists: int
+    ) -> NeighbourChanges:
+        mark = NeighbourMark("memory", 1)
+        if since == mark:
+            return NeighbourChanges(mark)
+        lists = {item_id: ranked[:limit] for item_id, ranked in self.pairs.items()}
+        return NeighbourChanges(mark, lists, is_anew=True)
 
     def item_counts(self, item_ids: Sequence[str], now_ms: int) -> list[ItemCounts]:
         return [ItemCounts(item_id, NO_COUNTS) for item_id in item_ids]
@@ -108,7 +120,7 @@ class Rig:
             if failing and name in failing:
                 failing[name].inner = fused
                 stages[name] = failing[name]
-        live = LiveItems(store, 100, self.settings.retrieval.n_candidates)
+        live = LiveItems(store, 100, self.settings.retrieval)
         live.refresh([(self.bundle.bundle_id, self.bundle.items)])
         telemetry = Telemetry()
         return Pipeline(stages, store, live, self.settings, telemetry), telemetry
@@ -128,6 +140,16 @@ def an_ask(user_id: str = "u1", k: int = 10, **fields: object) -> Ask:
     """An ask with plenty of time."""
     request = RecommendRequest(user_id=user_id, k=k, **fields)  # type: ignore[arg-type]
     return Ask(request, f"request-{user_id}", "stable", NOW_MS, time.monotonic() + 30)
+
+
+def narrow_rig(rig: Rig, log_dropped: int) -> Rig:
+    """The same with lists of 30 candidates."""
+    retrieval = rig.settings.retrieval.model_copy(
+        update={"n_candidates": 30, "n_popular": 5, "n_fresh": 5}
+    )
+    serve = rig.settings.serve.model_copy(update={"log_dropped": log_dropped})
+    changes = {"retrieval": retrieval, "serve": serve}
+    return replace(rig, settings=rig.settings.model_copy(update=changes))
 
 
 def run(
@@ -161,6 +183,26 @@ def test_a_healthy_graph_answers_whole_slates_with_full_coverage(rig: Rig) -> No
     assert len(answer.unshown.item_ids) == rig.settings.serve.log_unshown
     assert not set(answer.unshown.item_ids) & set(answer.shown.item_ids)
     assert answer.unshown.score_ranks == sorted(answer.unshown.score_ranks)
+
+
+def test_what_the_list_had_no_place_for_is_drawn_for_the_log(rig: Rig) -> None:
+    """Retrieved, neither shown nor scored; of all there were, and none where it is switched off."""
+    narrow = narrow_rig(rig, log_dropped=4)
+    users = Users({"u1": small_history(1, N_ITEMS)})
+    answer = answer_of(run(narrow.pipeline(users)[0], rig.bundle, [an_ask(k=5)]))
+    dropped = answer.dropped
+    assert len(set(dropped.item_ids)) == 4
+    assert dropped.n_dropped >= 4
+    assert set(dropped.sources) == {"index"}
+    assert dropped.retrieval_ranks == sorted(dropped.retrieval_ranks)
+    seen = {event.item_id for event in users.histories["u1"]}
+    assert not set(dropped.item_ids) & {*answer.shown.item_ids, *answer.unshown.item_ids, *seen}
+    both = run(narrow.pipeline(users)[0], rig.bundle, [an_ask("u2"), an_ask(k=5)])
+    assert isinstance(both[1], Answer)
+    assert both[1].dropped.item_ids == dropped.item_ids
+    off = narrow_rig(rig, log_dropped=0)
+    none = answer_of(run(off.pipeline(users)[0], rig.bundle, [an_ask(k=5)])).dropped
+    assert (none.item_ids, none.n_dropped) == ([], 0)
 
 
 def test_an_unknown_user_gets_an_answer(rig: Rig) -> None:
@@ -203,6 +245,50 @@ def test_what_is_popular_now_is_a_source_of_its_own(rig: Rig) -> None:
     for rank, item_id in enumerate(("i7", "i9")):
         if source_of.get(item_id) == "popular":
             assert ranks[item_id] == rank
+
+
+def test_neighbours_of_the_newest_items_are_a_source(rig: Rig) -> None:
+    """Of what a user engaged with, in no negative way; what the index holds stays the index's."""
+    pairs = {"i1": [("unheard of", 0.95), *((f"i{n}", n / 100) for n in range(79, 69, -1))]}
+    newest = HistoryEvent("i1", "click", NOW_MS - 1000)
+    histories = {"u1": [newest], "u2": [HistoryEvent("i1", "dismiss", NOW_MS - 1000)]}
+    served = with_few_candidates(rig)
+    sources = sources_of(served, Users(histories, pairs=pairs), ("u1", "u2", "nobody"))
+    brought = [sources[0].get(f"i{n}") for n in range(70, 80)]
+    assert set(brought) <= {"neighbours", "index", "fresh"}
+    assert brought.count("neighbours") > 4
+    assert all("neighbours" not in one.values() for one in sources[1:])
+    off = with_few_candidates(rig, n_neighbours=0)
+    assert all(
+        "neighbours" not in one.values()
+        for one in sources_of(off, Users(histories, pairs=pairs), ("u1",))
+    )
+
+
+def test_what_is_trending_is_a_source(rig: Rig) -> None:
+    """For everybody, before what is popular, and never what was deleted."""
+    names = [f"i{n}" for n in range(20, 32)]
+    store = Users(rising=("unheard of", "i19", *names), live=("i20",), blocked=frozenset({"i19"}))
+    for one in sources_of(with_few_candidates(rig), store, ("u1", "nobody")):
+        assert "i19" not in one
+        assert {one.get(name, "trending") for name in names[:10]} <= {"trending", "index"}
+        assert one["i20"] != "popular"
+        assert list(one.values()).count("trending") > 3
+    for one in sources_of(with_few_candidates(rig, n_trending=0), store, ("u1",)):
+        assert "trending" not in one.values()
+
+
+def with_few_candidates(rig: Rig, **retrieval: int) -> Rig:
+    """The same with lists that the other sources fill to two thirds."""
+    changed = rig.settings.retrieval.model_copy(update={"n_candidates": 30, **retrieval})
+    return replace(rig, settings=rig.settings.model_copy(update={"retrieval": changed}))
+
+
+def sources_of(rig: Rig, store: Users, user_ids: Sequence[str]) -> list[dict[str, str]]:
+    """The source of every candidate that each of these users is answered."""
+    answers = run(rig.pipeline(store)[0], rig.bundle, [an_ask(name, k=30) for name in user_ids])
+    whole = [answer_of([answer]).shown for answer in answers]
+    return [dict(zip(shown.item_ids, shown.sources, strict=True)) for shown in whole]
 
 
 @pytest.mark.parametrize(

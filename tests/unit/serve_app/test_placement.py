@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorUnavailableError
 
 from recsys.types import Batch
 from serve_app.stages.breaker import FAILURES_TO_OPEN, OPEN_S, Breaker
@@ -53,6 +52,8 @@ async def echo(packed: PackedBatch) -> PackedBatch | None:
 async def lose(packed: PackedBatch) -> PackedBatch | None:
     """The replica dies."""
     await asyncio.sleep(0)
+    from ray.exceptions import ActorUnavailableError
+
     raise ActorUnavailableError("gone", b"\0" * 16)
 
 
@@ -89,7 +90,7 @@ def test_arrays_travel_unchanged_and_may_be_written_to() -> None:
 def test_a_call_whose_replica_is_lost_is_tried_once_more() -> None:
     """Stages are pure, so asking twice is safe."""
     handle = Handle(lose, echo)
-    answer = ask(over(handle))
+    answer = ask(over(handle), timeout_s=60)  # Ray is imported meanwhile
     assert isinstance(answer, dict)
     assert np.array_equal(answer["k"], BATCH["k"])
     assert handle.n_calls == 2

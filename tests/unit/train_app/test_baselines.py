@@ -1,10 +1,10 @@
-"""Popularity and item-to-item neighbours on data small enough to count by hand."""
+"""Popularity on data small enough to count by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from train_app.evaluation.baselines import ItemNeighbours, popularity, recent_since_ms
+from train_app.evaluation.baselines import popularity, recent_since_ms
 from train_app.examples.interactions import Interactions, interactions_from_columns
 
 
@@ -40,19 +40,3 @@ def test_the_recent_window_is_the_newest_share() -> None:
     since_ms = recent_since_ms(interactions, share=1 / 3)
     assert 2 <= int((interactions.timestamps_ms >= since_ms).sum()) <= 3
     assert recent_since_ms(interactions.select(np.zeros(7, np.bool_))) == 0
-
-
-def test_neighbours_are_items_of_the_same_users() -> None:
-    """Who engaged with `a` is shown `b` before `d`; an empty history scores nothing."""
-    neighbours = ItemNeighbours(some_interactions(), shrink=0.0)
-    scores = neighbours.scores([np.array([0, 0], np.int32), np.zeros(0, np.int32)])
-    assert scores[0, 1] == np.float32(2 / np.sqrt(3 * 2))
-    assert scores[0, 1] > scores[0, 3] > 0
-    assert scores[0, 0] == 0
-    assert not scores[1].any()
-
-
-def test_only_the_nearest_neighbours_are_kept() -> None:
-    """With one neighbour each, `a` keeps `b` alone."""
-    scores = ItemNeighbours(some_interactions(), n_neighbours=1).scores([np.array([0])])
-    assert np.flatnonzero(scores[0]).tolist() == [1]

@@ -13,6 +13,7 @@ from train_app.checking.check_report import (
     MAX_REPORTS,
     CheckReport,
     CheckResult,
+    earlier_figures,
     error,
     graded,
     refusal,
@@ -73,6 +74,15 @@ def test_a_later_training_knows_the_earlier_ones(tmp_path: Path) -> None:
     (tmp_path / "reports" / "data-checks-8.json").write_text("[]")
     assert training_times(tmp_path) == [1500, 500]
     assert training_times(tmp_path / "nowhere") == []
+
+
+def test_a_later_check_knows_the_figures_of_earlier_ones(tmp_path: Path) -> None:
+    """Newest first; a check that had no such figure is passed over."""
+    for at_ms, figures in ((1000, {"limit": 20}), (2000, {}), (3000, {"limit": 200})):
+        results = (CheckResult("other", figures={"limit": 1}), CheckResult("one", figures=figures))
+        write_report(CheckReport(at_ms, results), tmp_path)
+    assert earlier_figures(tmp_path, "one", "limit") == [200, 20]
+    assert earlier_figures(tmp_path, "none", "limit") == []
 
 
 def test_old_reports_are_removed(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from recsys.features import FeatureSchema, history_arrays
 from recsys.settings import Settings
 from recsys.types import Batch, FloatArray, HistoryEvent, Item, RowArray
-from train_app.evaluation.evaluate import ITEM_NEIGHBOURS, baseline_rankers, rank, tabulate
+from train_app.evaluation.evaluate import POPULARITY_RECENT, popularity_rankers, rank, tabulate
 from train_app.evaluation.evaluation_protocols import HeldOut, Protocol, hold_out
-from train_app.evaluation.evaluation_table import COLUMNS, HR, measure
+from train_app.evaluation.evaluation_table import BEYOND_COLUMNS, COLUMNS, DIVERSITY, HR, measure
 from train_app.evaluation.rankers import (
     PAGE,
     POPULARITY,
@@ -210,16 +210,16 @@ def test_the_table_compares_all_methods_on_the_same_queries() -> None:
     interactions = some_interactions()
     held_out = held_out_of(interactions)
     rankers = [
-        *baseline_rankers(held_out.train, Settings()),
+        *popularity_rankers(held_out.train, Settings()),
         BundleRanker(parts_for(own_ids(interactions)), interactions, 200),
     ]
     reports: list[float] = []
     ranked = rank(held_out, rankers, lambda _, share: reports.append(share))
     assert reports[-1] == pytest.approx(1.0)
     table = tabulate(held_out, ranked, seed=0, facts={"bundle_id": "b1"}, notes=["a note"])
-    assert {POPULARITY, ITEM_NEIGHBOURS, PAGE} <= {row.method for row in table.figures}
+    assert {POPULARITY, POPULARITY_RECENT, PAGE} <= {row.method for row in table.figures}
     for row in table.figures:
-        assert tuple(row.metrics) == COLUMNS
+        assert set(row.metrics) == {*COLUMNS, *BEYOND_COLUMNS} - {DIVERSITY}
         for interval in row.metrics.values():
             assert interval.low - 1e-9 <= interval.mean <= interval.high + 1e-9
     assert table.metric(PAGE, HR) == pytest.approx(ranked[PAGE].per_query[HR].mean())

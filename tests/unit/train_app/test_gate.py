@@ -11,6 +11,9 @@ from recsys.errors import DataRefused
 from recsys.learning_settings import GateSettings
 from train_app.evaluation.gate import GateDecision, Measured, decide
 
+STRICTLY = GateSettings(against_stable="shown_not_worse")
+UNCOMPARED = GateSettings(against_stable="off")
+
 
 def decision_for(
     page: float,
@@ -64,6 +67,40 @@ def test_a_page_may_drop_a_little_below_the_stable_bundle() -> None:
     assert refused.versus_stable is not None
     assert refused.versus_stable.mean == pytest.approx(-0.011)
     assert [rule.passed for rule in refused.rules] == [True, True, False]
+    assert refused.least_drop_shown == pytest.approx(0.05)
+    assert decision_for(0.01, popularity=0.0, stable=0.2, gate=UNCOMPARED).passed
+
+
+def noisy(n: int, drop: float, seed: int = 0) -> Measured:
+    """A metric that is 0 or 1 like a hit, and a new bundle that misses `drop` of stable's hits."""
+    rng = np.random.default_rng(seed)
+    stable = (rng.random(n) < 0.2).astype(float)
+    page = np.where(rng.random(n) < 0.5, rng.random(n) < 0.2, stable * (rng.random(n) >= drop))
+    return Measured(page, np.zeros(n), np.arange(n) % 400, stable)
+
+
+def test_a_drop_that_chance_explains_is_let_through_and_said() -> None:
+    """Where few engagements can be compared, only a large drop is refused."""
+    few, many = noisy(100, 0.2), noisy(20_000, 0.2)
+    assert few.stable is not None
+    assert few.page.mean() < 0.95 * few.stable.mean()
+    decision = decide(few, GateSettings(), seed=0)
+    assert decision.passed
+    assert decision.least_drop_shown is not None
+    assert decision.least_drop_shown > 0.1
+    refused = decide(many, GateSettings(), seed=0)
+    assert not refused.passed
+    with pytest.raises(DataRefused, match=r"minus the stable bundle's: -0\.\d+, at least -0\.0"):
+        refused.require_passed()
+    assert not decide(noisy(100, 0.9), GateSettings(), seed=0).passed
+
+
+def test_non_inferiority_demands_data_enough_to_show_it() -> None:
+    """An equal bundle passes on many engagements and not on few."""
+    for n, passes in ((100, False), (50_000, True)):
+        decision = decide(noisy(n, 0.0), STRICTLY, seed=0)
+        assert decision.passed is passes
+        assert "low end" in decision.rules[-1].sentence()
 
 
 def test_only_engagements_new_to_the_stable_bundle_are_compared() -> None:

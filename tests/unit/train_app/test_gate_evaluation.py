@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from recsys.bundles.bundle import Manifest
+from recsys.learning_settings import GateSettings
 from train_app.evaluation.evaluation_protocols import HeldOut, hold_out
-from train_app.evaluation.gate_evaluation import MIN_UNPROMPTED, comparable_queries
+from train_app.evaluation.gate import Measured, decide
+from train_app.evaluation.gate_evaluation import MIN_UNPROMPTED, comparable_queries, gate_text
+from train_app.evaluation.metrics import Values
 from train_app.examples.interactions import interactions_from_columns
 
 
@@ -62,3 +65,21 @@ def test_with_too_few_others_every_engagement_new_to_stable_counts(until_ms: int
     comparable = comparable_queries(held_out, a_manifest(until_ms))
     assert np.array_equal(comparable, times_ms >= (until_ms or 0))
     assert comparable.any()
+
+
+def test_the_text_says_how_large_a_drop_could_have_been_shown() -> None:
+    """A comparison that sees nothing says so, and a refusal is followed by its remedy."""
+    n = 400
+    rng = np.random.default_rng(0)
+    stable = (rng.random(n) < 0.2).astype(float)
+    users = np.arange(n)
+
+    def text_of(page: Values, gate: GateSettings | None = None) -> str:
+        measured = Measured(page, np.zeros(n), users, stable)
+        return gate_text(decide(measured, gate or GateSettings(), seed=0))
+
+    assert "can show a drop of 5% or more" in text_of(stable)
+    assert "can show no drop" in text_of(rng.random(n) * 100 * (rng.random(n) < 0.1))
+    refused = text_of(np.zeros(n))
+    assert "refused" in refused
+    assert "gate: to change that: train with --warm-start" in refused

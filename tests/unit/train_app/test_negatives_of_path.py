@@ -14,6 +14,7 @@ from tests.example_tables import a_slate, an_act, some_rules, stage
 from train_app.examples.example_rules import ExampleRules
 from train_app.examples.labelled_impressions import label_moments
 from train_app.examples.negatives_of_path import (
+    add_dropped,
     add_random,
     add_unshown,
     is_scored_sql,
@@ -52,6 +53,7 @@ def negatives(
     stage(connection, acts, slates)
     label_moments(connection, rules)
     counts = add_unshown(connection, rules)
+    counts.update(add_dropped(connection, rules))
     counts.update(add_random(connection, rules))
     rows = connection.sql(
         "SELECT moment_id, item_id, stage FROM candidates WHERE coalesce(len(labels), 0) = 0"
@@ -71,6 +73,34 @@ def test_shown_and_ignored_and_scored_and_not_shown_are_negatives_of_their_stage
     )
     assert found == {("m10", "b", "shown"), ("m10", "c", "scored")}
     assert counts["unshown_engaged"] == 1
+
+
+def test_retrieved_and_dropped_are_negatives_with_the_chance_of_their_draw(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    """Without a score; what the user came to is left out, and changes no chance."""
+    pools(connection, ["z"], ["z"])
+    dropped = [
+        {"item_id": item, "source": "index", "retrieval_score": 0.25, "retrieval_rank": 200 + n}
+        for n, item in enumerate("defc")
+    ]
+    slates = [
+        a_slate("u", "ab", 10, "c", dropped=dropped, n_dropped=160),
+        a_slate("u", "a", 15, dropped=dropped[:2], n_dropped=2),
+    ]
+    found, counts = negatives(connection, [an_act("u", "e", 112)], slates, some_rules(n_random=0))
+    assert {one for one in found if one[2] == "retrieved"} == {
+        ("m10", "d", "retrieved"), ("m10", "e", "retrieved"), ("m10", "f", "retrieved"),
+        ("m15", "d", "retrieved"),
+    }  # fmt: skip
+    assert ("m10", "c", "scored") in found
+    assert counts["dropped_engaged"] == 1
+    rows = connection.sql("""SELECT DISTINCT moment_id, log_q, score, source, score_rank
+        FROM candidates WHERE stage = 'retrieved' ORDER BY moment_id""").fetchall()
+    assert rows == [
+        ("m10", pytest.approx(math.log(4 / 160)), None, "index", None),
+        ("m15", 0.0, None, "index", None),
+    ]
 
 
 def test_without_a_scorer_nothing_was_scored(connection: duckdb.DuckDBPyConnection) -> None:

@@ -16,6 +16,7 @@ from recsys.learning_settings import GateSettings
 from recsys.settings import Settings
 from tests.untrained_models import small_settings, some_interactions, write_untrained_models
 from train_app.examples.interactions import Interactions
+from train_app.learning.divergence import TrainingDiverged
 from train_app.run_directory import (
     RunDirectory,
     one_at_a_time,
@@ -30,7 +31,9 @@ from train_app.train_run import (
     run_training,
 )
 
-LENIENT = GateSettings(min_ratio_popularity=0.0)
+LENIENT = GateSettings(
+    min_ratio_popularity=0.0, max_calibration_error=None, max_cost_ratio=None, max_churn=None
+)
 STRICT = GateSettings(min_ratio_popularity=1_000.0)
 
 
@@ -45,10 +48,12 @@ class Workshop:
         self.n_loads = 0
         self.n_trainings = 0
         self.killed_at = ""
+        self.diverges = False
         self.now_s = now_s
         self.said: list[str] = []
         self.last_train: Interactions | None = None
         self.warm_start: Path | None = None
+        self.found: list[str] = []
 
     def tools(self) -> TrainTools:
         """As `run_training` takes them."""
@@ -80,6 +85,11 @@ class Workshop:
         self.n_trainings += 1
         self.last_train = train
         self.warm_start = warm_start
+        workdir.mkdir(parents=True, exist_ok=True)
+        self.found = sorted(path.name for path in workdir.iterdir())
+        if self.diverges:
+            (workdir / "a-checkpoint").touch()
+            raise TrainingDiverged("the loss is nan")
         write_untrained_models(train, settings, workdir, warm_start=warm_start, report=report)
 
     def _report(self, label: str, share: float) -> None:
@@ -141,6 +151,31 @@ def test_a_killed_run_goes_on_with_its_data_and_its_models(
     assert (workshop.n_loads, workshop.n_trainings) == (1, n_trainings)
     assert any("interrupted" in said for said in workshop.said)
     assert len(Registry(settings.registry_location).list_bundles()) == 1
+
+
+def with_rate(settings: Settings, rate: float, **train: object) -> Settings:
+    """The settings with another learning rate of the towers, and more."""
+    towers = settings.train.towers.model_copy(update={"learning_rate": rate})
+    branch = settings.train.model_copy(update={"towers": towers, **train})
+    return settings.model_copy(update={"train": branch})
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_rate_and_only_with_that(tmp_path: Path) -> None:
+    """Checkpoints and data are those of the run that stopped; with another seed it begins anew."""
+    settings = small_settings(tmp_path, gate=LENIENT)
+    workshop = Workshop()
+    workshop.diverges = True
+    with pytest.raises(TrainingDiverged):
+        run_training(TrainRequest(publish=True), settings, workshop.tools())
+    with pytest.raises(TrainingDiverged):
+        run_training(TrainRequest(), with_rate(settings, 1e-4, seed=7), workshop.tools())
+    assert workshop.found == []
+    workshop.diverges = False
+    result = run_training(TrainRequest(publish=True), with_rate(settings, 1e-4), workshop.tools())
+    assert result.manifest is not None
+    assert workshop.found == ["a-checkpoint"]
+    assert workshop.n_loads == 2
+    assert not (tmp_path / "training").exists()
 
 
 def test_a_run_killed_long_ago_begins_anew(tmp_path: Path) -> None:

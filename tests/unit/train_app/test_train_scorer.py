@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from recsys.learning_settings import ScorerSettings
-from recsys.settings import RetrievalSettings
+from recsys.settings import RetrievalSettings, Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder
+from recsys.types import Source
 from train_app.examples.interactions import Interactions, interactions_from_columns
 from train_app.learning.calibration import choose_blend, choose_trust, fit_sigmoid, ndcg_per_example
 from train_app.learning.scorer_examples import (
@@ -146,8 +147,11 @@ def test_an_example_knows_only_what_came_before_it() -> None:
     content = np.full((log.n_items, 1), -1, np.int32)
     model = TwoTower(config, content, np.ones(log.n_items, dtype=bool)).eval()
     events = held_back_events(log, np.random.default_rng(0))
-    retrieval = RetrievalSettings(n_candidates=12, n_popular=3)
-    examples = collect_examples(log, events, UserEncoder.of(model), model.item_vectors(), retrieval)
+    chosen = Settings(
+        retrieval=RetrievalSettings(n_candidates=12, n_popular=3, n_neighbours=2, n_trending=2)
+    )
+    examples = collect_examples(log, events, UserEncoder.of(model), model.item_vectors(), chosen)
+    assert set(np.unique(examples.sources)) >= {Source.INDEX, Source.NEIGHBOURS}
     for example, event in enumerate(events.tolist()):
         begin = log.offsets[log.user_of_event()[event]]
         met = log.rows[begin:event]

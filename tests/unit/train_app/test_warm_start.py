@@ -10,10 +10,19 @@ import torch
 
 from recsys.bundles.item_table import write_item_table
 from recsys.errors import ConfigError
+from recsys.features import FIRST_KIND
+from recsys.learning_settings import ScorerSettings, TowerSettings, WarmStartSettings
+from recsys.scorer import CandidateScorer, save_scorer
+from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.tower_networks import RESERVED_KINDS, TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import Item
-from train_app.learning.warm_start import start_from
+from train_app.learning.warm_start import (
+    start_from,
+    start_scorer_from,
+    warm_scorer,
+    warm_towers,
+)
 
 
 def towers(item_ids: list[str], kinds: tuple[str, ...], seed: int, **shape: int) -> TwoTower:
@@ -59,3 +68,58 @@ def test_towers_of_another_shape_are_refused(tmp_path: Path) -> None:
     model = towers(["a", "b"], ("view",), seed=2, n_layers=2)
     with pytest.raises(ConfigError, match=r"train\.towers\.n_layers = 2"):
         start_from(model, ["a", "b"], tmp_path)
+
+
+def a_scorer(actions: tuple[str, ...], hidden: int = 6, seed: int = 0) -> CandidateScorer:
+    """A scorer with random weights over the four items of `a_bundle`."""
+    torch.manual_seed(seed)
+    n = len(actions)
+    config = ScorerConfig(
+        n_items=4,
+        embedding_dim=8,
+        hidden_dims=(hidden,),
+        actions=actions,
+        utility_weights=(1.0,) * n,
+        score_center=0.0,
+        score_spread=1.0,
+        user_scale=1.0,
+        vector_scale=1.0,
+        action_log_odds=(0.0,) * n,
+        action_trust=(0.0,) * n,
+        is_negative=(False,) * n,
+    )
+    network = ScorerNetwork(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape))
+    return CandidateScorer(config, network, torch.zeros(4, 8), torch.zeros(4))
+
+
+def test_a_scorer_keeps_what_it_knew_of_each_action_by_name(tmp_path: Path) -> None:
+    """New actions keep a fresh start; a scorer of another shape begins anew."""
+    a_bundle(tmp_path)
+    earlier = a_scorer(("view", "like"), seed=1)
+    save_scorer(earlier, tmp_path)
+    actions = ("like", "play", "view")
+    network = a_scorer(actions, seed=2).network
+    fresh = network.action_head.weight.detach().clone()
+    assert start_scorer_from(network, actions, tmp_path)
+    theirs = earlier.network
+    assert torch.equal(network.action_head.weight[[0, 2]], theirs.action_head.weight[[1, 0]])
+    assert torch.equal(network.action_head.weight[1], fresh[1])
+    assert torch.equal(network.kind_values[FIRST_KIND], theirs.kind_values[FIRST_KIND + 1])
+    assert torch.equal(network.user_layer.weight, theirs.user_layer.weight)
+    wider = a_scorer(actions, hidden=7, seed=3).network
+    before = wider.user_layer.weight.detach().clone()
+    assert not start_scorer_from(wider, actions, tmp_path)
+    assert torch.equal(wider.user_layer.weight, before)
+
+
+def test_a_warm_start_is_shorter_and_gentler_and_never_longer() -> None:
+    """Its own limits stand below those of a training from nothing; 0 is no limit."""
+    warm = WarmStartSettings(epochs=3, max_minutes=2.0, rate_share=0.5)
+    towers = warm_towers(TowerSettings(epochs=30, max_minutes=10.0, learning_rate=0.01), warm)
+    assert (towers.epochs, towers.max_minutes, towers.learning_rate) == (3, 2.0, 0.005)
+    assert warm_towers(TowerSettings(epochs=1, max_minutes=0), warm).max_minutes == 2.0
+    short = warm_scorer(ScorerSettings(epochs=1, max_minutes=0.5), warm)
+    assert (short.epochs, short.max_minutes) == (1, 0.5)

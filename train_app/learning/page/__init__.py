@@ -1,0 +1,1 @@
+"""Trains retrieval and scorer as one, on whole moments."""

@@ -1,0 +1,1 @@
+"""Off-policy evaluation on our own log: what another policy would have earned."""
