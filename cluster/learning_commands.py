@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from recsys.settings import Settings
 
 CANARY_PLAN = "instant"
+_OF_TABLE = ("protocol", "against", "cuts", "negatives", "no_tune_baselines")
+_OF_LOG = ("kind", "positions", "since")
 
 
 @click.command(
@@ -156,9 +158,7 @@ def train(
 @click.option(
     "--protocol",
     type=click.Choice(["time", "leave-one-out", "ncf"]),
-    default="time",
-    show_default=True,
-    help="How the held-out part is chosen.",
+    help="How the held-out part is chosen; default time.",
 )
 @click.option("--against", metavar="BUNDLE", help="Another bundle, beside it in the table.")
 @click.option("--cuts", type=click.IntRange(1), metavar="N", help="Windows of time; default 1.")
@@ -174,7 +174,7 @@ def train(
 @click.option("--positions", type=click.IntRange(1), metavar="N", help="Likewise: the first N.")
 @click.option("--since", metavar="TIME", help="Likewise: slates shown from then on (ISO 8601).")
 @click.pass_context
-def evaluate(ctx: click.Context, /, bundle: str | None, protocol: str, **options: Any) -> None:
+def evaluate(ctx: click.Context, /, bundle: str | None, **options: Any) -> None:
     """Print the offline table with intervals, baselines beside it.
 
     Without BUNDLE it trains on the protocol's training part with the present settings. A bundle
@@ -182,32 +182,28 @@ def evaluate(ctx: click.Context, /, bundle: str | None, protocol: str, **options
     trains nothing: it says what BUNDLE, or the present ordering settings, would have earned on the
     slates of the log, and refuses with exit code 6 where the log cannot tell.
     """
-    if options["off_policy"]:
-        ctx.exit(run_learning(ctx.obj, off_policy_arguments(bundle, options))[0])
-    arguments = ["evaluate"]
-    arguments += [bundle] if bundle is not None else []
-    arguments += ["--protocol", protocol]
-    for name in ("against", "cuts", "negatives"):
-        arguments += [f"--{name}", str(options[name])] if options[name] is not None else []
-    arguments += ["--no-tune-baselines"] if options["no_tune_baselines"] else []
-    ctx.exit(run_learning(ctx.obj, arguments)[0])
+    ctx.exit(run_learning(ctx.obj, evaluation_arguments(bundle, options))[0])
 
 
-def off_policy_arguments(bundle: str | None, options: Mapping[str, Any]) -> list[str]:
-    """The job's arguments for an off-policy evaluation.
+def evaluation_arguments(bundle: str | None, options: Mapping[str, Any]) -> list[str]:
+    """The job's arguments for the offline table or, with `off_policy`, for what the log tells.
 
     Raises:
-        click.UsageError: an option is given that only the offline table knows.
+        click.UsageError: an option is given that only the other of the two knows.
     """
-    for name in ("against", "cuts", "negatives"):
-        if options[name] is not None:
+    words = {name: f"--{name.replace('_', '-')}" for name in (*_OF_TABLE, *_OF_LOG)}
+    given = {name: options[name] for name in words if options[name] not in (None, False)}
+    for name in given:
+        if options["off_policy"] and name in _OF_TABLE:
             raise click.UsageError(
-                f"--{name} belongs to the offline table, expected none with --off-policy"
+                f"{words[name]} belongs to the offline table, expected none with --off-policy"
             )
-    arguments = ["off-policy"]
+        if not options["off_policy"] and name in _OF_LOG:
+            raise click.UsageError(f"{words[name]} is of --off-policy, which was not given")
+    arguments = ["off-policy" if options["off_policy"] else "evaluate"]
     arguments += [bundle] if bundle is not None else []
-    for name in ("kind", "positions", "since"):
-        arguments += [f"--{name}", str(options[name])] if options[name] is not None else []
+    for name, value in given.items():
+        arguments += [words[name]] if value is True else [words[name], str(value)]
     return arguments
 
 

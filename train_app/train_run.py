@@ -52,7 +52,12 @@ _MENDING_SETTINGS: Any = {
     "serve": True,
     "cluster": True,
     "schedule": True,
-    "train": {"precision": True, "towers": {"learning_rate"}, "scorer": {"learning_rate"}},
+    "train": {
+        "precision": True,
+        "towers": {"learning_rate"},
+        "scorer": {"learning_rate"},
+        "warm": {"rate_share"},
+    },
 }
 """What may be changed for a run that diverged to go on from its checkpoints."""
 

@@ -7,14 +7,21 @@ no loss: it is renamed and an empty one begun, which the feature stream fills ag
 from __future__ import annotations
 
 import logging
+import secrets
 import sqlite3
 import time
 from pathlib import Path
 
 from recsys.errors import StoreError
-from recsys.stores.feature_tables import DELETED_INDEX, LAYOUT
+from recsys.stores.feature_tables import DELETED_INDEX, LAYOUT, select_identity
 from recsys.stores.folder_lock import folder_lock
-from recsys.stores.sqlite_file import COMPANIONS, DamagedFile, open_writable, store_errors
+from recsys.stores.sqlite_file import (
+    COMPANIONS,
+    DamagedFile,
+    open_writable,
+    store_errors,
+    transaction,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +29,8 @@ _CACHE_KB = 32_000
 _CHECKPOINT_PAGES = 4_000
 """Pages of the write-ahead log before they move to the file: histories that change again soon are
 moved once."""
+
+_MAX_IDENTITY = 2**31 - 1
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
@@ -95,10 +104,21 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         with store_errors(LAYOUT, path):
             connection.execute(DELETED_INDEX)
+            _give_identity(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _give_identity(connection: sqlite3.Connection) -> None:
+    """A number of its own for a file that has none: it goes where the contents are copied to."""
+    if select_identity(connection):
+        return
+    with transaction(connection):
+        # Another writer may have been faster.
+        if not select_identity(connection):
+            connection.execute(f"PRAGMA user_version={1 + secrets.randbelow(_MAX_IDENTITY)}")
 
 
 def _is_usable(path: Path) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -106,7 +107,7 @@ class SqliteFeatureStore:
         # Apart: a scan of the whole catalogue must not keep a request from its users.
         self._users = _Connection(path)
         self._rest = _Connection(path)
-        self._blocked: tuple[int, int, frozenset[str]] = (0, 0, frozenset())
+        self._blocked: tuple[str, int, frozenset[str]] = ("", 0, frozenset())
 
     def read_users(self, user_ids: Sequence[str]) -> list[UserState]:
         """The states of many users at once, in the order asked for.
@@ -149,12 +150,12 @@ class SqliteFeatureStore:
         """The neighbours of at most `max_lists` items that changed after a mark, oldest first."""
 
         def query(connection: sqlite3.Connection) -> NeighbourChanges:
-            # A file that was opened again may be another file.
-            store = str(self._rest.n_opened)
-            version = since.version if store == since.store else 0
-            lists, version = feature_tables.select_changed_neighbours(
-                connection, version, limit, max_lists
-            )
+            with _snapshot(connection):
+                store = self._identity(connection)
+                version = since.version if store == since.store else 0
+                lists, version = feature_tables.select_changed_neighbours(
+                    connection, version, limit, max_lists
+                )
             mark = NeighbourMark(store, version)
             return NeighbourChanges(mark, lists, store != since.store, len(lists) < max_lists)
 
@@ -185,25 +186,36 @@ class SqliteFeatureStore:
 
     def _view(self, connection: sqlite3.Connection, since_version: int) -> CatalogueView:
         # One snapshot: between two, a deleted item could be missing from both answers.
-        connection.execute("BEGIN")
-        try:
+        with _snapshot(connection):
             return self._view_of_snapshot(connection, since_version)
-        finally:
-            connection.execute("COMMIT")
 
     def _view_of_snapshot(
         self, connection: sqlite3.Connection, since_version: int
     ) -> CatalogueView:
         version = feature_tables.select_catalogue_version(connection)
-        n_opened = self._rest.n_opened
-        if self._blocked[:2] != (n_opened, version):
+        store = self._identity(connection)
+        if self._blocked[:2] != (store, version):
             deleted = feature_tables.select_deleted(connection, version)
-            self._blocked = (n_opened, version, deleted)
+            self._blocked = (store, version, deleted)
         blocked = self._blocked[2]
         if since_version == version:
             return CatalogueView(version, blocked)
         items = feature_tables.select_items(connection, since_version, version)
         return CatalogueView(version, blocked, items)
+
+    def _identity(self, connection: sqlite3.Connection) -> str:
+        """Tells what is read now from what a file opened before, or copied over, held."""
+        return f"{self._rest.n_opened}:{feature_tables.select_identity(connection)}"
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Generator[None]:
+    """Everything read inside is as of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("COMMIT")
 
 
 class _Connection:

@@ -166,6 +166,11 @@ def select_offsets(connection: sqlite3.Connection) -> dict[int, int]:
     return dict(connection.execute("SELECT partition, next_offset FROM partitions").fetchall())
 
 
+def select_identity(connection: sqlite3.Connection) -> int:
+    """What tells these contents from those of a store made anew; 0 where no writer gave any."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def select_catalogue_version(connection: sqlite3.Connection) -> int:
     """The version of the newest catalogue change."""
     query = "SELECT coalesce(max(version), 0) FROM catalogue"

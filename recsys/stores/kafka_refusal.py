@@ -17,6 +17,8 @@ _ALERT_S = 0.2
 """A refused certificate is told of behind the handshake, by a broker that otherwise waits."""
 _PLAIN_TO_TLS = "it speaks TLS and events.kafka.security_protocol is PLAINTEXT; set SASL_SSL or SSL"
 _SASL_HANDSHAKE, _UNSUPPORTED = 17, 33
+_ANSWER_BYTES = range(10, 65_537)
+"""Of an answer to a handshake: from its fixed part to more than any list of mechanisms."""
 
 
 def why_refused(settings: KafkaSettings, password_variable: str) -> str | None:
@@ -29,7 +31,7 @@ def why_refused(settings: KafkaSettings, password_variable: str) -> str | None:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), _STEP_S) as connection:
                 return _greet(connection, host, settings, password_variable)
-        except (OSError, ValueError):
+        except (OSError, ValueError, struct.error):
             continue
     return None
 
@@ -112,7 +114,7 @@ def _alert(secured: ssl.SSLSocket) -> str | None:
 def _sasl_reason(
     connection: socket.socket, settings: KafkaSettings, password_variable: str
 ) -> str | None:
-    """The mechanism, or else user and password: a broker that greets does not hang."""
+    """The mechanism, or else what a greeting cannot tell apart: user and password, or the rest."""
     mechanism = settings.sasl_mechanism
     answer = _ask_mechanism(connection, mechanism)
     if answer is None:
@@ -124,8 +126,9 @@ def _sasl_reason(
             " events.kafka.sasl_mechanism to one of them"
         )
     return (
-        f"it does not let user '{settings.sasl_username}' in with {mechanism}; check"
-        f" events.kafka.sasl_username and the password in {password_variable}"
+        f"either it does not let user '{settings.sasl_username}' in with {mechanism}, or its"
+        " advertised listeners cannot be reached from here; check events.kafka.sasl_username and"
+        f" the password in {password_variable}, then advertised.listeners of the brokers"
     )
 
 
@@ -136,13 +139,21 @@ def _ask_mechanism(connection: socket.socket, mechanism: str) -> tuple[int, list
     connection.sendall(struct.pack(">i", len(request)) + request)
     try:
         (size,) = struct.unpack(">i", _received(connection, 4))
-        answer = _received(connection, size)
-    except OSError:
+        if size not in _ANSWER_BYTES:
+            return None
+        return _read_answer(_received(connection, size))
+    except (OSError, ValueError, struct.error):
+        # No broker, or none of this protocol: it has told nothing.
         return None
+
+
+def _read_answer(answer: bytes) -> tuple[int, list[str]]:
     _, error_code, n_names = struct.unpack_from(">ihi", answer)
-    offered, at = [], 10
+    offered, at = [], _ANSWER_BYTES.start
     for _ in range(n_names):
         (length,) = struct.unpack_from(">h", answer, at)
+        if length < 0:
+            raise ValueError(f"a name of {length} bytes")
         offered.append(answer[at + 2 : at + 2 + length].decode())
         at += 2 + length
     return error_code, offered

@@ -1,11 +1,14 @@
 """A draft of the feature store in another database of the same Redis, swapped in by one command.
 
-A database that holds a draft says so with a key, so that what a killed process left is found.
+A database that holds a draft says so with a key, so that what a killed process left is found; a
+second key, which ends by itself, says that the process lives.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
 import uuid
 from typing import Any
 
@@ -15,8 +18,14 @@ from recsys.stores.feature_update import FeatureWriter
 from recsys.stores.redis_feature_writer import TIMEOUT_S, RedisFeatureWriter
 from recsys.stores.redis_link import Command, RedisLink
 
+_log = logging.getLogger(__name__)
+
 DRAFT = "fw1:draft"
-"""Which process fills this database; there until it is put in place."""
+"""Whose database this is: of a draft, or of the old values until they are deleted."""
+ALIVE = "fw1:draft-alive"
+"""There as long as the process of the draft lives, and `ALIVE_S` longer."""
+ALIVE_S = 60
+_RENEW_EVERY_S = 10.0
 _DATABASES = range(15, -1, -1)
 """A server has 16 where nobody has configured another number."""
 _SCANNED = 1_000
@@ -25,13 +34,15 @@ _SCANNED = 1_000
 class RedisFeatureDraft:
     """A draft in the highest database that is empty, or holds the draft of a dead process.
 
+    One at a time: a second is refused while the process of the first lives.
+
     Args:
         url: of the store that serves, see `RedisLink`.
         password: likewise.
 
     Raises:
         ConfigError: the store's database holds other keys too, or no other one is free.
-        StoreError: the server is away.
+        StoreError: the server is away, or another process has a draft there.
     """
 
     def __init__(self, url: str, password: str) -> None:
@@ -42,11 +53,31 @@ class RedisFeatureDraft:
         self._url = with_database(url, self._database)
         self._draft = RedisLink(self._url, password, TIMEOUT_S)
         self._token = uuid.uuid4().hex.encode()
+        self._stopping = threading.Event()
+        self._renewal: threading.Thread | None = None
 
     def writer(self) -> FeatureWriter:
-        """A writer of the draft."""
-        self.remove()
-        self._draft.ask([("SET", DRAFT, self._token)])
+        """A writer of the draft, empty at first.
+
+        Raises:
+            StoreError: another process has taken the database meanwhile.
+        """
+        mark: list[Command] = [
+            ("FLUSHDB", "ASYNC"),
+            ("SET", DRAFT, self._token),
+            ("SET", ALIVE, self._token, "EX", ALIVE_S),
+        ]
+
+        def decide(answers: list[Any]) -> list[Command] | None:
+            token, living, n_keys = answers
+            is_own = token == self._token
+            is_free = living is None and (token is not None or not n_keys)
+            return mark if is_own or is_free else None
+
+        reads: list[Command] = [("GET", DRAFT), ("GET", ALIVE), ("DBSIZE",)]
+        if self._draft.transact([DRAFT, ALIVE], reads, decide) is None:
+            raise StoreError(_taken(self._database, self._live.url))
+        self._keep_alive()
         return RedisFeatureWriter(self._url, self._password)
 
     def put_in_place(self) -> None:
@@ -61,38 +92,77 @@ class RedisFeatureDraft:
             found[:] = answers
             if answers != [self._token]:
                 return None
-            return [("DEL", DRAFT), ("SWAPDB", self._live.database, self._database)]
+            return [
+                ("DEL", DRAFT, ALIVE),
+                ("SWAPDB", self._live.database, self._database),
+                # What is there now are the old values: nobody's but to be deleted.
+                ("SET", DRAFT, self._token),
+                ("SET", ALIVE, self._token, "EX", ALIVE_S),
+            ]
 
         self._draft.transact([DRAFT], [("GET", DRAFT)], decide)
         if found != [self._token]:
-            raise StoreError(
-                f"another process has taken database {self._database} of {self._live.url} for a"
-                " draft of its own; run one replay at a time"
-            )
+            raise StoreError(_taken(self._database, self._live.url))
 
     def remove(self) -> None:
-        """Empty the draft's database, whichever contents it has by now."""
-        self._draft.ask([("FLUSHDB", "ASYNC")])
+        """Empty the draft's database, whichever contents it has by now, unless it is another's."""
+        self._stopping.set()
+        if self._renewal is not None:
+            self._renewal.join()
+            self._renewal = None
+
+        def decide(answers: list[Any]) -> list[Command] | None:
+            return [("FLUSHDB", "ASYNC")] if answers == [self._token] else None
+
+        self._draft.transact([DRAFT], [("GET", DRAFT)], decide)
+
+    def _keep_alive(self) -> None:
+        """Say from now on that this process lives, however long it writes nothing."""
+        if self._renewal is None:
+            self._stopping.clear()
+            self._renewal = threading.Thread(target=self._renew, name="draft-alive", daemon=True)
+            self._renewal.start()
+
+    def _renew(self) -> None:
+        def decide(answers: list[Any]) -> list[Command] | None:
+            own = ("SET", ALIVE, self._token, "EX", ALIVE_S)
+            return [own] if answers == [self._token] else None
+
+        while not self._stopping.wait(_RENEW_EVERY_S):
+            try:
+                self._draft.transact([DRAFT], [("GET", DRAFT)], decide)
+            except StoreError as error:
+                _log.warning(f"a draft of the features cannot say that it is written: {error}")
 
     def _free_database(self, url: str) -> int:
         (info,) = self._live.ask([("INFO", "keyspace")])
-        used = {int(number) for number in re.findall(rb"db(\d+):", info)}
+        used = {int(number) for number in re.findall(rb"db(\d+):", info)} - {self._live.database}
+        left = {number for number in sorted(used) if self._is_left(url, number)}
         for number in _DATABASES:
-            if number == self._live.database:
-                continue
-            if number not in used or self._is_draft(url, number):
+            if number != self._live.database and (number not in used or number in left):
                 return number
         raise ConfigError(
             f"feature store {self._live.url} has no empty database beside its own, expected one to"
             " compute the features in; empty one, or allow more in redis.conf ('databases')"
         )
 
-    def _is_draft(self, url: str, number: int) -> bool:
+    def _is_left(self, url: str, number: int) -> bool:
+        """Whether a database holds the draft of a dead process; that of a living one refuses."""
         link = RedisLink(with_database(url, number), self._password, TIMEOUT_S)
         try:
-            return bool(link.ask([("EXISTS", DRAFT)])[0])
+            is_draft, is_alive = link.ask([("EXISTS", DRAFT), ("EXISTS", ALIVE)])
         finally:
             link.close()
+        if is_draft and is_alive:
+            raise StoreError(_taken(number, self._live.url))
+        return bool(is_draft)
+
+
+def _taken(database: int, url: str) -> str:
+    return (
+        f"another process has taken database {database} of {url} for a draft of its own; run one"
+        f" replay at a time: wait for its end, or {ALIVE_S} s where it was killed"
+    )
 
 
 def with_database(url: str, number: int) -> str:

@@ -45,7 +45,7 @@ class RedisFeatureStore:
         self._quick = RedisLink(url, password, timeout_s)
         self._patient = RedisLink(url, password, max(timeout_s, PATIENT_TIMEOUT_S))
         self._circuit = circuit or Circuit()
-        self._gone: tuple[int, frozenset[str]] = (0, frozenset())
+        self._gone: tuple[str, int, frozenset[str]] = ("", 0, frozenset())
 
     def read_users(self, user_ids: Sequence[str]) -> list[UserState]:
         """The states of many users at once, in the order asked for.
@@ -119,12 +119,14 @@ class RedisFeatureStore:
 
     def catalogue(self, since_version: int = 0) -> CatalogueView:
         """Deleted items, and the items put since a version."""
-        (value,) = self._ask(self._patient, [("GET", keys.CATALOGUE_VERSION)])
-        version, gone = self._gone
-        if int(value or 0) == version == since_version:
+        names = (keys.CATALOGUE_VERSION, keys.NEIGHBOURS_MARK)
+        ((value, mark),) = self._ask(self._patient, [("MGET", *names)])
+        store, version, gone = self._gone
+        # A store that was swapped in may have come to the same version.
+        if int(value or 0) == version == since_version and keys.decode_mark(mark)[0] == store:
             return CatalogueView(version, gone)
-        version, gone, changed = self._catalogue_since(since_version)
-        self._gone = (version, gone)
+        store, version, gone, changed = self._catalogue_since(since_version)
+        self._gone = (store, version, gone)
         commands: list[Command] = [
             ("HMGET", keys.CATALOGUE, *part) for part in parts(changed, MAX_PER_COMMAND)
         ]
@@ -179,17 +181,19 @@ class RedisFeatureStore:
         mark = NeighbourMark(*keys.decode_mark(value))
         return mark, {item_id.decode(): int(float(version)) for item_id, version in versions}
 
-    def _catalogue_since(self, since_version: int) -> tuple[int, frozenset[str], list[str]]:
-        """Version, deleted items and the items changed since a version, in one snapshot."""
+    def _catalogue_since(self, since_version: int) -> tuple[str, int, frozenset[str], list[str]]:
+        """Store, version, deleted items and the items changed since a version, in one snapshot."""
         commands: list[Command] = [
             ("MULTI",),
+            ("GET", keys.NEIGHBOURS_MARK),
             ("GET", keys.CATALOGUE_VERSION),
             ("SMEMBERS", keys.CATALOGUE_GONE),
             ("ZRANGEBYSCORE", keys.CATALOGUE_ORDER, f"({since_version}", "+inf"),
             ("EXEC",),
         ]
-        version, gone, changed = self._ask(self._patient, commands)[-1]
+        mark, version, gone, changed = self._ask(self._patient, commands)[-1]
         return (
+            keys.decode_mark(mark)[0],
             int(version or 0),
             frozenset(item_id.decode() for item_id in gone),
             [item_id.decode() for item_id in changed],

@@ -10,8 +10,9 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,11 @@ from pathlib import Path
 from recsys.errors import StoreError
 from recsys.stores.reserved_offsets import sync_folder
 from recsys.stores.spool_file import (
+    FailingFiles,
     SpoolFile,
-    found_segment,
+    found_segments,
     free_number,
     segment_path,
-    segment_paths,
 )
 from recsys.stores.spool_segment import SpooledRecord, frame_records
 from recsys.stores.sqlite_file import DISK_FULL
@@ -43,18 +44,25 @@ class Spool:
     Args:
         directory: belongs to this process from now on; made where missing.
         max_bytes: on disk; past that `append` fails.
+        now_s: tells how long a file could not be read.
 
     Raises:
         StoreError: the folder cannot be used, or another process has it.
     """
 
     def __init__(
-        self, directory: Path, max_bytes: int, *, segment_bytes: int = _SEGMENT_BYTES
+        self,
+        directory: Path,
+        max_bytes: int,
+        *,
+        segment_bytes: int = _SEGMENT_BYTES,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.directory = directory
         self._max_bytes = max_bytes
         self._segment_bytes = segment_bytes
         self._lock = threading.RLock()
+        self._failing = FailingFiles(now_s)
         self._segments: deque[SpoolFile] = deque()
         self._loaded: deque[SpooledRecord] = deque()
         self._n_corrupt = 0
@@ -77,7 +85,7 @@ class Spool:
                 raise StoreError(
                     f"spool {directory} belongs to another process; name another folder"
                 )
-            self._segments.extend(map(found_segment, segment_paths(directory)))
+            self._segments.extend(found_segments(directory, self._failing))
         except OSError as error:
             raise StoreError(self._sentence(error)) from error
         with self._changing():
@@ -141,7 +149,7 @@ class Spool:
                 stays where it is with all older ones.
         """
         # Read where they are: a file that is here and not in the queue would be lost.
-        found = [found_segment(path) for path in segment_paths(directory)]
+        found = found_segments(directory, self._failing)
         whole = [segment for segment in found if not segment.is_given_up]
         if not found:
             return 0
@@ -199,7 +207,9 @@ class Spool:
         except OSError as error:
             if segment is self._writing:
                 raise
-            segment.give_up(error)
+            segment.give_up(error, self._failing)
+        else:
+            self._failing.forget(segment.path)
 
     def _write(self, data: bytes, n_records: int) -> None:
         if self._lock_file < 0:

@@ -10,8 +10,9 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recsys.stores.spool_segment import SpooledRecord, is_torn_tail, parse_segment
@@ -21,10 +22,12 @@ _log = logging.getLogger(__name__)
 SUFFIX = ".spool"
 _READ_SUFFIX = ".read"
 _POSITION_DIGITS = 20
-_OF_THE_FILE = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOENT, errno.ELOOP, errno.EIO, errno.EINVAL}
-)
+_OF_THE_FILE = frozenset({errno.EISDIR, errno.ENOENT, errno.ELOOP, errno.EINVAL})
 """Errors that are one file's own and will not pass; others are this process's or the disk's."""
+_MAY_BE_OF_THE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.EIO})
+"""Errors that pass where a disk or a mount comes back, and are the file's own where they stay."""
+GIVE_UP_AFTER_S = 300.0
+"""How long a file fails with one of those before the others go on without it."""
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -44,6 +47,27 @@ def free_number(directory: Path, below: int) -> int:
     """
     names = [*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{_READ_SUFFIX}")]
     return min([below, *(int(path.stem) for path in names)]) - 1
+
+
+@dataclass(slots=True)
+class FailingFiles:
+    """Since when which files cannot be read, as one process has seen it."""
+
+    now_s: Callable[[], float]
+    """Of a clock that only goes forward."""
+    since_s: dict[Path, float] = field(default_factory=dict)
+
+    def will_not_pass(self, path: Path, error: OSError) -> bool:
+        """Whether an error that a file has met is its own, and has been for long enough."""
+        if error.errno in _OF_THE_FILE:
+            return True
+        if error.errno not in _MAY_BE_OF_THE_FILE:
+            return False
+        return self.now_s() - self.since_s.setdefault(path, self.now_s()) >= GIVE_UP_AFTER_S
+
+    def forget(self, path: Path) -> None:
+        """The file was read, or is out of the queue."""
+        self.since_s.pop(path, None)
 
 
 @dataclass(slots=True)
@@ -101,20 +125,25 @@ class SpoolFile:
         self.path.rename(path)
         self.path = path
 
-    def give_up(self, error: OSError) -> None:
+    def give_up(self, error: OSError, failing: FailingFiles) -> None:
         """Keep it under another name, where it holds up nobody, for its error will not pass.
 
         Raises:
             OSError: the error may pass, or the file cannot be renamed either.
         """
-        if error.errno not in _OF_THE_FILE:
+        if not failing.will_not_pass(self.path, error):
             raise error
         aside = _aside(self.path)
-        self.path.rename(aside)
+        try:
+            self.path.rename(aside)
+            outcome = f"it is kept as {aside.name}"
+        except FileNotFoundError:
+            outcome = "somebody has moved or deleted it"
+        failing.forget(self.path)
         self.n_records, self.n_bytes, self.n_corrupt, self.is_given_up = 0, 0, 1, True
         _log.error(
-            f"spool {self.path} cannot be read ({error.strerror or error}); it is kept as"
-            f" {aside.name}, and the events of the other files go on"
+            f"spool {self.path} cannot be read ({error.strerror or error}); {outcome}, and the"
+            " events of the other files go on"
         )
 
     def remove(self) -> None:
@@ -146,21 +175,33 @@ def _aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.corrupt-{stamp}")
 
 
-def found_segment(path: Path) -> SpoolFile:
-    """A segment of an earlier life, read through once to know what it holds.
+def found_segments(directory: Path, failing: FailingFiles) -> list[SpoolFile]:
+    """The segments of an earlier life, oldest first, each read through once to know what it holds.
 
     One that cannot be read for a fault of its own is set aside and holds nothing then.
 
     Raises:
-        OSError: it cannot be read now, or not be set aside.
+        OSError: one cannot be read now, and none is set aside; or one cannot be set aside.
     """
-    segment = SpoolFile(path)
-    try:
-        segment.n_bytes = path.stat().st_size
-        _read_through(segment)
-    except OSError as error:
-        segment.give_up(error)
-    return segment
+    segments = [SpoolFile(path) for path in segment_paths(directory)]
+    hopeless: list[tuple[SpoolFile, OSError]] = []
+    passing: list[OSError] = []
+    for segment in segments:
+        try:
+            segment.n_bytes = segment.path.stat().st_size
+            _read_through(segment)
+        except OSError as error:
+            if failing.will_not_pass(segment.path, error):
+                hopeless.append((segment, error))
+            else:
+                passing.append(error)
+        else:
+            failing.forget(segment.path)
+    if passing:
+        raise passing[0]
+    for segment, its_own in hopeless:
+        segment.give_up(its_own, failing)
+    return segments
 
 
 def _read_through(segment: SpoolFile) -> None:

@@ -17,7 +17,7 @@ from recsys.bundles.item_table import ItemTable
 from recsys.errors import RecsysError
 from recsys.neighbour_candidates import NeighbourTable
 from recsys.settings import RetrievalSettings
-from recsys.stores.feature_store import FeatureStore
+from recsys.stores.feature_store import CatalogueView, FeatureStore
 from recsys.types import RowArray
 from serve_app.residents.live_neighbours import LiveNeighbours
 
@@ -77,23 +77,30 @@ class LiveItems:
             view = self._features.catalogue(self._version)
             popular = _ids(self._features.popular(self._n_popular_live))
             trending = _ids(self._features.trending(_READ_PER_KEPT * self._n_trending))
-            self._neighbours.refresh(tables)
         except (RecsysError, OSError) as error:
             logger.info("live items are kept as they were: %s", error)
             return
-        is_same = (view.version, popular, trending) == (
-            self._version,
-            self._popular,
-            self._trending,
-        )
+        kept = self._rows if self._is_known(view, popular, trending) else {}
         self._version = view.version
         self._blocked = view.blocked
         self._put |= {item.item_id for item in view.items}
         self._popular, self._trending = popular, trending
-        kept = self._rows if is_same else {}
+        # Apart: what was taken out goes, whether or not the neighbours can be read.
+        try:
+            self._neighbours.refresh(tables)
+        except (RecsysError, OSError) as error:
+            logger.info("live neighbours are kept as they were: %s", error)
         self._rows = {
             name: self._renewed(name, items, kept.get(name)) for name, items in tables.items()
         }
+
+    def _is_known(
+        self, view: CatalogueView, popular: tuple[str, ...], trending: tuple[str, ...]
+    ) -> bool:
+        # Deleted items too: a store made anew may have come to the same version.
+        return (view.version, view.blocked) == (self._version, self._blocked) and (
+            (popular, trending) == (self._popular, self._trending)
+        )
 
     def _renewed(self, bundle_id: str, items: ItemTable, rows: LiveRows | None) -> LiveRows:
         """The kept rows, where there are some, with the neighbours as they are now."""

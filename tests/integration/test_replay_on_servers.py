@@ -11,12 +11,18 @@ import pytest
 
 from recsys.errors import ConfigError, DataError, StoreError
 from recsys.settings import Settings
-from recsys.stores import evidence_tables
+from recsys.stores import evidence_tables, redis_draft
 from recsys.stores.event_log import SqliteEventLog
 from recsys.stores.feature_update import FeatureContents
 from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
 from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.redis_draft import RedisFeatureDraft, with_database
+from recsys.stores.redis_draft import (
+    ALIVE,
+    ALIVE_S,
+    DRAFT,
+    RedisFeatureDraft,
+    with_database,
+)
 from recsys.stores.redis_link import RedisLink
 from tests.evidence_by_hand import a_random_log, evidence_by_hand
 from tests.evidence_follower import SETTINGS, stored
@@ -128,6 +134,56 @@ def used_databases(settings: Settings, password: str) -> set[str]:
     return {line.split(b":")[0].decode() for line in info.splitlines() if line.startswith(b"db")}
 
 
+def presume_dead(draft: RedisFeatureDraft, redis: RedisServer) -> None:
+    """As `ALIVE_S` after its process was killed."""
+    draft._stopping.set()
+    assert draft._renewal is not None
+    draft._renewal.join()
+    link = RedisLink(with_database(redis.url, 15), redis.password, 10)
+    assert 0 < link.ask([("TTL", ALIVE)])[0] <= ALIVE_S
+    assert link.ask([("DEL", ALIVE)]) == [1]
+    link.close()
+
+
+def test_a_second_replay_is_refused_while_the_first_works(
+    in_redis: Settings,
+    log: SqliteEventLog,
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither it nor one that began at the same moment touches the first one's draft."""
+    monkeypatch.setattr(redis_draft, "_RENEW_EVERY_S", 0.01)
+    drain(in_redis, FEATURES, log)
+    first = RedisFeatureDraft(redis.url, redis.password)
+    rival = RedisFeatureDraft(redis.url, redis.password)
+    with closing(first.writer()) as writer:
+        writer.write_popular("live", [("the-new-one", 1.0)])
+        with pytest.raises(StoreError, match="run one replay at a time"):
+            replay(in_redis, features=True, evidence=False, from_lake=False)
+        with pytest.raises(StoreError, match="taken database 15"):
+            rival.writer()
+        rival.remove()
+        link = RedisLink(with_database(redis.url, 15), redis.password, 10)
+        link.ask([("DEL", ALIVE)])
+        for _ in range(1_000):
+            if link.ask([("EXISTS", ALIVE)]) == [1]:
+                break
+            threading.Event().wait(0.005)
+        assert link.ask([("EXISTS", ALIVE)]) == [1], "the first does not say that it lives"
+        link.close()
+    first.put_in_place()
+    assert used_databases(in_redis, redis.password) == {"db0", "db15"}
+    rival.remove()
+    assert used_databases(in_redis, redis.password) == {"db0", "db15"}
+    first.remove()
+    assert used_databases(in_redis, redis.password) == {"db0"}
+    with closing(open_features(in_redis)) as store:
+        assert store.popular(9) == [("the-new-one", 1.0)]
+    live = RedisLink(redis.url, redis.password, 10)
+    assert live.ask([("EXISTS", DRAFT, ALIVE)]) == [0]
+    live.close()
+
+
 def test_what_a_killed_replay_left_is_taken_by_the_next(
     in_redis: Settings, log: SqliteEventLog, redis: RedisServer
 ) -> None:
@@ -135,6 +191,7 @@ def test_what_a_killed_replay_left_is_taken_by_the_next(
     drain(in_redis, FEATURES, log)
     killed = RedisFeatureDraft(redis.url, redis.password)
     killed.writer().close()
+    presume_dead(killed, redis)
     assert used_databases(in_redis, redis.password) == {"db0", "db15"}
     replay(in_redis, features=True, evidence=False, from_lake=False)
     assert used_databases(in_redis, redis.password) == {"db0"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,10 +57,24 @@ def test_a_search_goes_on_where_it_stopped_and_never_sees_the_test_part(tmp_path
     assert any("2 trials of an earlier search" in line for line in said)
     assert again.best is not None
     text = found_text(again)
-    assert "[train.towers]" in text
+    assert tomllib.loads(text)["train"]["towers"]
     assert "over the present settings" in text
     json.dumps(again.as_dict(), allow_nan=False)
     assert not (tmp_path / "searching").exists()
+
+
+def test_the_present_settings_are_tried_after_their_trial_was_killed(tmp_path: Path) -> None:
+    """What fails leaves them untried; once they are done they are not tried again."""
+    settings, data = small_settings(tmp_path), some_interactions(60)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(data, SearchRequest(1), settings, replace(tools_of([]), train_models=killed))
+    for n_trials in (1, 2):
+        found = run_search(data, SearchRequest(n_trials), settings, tools_of([]))
+        assert [tried.is_present for tried in found.trials] == [True, False][:n_trials]
 
 
 def test_a_trial_that_diverges_is_given_up(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ Level: TypeAlias = Literal["ok", "warning", "error"]
 Purpose: TypeAlias = Literal["check", "training", "evaluation"]
 Figure: TypeAlias = int | float | str | None
 REPORTS_DIR = "reports"
-MAX_REPORTS = 200
-"""Older reports are removed."""
+MAX_TRAINING_REPORTS = 200
+MAX_OTHER_REPORTS = 20
+"""Older reports are removed; looks in between may not push out what drift is measured from."""
 _PREFIX = "data-checks-"
 _TEXT_WIDTH = 120
 _RANK: dict[Level, int] = {"error": 0, "warning": 1, "ok": 2}
@@ -137,7 +138,7 @@ def write_report(report: CheckReport, data_dir: Path) -> Path:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(report.as_dict(), indent=2, allow_nan=False))
         temporary.replace(path)
-        for old in sorted(folder.glob(f"{_PREFIX}*.json"))[:-MAX_REPORTS]:
+        for old in _superfluous(folder):
             old.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
@@ -167,15 +168,32 @@ def earlier_figures(data_dir: Path, check: str, figure: str) -> list[Figure]:
     ]
 
 
+def _superfluous(folder: Path) -> list[Path]:
+    """Reports of trainings, and of everything else, beyond the newest that are kept of each."""
+    trainings: list[Path] = []
+    others: list[Path] = []
+    for path in _newest_first(folder):
+        is_training = _read(path).get("purpose") == "training"
+        (trainings if is_training else others).append(path)
+    return [*trainings[MAX_TRAINING_REPORTS:], *others[MAX_OTHER_REPORTS:]]
+
+
 def _kept_reports(data_dir: Path) -> Iterator[dict[str, Any]]:
     """The reports that can be read, newest first."""
-    for path in sorted((data_dir / REPORTS_DIR).glob(f"{_PREFIX}*.json"), reverse=True):
-        try:
-            document = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(document, dict):
-            yield document
+    return filter(None, map(_read, _newest_first(data_dir / REPORTS_DIR)))
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*.json"), reverse=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A report; empty where it cannot be read."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def error(detail: str) -> Finding:

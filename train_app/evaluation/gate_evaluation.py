@@ -21,11 +21,10 @@ from train_app.evaluation.evaluation_table import HR, NDCG, Evaluation, Ranked
 from train_app.evaluation.gate import GateDecision, Measured, decide
 from train_app.evaluation.gate_guardrails import Guarded, PageFacts
 from train_app.evaluation.gate_probe import (
-    MAX_PROBED,
+    CalibrationProbe,
     Probed,
     item_tokens,
     new_items,
-    probe_calibration,
     probe_costs,
 )
 from train_app.evaluation.metrics import Values
@@ -74,17 +73,20 @@ def evaluate_for_gate(
         negative_kinds=settings.events.negative_kinds,
         seed=seed,
     ).sample(settings.gate.max_evaluated, seed)
-    new = _probed(*candidate, settings, interactions, "")
-    old = None if stable is None else _probed(*stable, settings, interactions, STABLE_PREFIX)
-    rankers: list[Ranker] = [popularity_ranker(held_out.train, settings), new.ranker]
-    rankers += [] if old is None else [old.ranker]
+    new = _probed(*candidate, settings)
+    old = None if stable is None else _probed(*stable, settings)
+    probe = _calibration_probe(new, interactions, settings)
+    ours = probe or BundleRanker(new.parts, interactions, new.n_candidates)
+    rankers: list[Ranker] = [popularity_ranker(held_out.train, settings), ours]
+    if old is not None:
+        rankers.append(BundleRanker(old.parts, interactions, old.n_candidates, STABLE_PREFIX))
     ranked = rank(held_out, rankers, report)
     measured = _measured(
         ranked,
         held_out,
         settings.gate,
         None if stable is None else comparable_queries(held_out, stable[1]),
-        _guarded(ranked, held_out, new, old, settings, cpu_s),
+        _guarded(ranked, held_out, probe, _costs(new, old, held_out, settings, cpu_s), settings),
     )
     decision = decide(measured, settings.gate, seed)
     table = tabulate(
@@ -115,44 +117,53 @@ def gate_text(decision: GateDecision) -> str:
     return "\n".join(lines)
 
 
-def _probed(
-    bundle_dir: Path,
-    facts: BundleFacts,
-    settings: Settings,
-    interactions: Interactions,
-    prefix: str,
-) -> Probed:
+def _probed(bundle_dir: Path, facts: BundleFacts, settings: Settings) -> Probed:
     parts = BundleParts.load(bundle_dir, facts, settings)
-    n_candidates = settings.retrieval.n_candidates
-    ranker = BundleRanker(parts, interactions, n_candidates, prefix)
-    return Probed(parts, ranker, n_candidates, prefix)
+    return Probed(parts, settings.retrieval.n_candidates)
+
+
+def _calibration_probe(
+    new: Probed, interactions: Interactions, settings: Settings
+) -> CalibrationProbe | None:
+    """Ranks with the new bundle and looks at its probabilities, where they are guarded."""
+    if not settings.gate.max_calibration_error:
+        return None
+    negative_kinds = settings.events.negative_kinds
+    return CalibrationProbe(new.parts, interactions, new.n_candidates, negative_kinds)
+
+
+def _costs(
+    new: Probed,
+    old: Probed | None,
+    held_out: HeldOut,
+    settings: Settings,
+    cpu_s: Callable[[], float],
+) -> tuple[float | None, float | None]:
+    """What a request costs with both bundles, where that is compared."""
+    if not settings.gate.max_cost_ratio or old is None:
+        return None, None
+    ours, theirs = probe_costs([new, old], held_out, cpu_s)
+    return ours, theirs
 
 
 def _guarded(
     ranked: dict[str, Ranked],
     held_out: HeldOut,
-    new: Probed,
-    old: Probed | None,
+    probe: CalibrationProbe | None,
+    costs: tuple[float | None, float | None],
     settings: Settings,
-    cpu_s: Callable[[], float],
 ) -> Guarded:
-    """What the guardrails look at; what is switched off is not measured."""
-    gate, data = settings.gate, held_out.interactions
-    queries = held_out.sample(MAX_PROBED, settings.train.seed)
-    calibration = None
-    if gate.max_calibration_error:
-        calibration = probe_calibration(new, queries, settings.events.negative_kinds)
-    costs: list[float | None] = [None, None]
-    if gate.max_cost_ratio and old is not None:
-        costs = [*probe_costs([new, old], queries, cpu_s)]
-    pages = [ranked[one.prefix + PAGE].lists for one in (new, old) if one is not None]
+    """What the guardrails look at."""
+    data, theirs = held_out.interactions, ranked.get(STABLE_PREFIX + PAGE)
     until_ms = held_out.train_until_ms or int(data.timestamps_ms.max())
     return Guarded(
-        PageFacts(pages[0], calibration, costs[0]),
-        None if old is None else PageFacts(pages[1], None, costs[1]),
+        PageFacts(ranked[PAGE].lists, None if probe is None else probe.found(), costs[0]),
+        None if theirs is None else PageFacts(theirs.lists, None, costs[1]),
         held_out.users,
         item_tokens(data.items),
         new_items(held_out.train, until_ms, settings.retrieval.fresh_days),
+        # Popularity leaves out what was seen and nothing else.
+        np.asarray((ranked[POPULARITY].lists >= 0).any(1)),
     )
 
 

@@ -13,10 +13,18 @@ from numpy.typing import NDArray
 
 from recsys.learning_settings import GateSettings
 from recsys.types import RowArray
-from train_app.evaluation.gate_rules import Rule, at_least, at_most, unless_shown
-from train_app.evaluation.metrics import Values, bootstrap_mean, coverage
+from train_app.evaluation.breakdown.scorer_calibration import Reliability
+from train_app.evaluation.gate_rules import (
+    Rule,
+    at_least,
+    at_most,
+    interval_over_users,
+    unless_shown,
+)
+from train_app.evaluation.metrics import Values, coverage
 
-_N_BINS = 10
+MIN_ANSWERED = 0.99
+"""Share of the requests that has to get a page."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,25 @@ class Guarded:
     tokens: RowArray
     """[N, T] codes of each item's categories and creator, -1 padded."""
     is_new_item: NDArray[np.bool_]  # [N]
+    has_unseen: NDArray[np.bool_] | None = None
+    """[Q] whether there is an item the user has not seen; `None` is everybody."""
+
+
+def answered(guarded: Guarded) -> Rule:
+    """A bundle that makes no page is refused, even where popularity's figure is 0 too.
+
+    Requests of users who have seen the whole catalogue count for nothing.
+    """
+    has_page = np.asarray((guarded.new.lists >= 0).any(1))
+    if guarded.has_unseen is not None and guarded.has_unseen.any():
+        has_page = has_page[guarded.has_unseen]
+    return at_least(
+        "share of requests with a page",
+        float(has_page.mean()),
+        MIN_ANSWERED,
+        "see that the scorer's utilities are finite (lower train.scorer.learning_rate) and that "
+        "the bundle knows the items of the lake",
+    )
 
 
 def guardrails(guarded: Guarded, gate: GateSettings, seed: int) -> list[Rule]:
@@ -66,23 +93,6 @@ def guardrails(guarded: Guarded, gate: GateSettings, seed: int) -> list[Rule]:
             _cost(guarded.new, guarded.stable, gate),
         ]
     return [rule for rule in rules if rule is not None]
-
-
-def expected_calibration_error(probabilities: Values, outcomes: NDArray[np.bool_]) -> float:
-    """ECE: mean distance of predicted and observed rates over bins of equal size.
-
-    Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015.
-
-    Args:
-        probabilities: [n].
-        outcomes: [n].
-    """
-    order = np.argsort(probabilities, kind="stable")
-    total = 0.0
-    for part in np.array_split(order, min(_N_BINS, max(len(order), 1))):
-        if len(part):
-            total += abs(float(probabilities[part].mean() - outcomes[part].mean())) * len(part)
-    return total / max(len(order), 1)
 
 
 def page_diversity(lists: RowArray, tokens: RowArray) -> Values:
@@ -174,7 +184,7 @@ def _churn(guarded: Guarded, stable: PageFacts, gate: GateSettings, seed: int) -
         bound,
         "train with --warm-start, or raise gate.max_churn",
     )
-    return unless_shown(rule, bootstrap_mean(changed - bound, guarded.users, seed))
+    return unless_shown(rule, interval_over_users(changed - bound, guarded.users, seed))
 
 
 def _calibration(new: PageFacts, gate: GateSettings) -> Rule | None:
@@ -183,7 +193,7 @@ def _calibration(new: PageFacts, gate: GateSettings) -> Rule | None:
         return None
     return at_most(
         "calibration error of the page's probabilities",
-        expected_calibration_error(new.calibration.probabilities, new.calibration.outcomes),
+        Reliability.of(new.calibration.probabilities, new.calibration.outcomes).ece,
         bound,
         "import more history for the scorer, lower train.scorer.learning_rate, or raise "
         "gate.max_calibration_error",
@@ -218,4 +228,4 @@ def _share_of_stable(
         return None
     ours, theirs = ours[measured], theirs[measured]
     rule = at_least(name, float(ours.mean() / theirs.mean()), bound, remedy)
-    return unless_shown(rule, bootstrap_mean(bound * theirs - ours, users[measured], seed))
+    return unless_shown(rule, interval_over_users(bound * theirs - ours, users[measured], seed))

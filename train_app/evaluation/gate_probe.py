@@ -6,22 +6,23 @@ Knows bundles through `rankers`; what may be concluded is `gate_guardrails`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import best_columns
-from recsys.types import NO_ROW, Batch, Item, RowArray, Source
+from recsys.stages import Stage
+from recsys.types import NO_ROW, Batch, Item, RowArray
+from train_app.evaluation.breakdown.watched_stages import watched
 from train_app.evaluation.evaluation_protocols import HeldOut
 from train_app.evaluation.evaluation_table import PAGE_LENGTH
 from train_app.evaluation.gate_guardrails import Calibration
-from train_app.evaluation.rankers import RETRIEVAL_INDEX, BundleParts, BundleRanker
+from train_app.evaluation.metrics import Values
+from train_app.evaluation.rankers import BundleParts, BundleRanker
 from train_app.examples.interactions import Interactions
 
-MAX_PROBED = 1_024
-"""Queries whose probabilities are looked at; ten candidates of each."""
 _BATCH = 32
 _N_TIMED = 4
 _N_ROUNDS = 15
@@ -37,31 +38,55 @@ class Probed:
     """A bundle to ask."""
 
     parts: BundleParts
-    ranker: BundleRanker
     n_candidates: int
-    prefix: str = ""
-    """Stands before the names of the ranker's lists."""
 
 
-def probe_calibration(
-    probed: Probed, queries: HeldOut, negative_kinds: Sequence[str]
-) -> Calibration:
-    """Probabilities of acts on the best `PAGE_LENGTH` candidates of each query, and the acts."""
-    actions = _actions(probed.parts, queries.interactions, negative_kinds)
-    probabilities, outcomes = [np.zeros(0)], [np.zeros(0, np.bool_)]
-    row_of = _bundle_rows(probed, queries.interactions)
-    for part in queries.batches(_BATCH):
-        asked = _scoring(probed, part)
-        scored = probed.parts.scorer("score", asked)
-        columns = best_columns(scored["utility"], min(PAGE_LENGTH, asked["rows"].shape[1]))
-        rows = np.take_along_axis(asked["rows"], columns, 1)  # [b, K]
+class CalibrationProbe:
+    """Ranks as a bundle does and notes what its scorer says of the pages.
+
+    The page is the best `PAGE_LENGTH` candidates of all sources; the acts are the user's own on
+    the held-out item.
+    """
+
+    def __init__(
+        self,
+        parts: BundleParts,
+        interactions: Interactions,
+        n_candidates: int,
+        negative_kinds: Sequence[str],
+    ) -> None:
+        observed, self._watch = watched(parts)
+        self._ranker = BundleRanker(observed, interactions, n_candidates)
+        self._actions = _actions(parts, interactions, negative_kinds)
+        self._row_of = _bundle_rows(parts, interactions)
+        self._probabilities: list[Values] = []
+        self._outcomes: list[NDArray[np.bool_]] = []
+
+    def __call__(self, queries: HeldOut) -> dict[str, RowArray]:
+        """The bundle's lists."""
+        lists = self._ranker(queries)
+        scored = self._watch.scored
+        if scored is not None and "probabilities" in scored:
+            self._note(queries, scored)
+        return lists
+
+    def found(self) -> Calibration:
+        """Probabilities of acts on the pages made so far, and the acts."""
+        return Calibration(
+            np.concatenate([np.zeros(0), *self._probabilities]),
+            np.concatenate([np.zeros(0, np.bool_), *self._outcomes]),
+        )
+
+    def _note(self, queries: HeldOut, scored: Batch) -> None:
+        columns = best_columns(scored["utility"], min(PAGE_LENGTH, scored["rows"].shape[1]))
+        rows = np.take_along_axis(scored["rows"], columns, 1)  # [b, K]
         shown = np.take_along_axis(scored["probabilities"], columns[..., None], 1)
-        is_target = (rows == row_of[part.targets][:, None]) & (rows >= 0)
-        acted = is_target[..., None] & _acts(part)[:, None, actions.kinds]  # [b, K, A]
+        is_target = (rows == self._row_of[queries.targets][:, None]) & (rows >= 0)
+        acted = is_target[..., None] & _acts(queries)[:, None, self._actions.kinds]  # [b, K, A]
         usable = np.broadcast_to((rows >= 0)[..., None], acted.shape)
-        probabilities.append(np.asarray(shown[..., actions.places][usable], np.float64))
-        outcomes.append(acted[usable])
-    return Calibration(np.concatenate(probabilities), np.concatenate(outcomes))
+        said = np.asarray(shown[..., self._actions.places], np.float64)
+        self._probabilities.append(said[usable])
+        self._outcomes.append(acted[usable])
 
 
 def probe_costs(
@@ -74,7 +99,7 @@ def probe_costs(
     """
     parts = list(islice(queries.batches(_BATCH), _N_TIMED))
     n_requests = sum(len(part) for part in parts)
-    asked = [[_scoring(probed, part) for part in parts] for probed in bundles]
+    asked = [_scoring(probed, parts) for probed in bundles]
     fastest = [np.inf] * len(bundles)
     for _ in range(_N_ROUNDS):
         for place, probed in enumerate(bundles):
@@ -141,22 +166,34 @@ def _acts(queries: HeldOut) -> NDArray[np.bool_]:
     return acts
 
 
-def _scoring(probed: Probed, queries: HeldOut) -> Batch:
-    """What the scorer is asked for the queries: their features and retrieved candidates."""
-    lists = probed.ranker(queries)[probed.prefix + RETRIEVAL_INDEX][:, : probed.n_candidates]
-    rows = _bundle_rows(probed, queries.interactions)[lists]
-    features = probed.ranker.features(queries)
-    features["user_emb"] = probed.parts.scorer("encode", features)["user_emb"]
-    return {
-        **features,
-        "rows": rows,
-        "sources": np.full(rows.shape, Source.INDEX, np.int8),
-        "ranks": np.tile(np.arange(rows.shape[1], dtype=np.int32), (len(rows), 1)),
-    }
+class _Asked:
+    """A scorer that keeps what it was last asked to score."""
+
+    def __init__(self, scorer: Stage) -> None:
+        self._scorer = scorer
+        self.nbytes = scorer.nbytes
+        self.last: Batch | None = None
+
+    def __call__(self, method: str, batch: Batch) -> Batch:
+        """Answer as the scorer does."""
+        if method == "score":
+            self.last = batch
+        return self._scorer(method, batch)
 
 
-def _bundle_rows(probed: Probed, interactions: Interactions) -> RowArray:
+def _scoring(probed: Probed, parts: Sequence[HeldOut]) -> list[Batch]:
+    """What the scorer is asked for the pages of the queries: features and merged candidates."""
+    asked = _Asked(probed.parts.scorer)
+    own = replace(probed.parts, scorer=asked)
+    batches: list[Batch] = []
+    for part in parts:
+        BundleRanker(own, part.interactions, probed.n_candidates)(part)
+        batches += [] if asked.last is None else [asked.last]
+    return batches
+
+
+def _bundle_rows(parts: BundleParts, interactions: Interactions) -> RowArray:
     """The bundle's row of every item; the last cell answers for -1."""
-    row_of = {item_id: row for row, item_id in enumerate(probed.parts.item_ids)}
+    row_of = {item_id: row for row, item_id in enumerate(parts.item_ids)}
     rows = [row_of.get(item.item_id, NO_ROW) for item in interactions.items]
     return np.asarray([*rows, NO_ROW], np.int32)

@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from train_app.evaluation.metrics import Interval
+from train_app.evaluation.metrics import Interval, Values, bootstrap_mean
 
 _TIE = 1e-9
 """Equal up to the rounding of two sums in another order is equal."""
+MIN_USERS = 10
+"""Resampling fewer users than this says nothing of chance: of one user it has no width at all."""
+TOO_FEW = f"fewer than {MIN_USERS} users are too few to tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,25 @@ def at_most(name: str, figure: float, bound: float, remedy: str, note: str = "")
     return Rule(name, figure, bound, finite and figure <= bound + _TIE, remedy, "at most", note)
 
 
-def unless_shown(rule: Rule, breach: Interval) -> Rule:
+def interval_over_users(values: Values, users: NDArray[np.int64], seed: int) -> Interval | None:
+    """The 95 % interval of the mean; `None`, which is without bounds, below `MIN_USERS` users."""
+    if len(np.unique(users)) < MIN_USERS:
+        return None
+    return bootstrap_mean(values, users, seed)
+
+
+def unless_shown(rule: Rule, breach: Interval | None) -> Rule:
     """The rule, refused only where its breach is more than chance.
 
     Args:
         breach: by how much the bound was missed, per query, above 0 where it was; refused stays
-            refused where the whole 95 % interval is above 0.
+            refused where the whole 95 % interval is above 0. `None` where users are too few.
     """
-    if rule.passed or not np.isfinite([rule.figure, breach.low]).all():
+    if rule.passed or not np.isfinite(rule.figure):
+        return rule
+    if breach is None:
+        return replace(rule, passed=True, note=f"beyond the bound, but {TOO_FEW}")
+    if not np.isfinite(breach.low):
         return rule
     if breach.low > 0:
         return replace(rule, note="the 95 % interval shows it")

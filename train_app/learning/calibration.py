@@ -30,11 +30,16 @@ class Choice:
 
 
 def ndcg_per_example(estimates: Floats, engaged: NDArray[np.bool_], k: int = _CUTOFF) -> Floats:
-    """NDCG@k of each row's order, [E]; 0 where nothing was engaged with. Unusable is -inf."""
+    """NDCG@k of each row's order, [E]; 0 where nothing was engaged with.
+
+    Unusable is -inf, and so is NaN: what is no number finds nothing.
+    """
+    estimates = np.where(np.isnan(estimates), -np.inf, estimates)
     k = min(k, estimates.shape[1])
     order = np.argsort(-estimates, axis=1, kind="stable")[:, :k]
     discounts = 1.0 / np.log2(np.arange(k) + 2)
-    gained = np.take_along_axis(engaged, order, axis=1) @ discounts
+    found = engaged & np.isfinite(estimates)
+    gained = np.take_along_axis(found, order, axis=1) @ discounts
     n_best = np.minimum(engaged.sum(1), k)
     ideal = np.concatenate([[1.0], np.cumsum(discounts)])[n_best]
     return np.asarray(gained / np.where(n_best > 0, ideal, 1.0))

@@ -13,30 +13,50 @@ class TrainingDiverged(DataError):
 
 
 def tower_divergence(
-    step: int, epoch: float, learning_rate: float, loss: float, setting: float
+    step: int,
+    epoch: float,
+    learning_rate: float,
+    loss: float,
+    setting: float,
+    warm_rate_share: float | None = None,
 ) -> TrainingDiverged:
     """The towers' step whose loss or gradient is not finite.
 
     Args:
         learning_rate: of this step.
-        setting: `train.towers.learning_rate`, the schedule's peak.
+        setting: the schedule's peak; without a warm start `train.towers.learning_rate`.
+        warm_rate_share: `train.warm.rate_share`, which a warm start took that peak with.
     """
+    mend = _lower_rate("towers", setting, warm_rate_share)
     return TrainingDiverged(
         f"training the towers stopped at step {step}, epoch {epoch:.2f}: the loss is {loss} or a "
         f"gradient is not finite at a learning rate of {learning_rate:.3g}, expected finite "
-        f"numbers; set train.towers.learning_rate to {setting / 2:.3g} (now {setting:.3g}) or "
-        "train.precision to float32 and train again, which goes on from the last good checkpoint"
+        f"numbers; set {mend} or train.precision to float32 and train again, which goes on from "
+        "the last good checkpoint"
     )
 
 
-def scorer_divergence(epoch: int, loss: float, setting: float) -> TrainingDiverged:
+def scorer_divergence(
+    epoch: int, loss: float, setting: float, warm_rate_share: float | None = None
+) -> TrainingDiverged:
     """The scorer's step whose loss or gradient is not finite.
 
     Args:
-        setting: `train.scorer.learning_rate`.
+        setting: the schedule's peak; without a warm start `train.scorer.learning_rate`.
+        warm_rate_share: `train.warm.rate_share`, which a warm start took that peak with.
     """
+    mend = _lower_rate("scorer", setting, warm_rate_share)
+    # The share is the towers' as well: with another one they are no longer what was asked for.
+    kept = "keeps the towers" if warm_rate_share is None else "goes on from the towers' checkpoint"
     return TrainingDiverged(
         f"training the scorer stopped in epoch {epoch}: the loss is {loss} or a gradient is not "
-        f"finite, expected finite numbers; set train.scorer.learning_rate to {setting / 2:.3g} "
-        f"(now {setting:.3g}) and train again, which keeps the towers"
+        f"finite, expected finite numbers; set {mend} and train again, which {kept}"
     )
+
+
+def _lower_rate(model: str, setting: float, warm_rate_share: float | None) -> str:
+    """The setting that halves the rate of this way to train, and leaves that of the other."""
+    name, value = f"train.{model}.learning_rate", setting
+    if warm_rate_share is not None:
+        name, value = "train.warm.rate_share", warm_rate_share
+    return f"{name} to {value / 2:.3g} (now {value:.3g})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ _MAX_EXAMPLES = 20_000
 _MAX_PER_USER = 3
 _ENGAGEMENTS_PER_EXAMPLE = 5
 """A user gives one example for every so many new items met."""
+_KEPT_ONE_IN = 4
 _CHUNK = 256
 
 
@@ -87,6 +89,22 @@ def held_back_events(train: Interactions, rng: np.random.Generator) -> NDArray[n
     return held
 
 
+def kept_aside(train: Interactions, events: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[E] Which of the events are to validate on: about a quarter, each for as long as it is known.
+
+    A training that starts from an earlier one meets the same moments again; what that one learned
+    from must not judge this one.
+    """
+    owner = np.searchsorted(train.offsets, events, side="right") - 1
+    times_ms, rows = train.timestamps_ms[events].tolist(), train.rows[events].tolist()
+    names = (
+        f"{train.user_ids[user]}\0{train.items[row].item_id}\0{time_ms}"
+        for user, row, time_ms in zip(owner.tolist(), rows, times_ms, strict=True)
+    )
+    hashes = np.fromiter((crc32(name.encode()) for name in names), np.uint32, len(events))
+    return np.asarray(hashes % _KEPT_ONE_IN == 0)
+
+
 def collect_examples(
     train: Interactions,
     events: NDArray[np.int64],
@@ -99,10 +117,8 @@ def collect_examples(
     The index is searched exactly, and the other sources are as of the event; a true item that
     none of them proposes is no candidate, as when serving.
     """
-    popularity = np.bincount(train.rows, minlength=train.n_items)
-    popular = np.argsort(-popularity, kind="stable").astype(np.int32)
     history = histories_before(train, events, encoder.config.history_length)
-    extras = past_extras(train, history, train.timestamps_ms[events], popular, settings)
+    extras = past_extras(train, history, train.timestamps_ms[events], settings)
     n_candidates = settings.retrieval.n_candidates
     parts = []
     for start in range(0, max(len(events), 1), _CHUNK):

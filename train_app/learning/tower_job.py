@@ -49,6 +49,8 @@ class JobFacts:
     """Of the rows; needed for a warm start only."""
     warm_start: str | None = None
     """A bundle directory to start from."""
+    warm_rate_share: float | None = None
+    """With a warm start: the share in the learning rate of `settings`."""
     checkpoint_key: str = ""
     """Names the runs whose checkpoints it may go on from; empty, its own alone."""
 
@@ -141,7 +143,14 @@ def run_tower_job(
     model = TwoTower(facts.config, job.content, job.is_known)
     if facts.warm_start is not None:
         start_from(model, facts.item_ids, Path(facts.warm_start))
-    run = TowerRun(job.sequences, facts.settings, facts.seed, facts.use_bfloat16, peers)
+    run = TowerRun(
+        job.sequences,
+        facts.settings,
+        facts.seed,
+        facts.use_bfloat16,
+        peers,
+        facts.warm_rate_share,
+    )
     trainer = TowerTrainer(model, run, clock_s)
     folder = CheckpointFolder(checkpoint_dir, facts.checkpoint_key or facts.run_key)
     newest = folder.newest()

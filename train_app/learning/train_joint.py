@@ -31,7 +31,7 @@ from train_app.examples.interactions import Interactions
 from train_app.learning.checkpoints import run_key
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
-from train_app.learning.scorer_examples import collect_examples, held_back_events
+from train_app.learning.scorer_examples import collect_examples, held_back_events, kept_aside
 from train_app.learning.sequence_batches import training_sequences
 from train_app.learning.tower_job import JobFacts, TowerJob, TrainedTowers, run_tower_job
 from train_app.learning.train_on_ray import train_on_ray
@@ -139,6 +139,7 @@ def _tower_job(
         checkpoint_every_s=settings.train.checkpoint_every_s,
         item_ids=tuple(item.item_id for item in train.items) if warm_start else (),
         warm_start=str(warm_start) if warm_start else None,
+        warm_rate_share=settings.train.warm.rate_share if warm_start else None,
     )
     content = content_matrix(train.items, towers.n_content_buckets)
     return TowerJob(facts, sequences, content, learned > 0)
@@ -190,6 +191,7 @@ def _train_scorer(
         scorer_settings = warm_scorer(scorer_settings, settings.train.warm)
     fit = train_scorer(
         examples,
+        kept_aside(train, held_back),
         train.kinds,
         settings.events.negative_kinds,
         vectors,
@@ -199,6 +201,7 @@ def _train_scorer(
         time.monotonic,
         lambda share, _: report(_SCORER_LABEL, share),
         warm_start,
+        settings.train.warm.rate_share if warm_start else None,
     )
     report(_SCORER_LABEL, 1.0)
     pair = Pair(model, fit.scorer)

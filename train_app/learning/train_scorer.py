@@ -30,7 +30,6 @@ from train_app.learning.scorer_examples import ScorerExamples
 from train_app.learning.scorer_validation import calibrate, engaged_with, validate
 from train_app.learning.warm_start import start_scorer_from
 
-_VALIDATION_SHARE = 0.25
 _MIN_EXAMPLES = 40
 """With fewer, nothing is learned and the order of retrieval is kept."""
 _DROPOUT = 0.2
@@ -59,6 +58,7 @@ def action_weights(
 
 def train_scorer(
     examples: ScorerExamples,
+    is_kept: NDArray[np.bool_],
     actions: Sequence[str],
     negative_kinds: Sequence[str],
     vectors: FloatArray,
@@ -68,20 +68,23 @@ def train_scorer(
     clock_s: Callable[[], float],
     report: Callable[[float, dict[str, float]], None],
     warm_start: Path | None = None,
+    warm_rate_share: float | None = None,
 ) -> ScorerFit:
     """Train and calibrate a scorer.
 
     Args:
+        is_kept: [E] the examples to validate on; an earlier training never learned from them.
         vectors: [N, D] item vectors the examples were retrieved with.
         popularity: [N] in standard units.
         report: called with the share done and metrics.
         warm_start: a bundle directory whose scorer to start from, where its shape fits.
+        warm_rate_share: what a warm start took the learning rate of `settings` with.
 
     Raises:
         TrainingDiverged: a loss or gradient is not finite.
     """
     torch.manual_seed(seed)
-    rng = scorer_rng(seed)
+    rng = np.random.default_rng((seed, 2))
     config = _first_config(examples, actions, negative_kinds, vectors, settings)
     network = ScorerNetwork(config, _DROPOUT)
     scorer = CandidateScorer(
@@ -89,11 +92,13 @@ def train_scorer(
     )
     is_warm = warm_start is not None and start_scorer_from(network, actions, warm_start)
     is_positive = ~np.array(config.is_negative)
-    if len(examples) < _MIN_EXAMPLES:
+    if len(examples) < _MIN_EXAMPLES or is_kept.all() or not is_kept.any():
         report(1.0, {})
         return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
-    kept, learned = (examples.pick(part) for part in split_moments(len(examples), rng))
-    fitting = _Fitting(scorer, learned, kept, is_positive, settings, rng, clock_s, report)
+    kept, learned = (examples.pick(np.flatnonzero(part)) for part in (is_kept, ~is_kept))
+    fitting = _Fitting(
+        scorer, learned, kept, is_positive, settings, rng, clock_s, report, warm_rate_share
+    )
     fitting.run(is_warm)
     calibrated = calibrate(scorer, kept, is_positive, fitting.choice)
     metrics = {
@@ -103,20 +108,6 @@ def train_scorer(
         "scorer_validation_gain_ndcg@10": fitting.choice.gain,
     }
     return ScorerFit(calibrated, metrics)
-
-
-def scorer_rng(seed: int) -> np.random.Generator:
-    """What decides which moments a scorer learns from, first, and in which order."""
-    return np.random.default_rng((seed, 2))
-
-
-def split_moments(
-    n_moments: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the moments that are kept to validate on, and of those to learn from."""
-    order = rng.permutation(n_moments)
-    n_kept = max(round(n_moments * _VALIDATION_SHARE), 1)
-    return order[:n_kept], order[n_kept:]
 
 
 class _Fitting:
@@ -132,6 +123,7 @@ class _Fitting:
         rng: np.random.Generator,
         clock_s: Callable[[], float],
         report: Callable[[float, dict[str, float]], None],
+        warm_rate_share: float | None,
     ) -> None:
         self.choice = Choice(0.0, 0.0)
         self._scorer = scorer
@@ -142,6 +134,7 @@ class _Fitting:
         self._rng = rng
         self._clock_s = clock_s
         self._report = report
+        self._warm_rate_share = warm_rate_share
         self._parameters = list(scorer.network.parameters())
         self._optimizer = AdamW(self._parameters, _WEIGHT_DECAY, _BETAS)
 
@@ -189,7 +182,8 @@ class _Fitting:
         loss.backward()  # type: ignore[no-untyped-call]
         length = clip_gradients(self._parameters, _CLIP_NORM)
         if not (math.isfinite(loss.item()) and math.isfinite(length)):
-            raise scorer_divergence(epoch, loss.item(), self._settings.learning_rate)
+            peak, share = self._settings.learning_rate, self._warm_rate_share
+            raise scorer_divergence(epoch, loss.item(), peak, share)
         self._optimizer.step(self._settings.learning_rate * (0.02 + 0.98 * cosine))
 
     def _validate(self) -> Choice:

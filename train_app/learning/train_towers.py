@@ -57,6 +57,8 @@ class TowerRun:
     seed: int
     use_bfloat16: bool
     peers: Peers = Peers()
+    warm_rate_share: float | None = None
+    """What a warm start took the learning rate with; for the message where it is too high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,8 @@ class TowerTrainer:
         rate = run.settings.learning_rate * rate_share(self.share_done, self.step)
         if not (math.isfinite(total.mean_loss) and math.isfinite(length)):
             # Before the step is taken, so that what a checkpoint holds was always good.
-            peak = run.settings.learning_rate
-            raise tower_divergence(self.step, exact_epoch, rate, total.mean_loss, peak)
+            peak, share = run.settings.learning_rate, run.warm_rate_share
+            raise tower_divergence(self.step, exact_epoch, rate, total.mean_loss, peak, share)
         self._optimizer.step(rate)
         self.step += 1
         self.share_done = share_of_schedule(run.settings, exact_epoch, self.step, total.elapsed_s)

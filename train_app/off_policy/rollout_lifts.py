@@ -18,7 +18,6 @@ from recsys.stores.evidence import EvidenceReader
 from recsys.stores.evidence_sums import UserColumns
 from train_app.evaluation.evaluation_table import HR, NDCG
 from train_app.following.evidence_report import Z_95, Ratio, ratio_by_user
-from train_app.off_policy.policy_value import PolicyValue
 
 DAY_MS = 86_400_000
 BEFORE_DAYS, AFTER_DAYS = 7, 14
@@ -51,23 +50,11 @@ def past_rollouts(manifests: list[Manifest], evidence: EvidenceReader) -> list[L
     return pairs
 
 
-def lift_metrics(value: PolicyValue) -> dict[str, Any] | None:
-    """What a publication stores in `metrics["off_policy"]` of the manifest; None if refused."""
-    if value.refusal is not None or value.lift is None:
-        return None
-    lift = value.lift
-    return {"target": value.name, "lift": {"value": lift.value, "low": lift.low, "high": lift.high}}
-
-
 def predicted_lift(metrics: Mapping[str, Any]) -> tuple[Lift, str] | None:
-    """The lift a manifest promises, and by what; off-policy where it was supported, else the gate.
+    """The lift a manifest promises, and by what.
 
-    The gate's is the difference of the page's metric to the stable bundle's, as a share of it.
+    The gate's difference of the page's metric to the stable bundle's, as a share of it.
     """
-    stored = metrics.get("off_policy")
-    if isinstance(stored, Mapping) and isinstance(stored.get("lift"), Mapping):
-        lift = stored["lift"]
-        return Lift(float(lift["value"]), lift.get("low"), lift.get("high")), "off-policy"
     gate = metrics.get("gate")
     difference = gate.get("versus_stable") if isinstance(gate, Mapping) else None
     if not isinstance(gate, Mapping) or not isinstance(difference, Mapping):

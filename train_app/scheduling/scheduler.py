@@ -6,6 +6,8 @@ what runs: a rollout is the operator's.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +22,10 @@ from train_app.scheduling.training_sights import Sights
 
 POLL_S = 5.0
 _REFUSED = DataRefused.exit_code
+
+_log = logging.getLogger(__name__)
+_UNLUCKY = (RecsysError, OSError)
+"""What the next turn may be spared."""
 
 StartJob = Callable[[Sequence[str]], LeashedJob]
 
@@ -53,52 +59,92 @@ class Scheduler:
             RecsysError: a store cannot be used; the next turn may be luckier.
         """
         now_ms = self._now_ms()
-        before = self._store.read()
-        state = steady(now_ms, before or self._first(now_ms))
-        state = self._follow(now_ms, state)
-        if self._job is None:
-            decision = due(now_ms, state, self._sights.seen(), self._settings.schedule)
-            state = self._act(now_ms, state, decision)
-        if state != before:
-            self._store.write(state)
-        return state
+        state = self._remembered(now_ms)
+        if self._job is not None:
+            return state
+        decision = due(now_ms, state, self._sights.seen(), self._settings.schedule)
+        acted = self._act(now_ms, state, decision)
+        if acted != state:
+            self._store.write(acted)
+        return acted
 
     def run(self, is_stopped: threading.Event, poll_s: float = POLL_S) -> None:
         """Take turns until stopped, then end what was led; never raises."""
         while not is_stopped.is_set():
             try:
                 self.turn()
-                self.problem = ""
-            except (RecsysError, OSError) as error:
-                self.problem = str(error)
+                self._note("")
+            except _UNLUCKY as error:
+                self._note(str(error))
             is_stopped.wait(poll_s)
         self.stop()
 
     def stop(self) -> None:
         """End what it leads; the next scheduler takes it up again."""
+        if self._job is not None and self._job.exit_code() is not None:
+            with contextlib.suppress(*_UNLUCKY):
+                self._remembered(self._now_ms())
         if self._job is not None:
             self._job.end()
         self._store.close()
+
+    def _note(self, problem: str) -> None:
+        """Say what keeps it from going on, in the log where that changed and in the row."""
+        if problem and problem != self.problem:
+            _log.warning("the scheduler cannot go on, it is tried again: %s", problem)
+        elif self.problem and not problem:
+            _log.info("the scheduler goes on")
+        self.problem = problem
+        if not problem or self._job is not None:
+            return
+        with contextlib.suppress(*_UNLUCKY):
+            before = self._store.read() or ScheduleState()
+            state = replace(before, waits_for=f"this to pass: {problem}", next_ms=0)
+            if state != before:
+                self._store.write(state)
+
+    def _remembered(self, now_ms: int) -> ScheduleState:
+        """The row as it is now, with the end of what was led, which is let go once it is written.
+
+        Raises:
+            RecsysError: the row cannot be read or written; what ended is still led.
+        """
+        before = self._store.read()
+        # A row that only tells a problem is of a schedule that has not begun.
+        begun_before = before if before is not None and before.since_ms else None
+        state = steady(now_ms, begun_before or self._first(now_ms))
+        code = None if self._job is None else self._job.exit_code()
+        state = self._follow(now_ms, state, code)
+        if state != before:
+            self._store.write(state)
+        if code is not None:
+            self._job = None
+        return state
 
     def _first(self, now_ms: int) -> ScheduleState:
         """The state of a schedule that begins: what is in the lake was somebody else's to train."""
         seen = self._sights.seen()
         return ScheduleState(since_ms=now_ms, known_engagements=seen.n_engagements)
 
-    def _follow(self, now_ms: int, state: ScheduleState) -> ScheduleState:
-        """The state after what is led came to its end, if it did."""
+    def _follow(self, now_ms: int, state: ScheduleState, code: int | None) -> ScheduleState:
+        """The state after what is led came to its end, if it did.
+
+        Args:
+            code: how what is led ended; `None` while it runs, and where nothing is led.
+        """
         if self._job is None:
             if not state.is_training:
                 return state
             # An earlier scheduler began it and took it along when it died.
             return ended(now_ms, state, "interrupted", "the scheduler was stopped meanwhile")
-        code = self._job.exit_code()
         if code is None:
             return state
-        job, self._job = self._job, None
-        if job.verb == "check-data":
-            return _looked(now_ms, state, job)
-        result, detail = outcome(code, job)
+        if self._job.verb == "check-data":
+            return _looked(now_ms, state, self._job)
+        if not state.is_training:
+            # A write that seemed to fail did not: it is not counted twice.
+            return state
+        result, detail = outcome(code, self._job)
         return ended(now_ms, state, result, detail)
 
     def _act(self, now_ms: int, state: ScheduleState, decision: Decision) -> ScheduleState:
@@ -113,7 +159,10 @@ class Scheduler:
         self._store.write(state)
         verb = ["train", "--publish"]
         verb += ["--warm-start"] if self._settings.schedule.warm_start else []
-        self._job = self._start_job(verb)
+        try:
+            self._job = self._start_job(verb)
+        except OSError as error:
+            return ended(now_ms, state, "failed", f"it could not be started: {error}")
         return state
 
     def _start(self, verb: Sequence[str]) -> LeashedJob:

@@ -22,7 +22,6 @@ class SchedulerReplica:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = Settings.model_validate(settings)
         self._is_stopped = threading.Event()
-        self._scheduler: Scheduler | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -30,10 +29,6 @@ class SchedulerReplica:
         """Called by Ray Serve, which restarts the replica where this raises."""
         if not self._thread.is_alive():
             raise StoreError("the scheduler's thread ended; the replica has to be started anew")
-
-    def problem(self) -> str:
-        """Why it makes no progress; empty where it does."""
-        return "" if self._scheduler is None else self._scheduler.problem
 
     def stop(self) -> None:
         """End after the present turn, and the training with it."""
@@ -50,6 +45,5 @@ class SchedulerReplica:
         lock = self._settings.data_dir / "schedule.lock"
         while not self._is_stopped.is_set():
             with contextlib.suppress(DataError), one_at_a_time(lock, "a scheduler"):
-                self._scheduler = Scheduler(self._settings)
-                self._scheduler.run(self._is_stopped)
+                Scheduler(self._settings).run(self._is_stopped)
             self._is_stopped.wait(POLL_S)

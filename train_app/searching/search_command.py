@@ -1,4 +1,4 @@
-"""`train --search`: prints the trials and the best settings, ready for `--config`."""
+"""`train --search`: prints the best settings, ready for `--config`, the trials as comments."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def search_settings(
 
 
 def found_text(found: Found) -> str:
-    """The best trials as a table, then the best as a file of settings."""
+    """A file of the best settings, after a table of the best trials in comment lines."""
     if found.best is None:
-        return "no trial came to its end; give it more --minutes"
+        return "# no trial came to its end; give it more --minutes"
     title = f"page NDCG@10 on {found.n_queries:,} engagements of the validation slice"
     table = Table(title=title, title_justify="left")
     for column in ("trial", "NDCG@10", "settings"):
@@ -54,11 +54,13 @@ def found_text(found: Found) -> str:
         table.add_row(str(tried.number), score, ", ".join(words))
     buffer = StringIO()
     Console(file=buffer, width=_TEXT_WIDTH).print(table)
-    lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
-    first = next((one for one in found.trials if one.number == 0), None)
+    lines = [f"# {line}".rstrip() for line in buffer.getvalue().splitlines()]
+    first = next((one for one in found.trials if one.is_present), None)
     if first is not None and first.score is not None:
         gain = (found.best.score or 0.0) - first.score
-        lines.append(f"# {gain:+.4f} over the present settings (trial 0); keep it as a file:")
+        lines.append(
+            f"# {gain:+.4f} over the present settings (trial {first.number}); keep it as a file:"
+        )
     return "\n".join([*lines, as_toml(found.best.values)])
 
 

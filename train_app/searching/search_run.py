@@ -56,6 +56,8 @@ class Tried:
     values: dict[str, Value]
     score: float | None
     """Mean NDCG@10 of the page on the validation slice; `None` where it was given up."""
+    is_present: bool = False
+    """Whether these are the settings the search was started with."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,8 @@ def run_search(
             tools.say(f"{n_begun} trials of an earlier search count; {left} to go")
         tools.report(_LABEL, 0.0)
         study.optimize(objective, n_trials=left, timeout=60 * request.minutes, callbacks=[told])
-        trials = tuple(
-            Tried(one.number, dict(one.params), one.value if one.state.name == "COMPLETE" else None)
-            for one in _finished(study)
-        )
+        present = present_values(settings)
+        trials = tuple(_tried(one, present) for one in _finished(study))
     return Found(trials, len(queries))
 
 
@@ -196,7 +196,7 @@ class _Objective:
 
 
 def _open_study(older: Interactions, settings: Settings) -> optuna.Study:
-    """The study of this data and these settings, with the present settings as its first trial."""
+    """The study of this data and these settings, the present settings first if not yet tried."""
     import optuna
 
     study = optuna.create_study(
@@ -209,12 +209,25 @@ def _open_study(older: Interactions, settings: Settings) -> optuna.Study:
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         # The lock is ours, so whoever ran it is gone.
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    n_finished = len(_finished(study))
     # Another seed for each continuation, so that it does not draw what was drawn before.
-    study.sampler = optuna.samplers.TPESampler(seed=settings.train.seed + n_finished)
-    if not n_finished:
-        study.enqueue_trial(present_values(settings), skip_if_exists=True)
+    study.sampler = optuna.samplers.TPESampler(seed=settings.train.seed + len(_finished(study)))
+    present = present_values(settings)
+    waiting = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
+    # Optuna's own `skip_if_exists` would count a trial that was killed.
+    if not any(_params(trial) == present for trial in (*_finished(study), *waiting)):
+        study.enqueue_trial(present)
     return study
+
+
+def _params(trial: optuna.trial.FrozenTrial) -> dict[str, Value]:
+    """What a trial tries; one that waits has it only as its fixed parameters."""
+    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
+
+
+def _tried(trial: optuna.trial.FrozenTrial, present: dict[str, Value]) -> Tried:
+    score = trial.value if trial.state.name == "COMPLETE" else None
+    values = _params(trial)
+    return Tried(trial.number, values, score, values == present)
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

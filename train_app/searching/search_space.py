@@ -66,7 +66,8 @@ def proposed(trial: Proposes, settings: Settings) -> Settings:
         if isinstance(span, Range):
             values[name] = trial.suggest_float(name, span.low, span.high, log=span.is_log)
         else:
-            values[name] = trial.suggest_categorical(name, sorted({*span, present[name]}))
+            choices = {*_possible(name, span, settings), int(present[name] or 0)}
+            values[name] = trial.suggest_categorical(name, sorted(choices))
     return with_values(settings, values)
 
 
@@ -103,6 +104,13 @@ def as_toml(values: Mapping[str, Value]) -> str:
         shown = f"{value:.6g}" if isinstance(value, float) else str(value)
         tables.setdefault(table, []).append(f"{key} = {shown}")
     return "\n\n".join("\n".join([f"[{table}]", *lines]) for table, lines in tables.items())
+
+
+def _possible(name: str, span: tuple[int, ...], settings: Settings) -> tuple[int, ...]:
+    """The choices that make a model: every head takes an equal part of a width."""
+    if name != "train.towers.embedding_dim":
+        return span
+    return tuple(one for one in span if one % settings.train.towers.n_heads == 0)
 
 
 def _kept(value: Any, span: Range | tuple[int, ...]) -> Value:

@@ -10,7 +10,8 @@ import pytest
 from recsys.errors import ConfigError, DataError
 from recsys.settings import Settings
 from train_app.checking.check_report import (
-    MAX_REPORTS,
+    MAX_OTHER_REPORTS,
+    MAX_TRAINING_REPORTS,
     CheckReport,
     CheckResult,
     earlier_figures,
@@ -87,11 +88,26 @@ def test_a_later_check_knows_the_figures_of_earlier_ones(tmp_path: Path) -> None
 
 def test_old_reports_are_removed(tmp_path: Path) -> None:
     """So that a year of trainings fills no disk."""
-    for n in range(MAX_REPORTS + 5):
+    reports = tmp_path / "reports"
+    for n in range(MAX_OTHER_REPORTS + 5):
         write_report(CheckReport(n, (FINE,)), tmp_path)
-    left = sorted((tmp_path / "reports").iterdir())
-    assert len(left) == MAX_REPORTS
+    left = sorted(reports.iterdir())
+    assert len(left) == MAX_OTHER_REPORTS
     assert left[0].name.endswith("005Z.json")
+    trained = json.loads(left[0].read_text()) | {"purpose": "training", "newest_ms": 1}
+    for n in range(MAX_TRAINING_REPORTS + 5):
+        (reports / f"data-checks-20200101T000000{n:03d}Z.json").write_text(json.dumps(trained))
+    write_report(CheckReport(1_700_000_000_000, (FINE,)), tmp_path)
+    assert len(training_times(tmp_path)) == MAX_TRAINING_REPORTS
+    assert len(list(reports.iterdir())) == MAX_TRAINING_REPORTS + MAX_OTHER_REPORTS
+
+
+def test_looks_at_drift_do_not_push_out_the_training_they_compare_with(tmp_path: Path) -> None:
+    """A month of hourly looks after one training."""
+    write_report(CheckReport(0, (FINE,), "training", newest_ms=7), tmp_path)
+    for n in range(1, 3 * MAX_OTHER_REPORTS):
+        write_report(CheckReport(n * 3_600_000, (FINE,)), tmp_path)
+    assert training_times(tmp_path) == [7]
 
 
 def test_a_report_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from recsys.errors import DataRefused
 from recsys.learning_settings import GateSettings
 from train_app.evaluation.gate import GateDecision, Measured, decide
+from train_app.evaluation.gate_guardrails import Guarded, PageFacts
 
 STRICTLY = GateSettings(against_stable="shown_not_worse")
 UNCOMPARED = GateSettings(against_stable="off")
@@ -101,6 +102,40 @@ def test_non_inferiority_demands_data_enough_to_show_it() -> None:
         decision = decide(noisy(n, 0.0), STRICTLY, seed=0)
         assert decision.passed is passes
         assert "low end" in decision.rules[-1].sentence()
+
+
+def test_a_handful_of_users_shows_no_drop() -> None:
+    """However many engagements they have; a test of non-inferiority stays unproven."""
+    n = 400
+    for n_users, passes in ((1, True), (9, True), (10, False)):
+        users = np.arange(n) % n_users
+        measured = Measured(np.full(n, 0.1), np.zeros(n), users, np.full(n, 0.2))
+        decision = decide(measured, GateSettings(), seed=0)
+        assert decision.passed is passes
+        assert not decide(measured, STRICTLY, seed=0).passed
+        if passes:
+            assert decision.least_drop_shown == 1.0
+            assert "too few to tell" in decision.rules[-1].sentence()
+            json.dumps(decision.as_dict(), allow_nan=False)
+
+
+def test_a_bundle_without_pages_is_refused_where_popularity_scores_nothing() -> None:
+    """Padding is worth as much as popularity there; users who have seen everything do not count."""
+    n = 200
+    full, empty = np.tile(np.arange(3, dtype=np.int32), (n, 1)), np.full((n, 3), -1, np.int32)
+
+    def passes(lists: np.ndarray, has_unseen: np.ndarray | None = None) -> bool:
+        tokens, is_new = np.full((3, 1), -1, np.int32), np.zeros(3, bool)
+        found = Guarded(PageFacts(lists), None, np.arange(n), tokens, is_new, has_unseen)
+        measured = Measured(np.zeros(n), np.zeros(n), np.arange(n), guarded=found)
+        return decide(measured, GateSettings(), seed=0).passed
+
+    some = full.copy()
+    some[:20] = -1
+    assert passes(full)
+    assert not passes(empty)
+    assert not passes(some)
+    assert passes(some, (some >= 0).any(1))
 
 
 def test_only_engagements_new_to_the_stable_bundle_are_compared() -> None:

@@ -13,7 +13,6 @@ from train_app.evaluation.gate_guardrails import (
     Guarded,
     PageFacts,
     changed_share,
-    expected_calibration_error,
     guardrails,
     page_diversity,
 )
@@ -98,15 +97,18 @@ def test_new_items_may_not_vanish_from_the_page() -> None:
 
 
 def test_a_breach_that_chance_explains_is_told_and_passes() -> None:
-    """A handful of users: the figure is beyond its bound, the interval is not."""
+    """A dozen users: the figure is beyond its bound, the interval is not; four cannot tell."""
     gate = OFF.model_copy(update={"max_churn": 0.5})
-    stable = random_pages(4)
+    stable = random_pages(12)
     new = stable.copy()
-    new[:3] = random_pages(3, seed=5)
+    new[:8] = random_pages(8, seed=5)
     rule = only(gate, guarded(PageFacts(new), PageFacts(stable)))
     assert rule.figure > 0.5
     assert rule.passed
     assert "interval" in rule.sentence()
+    four = only(gate, guarded(PageFacts((stable[:4] + K) % N_ITEMS), PageFacts(stable[:4])))
+    assert four.passed
+    assert "too few to tell" in four.sentence()
     other = (random_pages() + K) % N_ITEMS
     assert not only(gate, guarded(PageFacts(other), PageFacts(random_pages()))).passed
 
@@ -114,11 +116,15 @@ def test_a_breach_that_chance_explains_is_told_and_passes() -> None:
 def test_overconfident_probabilities_are_refused() -> None:
     """Said 0.9, happened one time in ten; the same as said is no error."""
     outcomes = np.arange(1000) % 10 == 0
-    assert expected_calibration_error(np.full(1000, 0.9), outcomes) == pytest.approx(0.8)
-    assert expected_calibration_error(np.full(1000, 0.1), outcomes) == pytest.approx(0.0)
     gate = OFF.model_copy(update={"max_calibration_error": 0.1})
-    facts = PageFacts(random_pages(), Calibration(np.full(1000, 0.9), outcomes))
-    rule = only(gate, guarded(facts, None))
+
+    def rule_for(said: float) -> Rule:
+        facts = PageFacts(random_pages(), Calibration(np.full(1000, said), outcomes))
+        return only(gate, guarded(facts, None))
+
+    assert rule_for(0.1).figure == pytest.approx(0.0)
+    rule = rule_for(0.9)
+    assert rule.figure == pytest.approx(0.8)
     assert not rule.passed
     assert "at most 0.1000" in rule.sentence()
 

@@ -179,3 +179,39 @@ def test_a_scorer_that_diverges_keeps_the_towers(
     settings = settings.model_copy(update={"train": train})
     train_into(tmp_path, data, settings, report=lambda label, share: labels.append((label, share)))
     assert [share for label, share in labels if label == "training the towers"] == [0.0, 1.0]
+
+
+def test_a_warm_start_that_diverges_goes_on_with_a_lower_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence names the share, and with a lower one it goes on from its checkpoint."""
+    from train_app.learning import tower_job, train_scorer, train_towers
+
+    loss, network_loss = train_towers.TowerTrainer._loss, train_scorer._loss
+    # What a bundle would copy in is another test's; here it is the rate alone that counts.
+    monkeypatch.setattr(tower_job, "start_from", lambda model, item_ids, bundle: 0)
+    monkeypatch.setattr(train_scorer, "start_scorer_from", lambda network, actions, bundle: False)
+    train = TRAIN.model_copy(update={"checkpoint_every_s": 1e-9})
+    data, stable = some_interactions(n_users=80), tmp_path / "stable"
+
+    def train_warm(rate_share: float) -> None:
+        warm = train.warm.model_copy(update={"rate_share": rate_share})
+        branch = train.model_copy(update={"warm": warm})
+        settings = Settings(train=branch, retrieval=RetrievalSettings(n_candidates=20))
+        train_models(data, settings, tmp_path, warm_start=stable, report=lambda label, share: None)
+
+    monkeypatch.setattr(
+        train_towers.TowerTrainer,
+        "_loss",
+        lambda self, *given: loss(self, *given) * (float("nan") if self.step == 3 else 1.0),
+    )
+    with pytest.raises(TrainingDiverged, match=r"towers .*warm\.rate_share to 0\.15 \(now 0\.3\)"):
+        train_warm(0.3)
+    monkeypatch.setattr(train_towers.TowerTrainer, "_loss", loss)
+    monkeypatch.setattr(train_scorer, "_loss", lambda *given: network_loss(*given) * float("inf"))
+    with pytest.raises(TrainingDiverged, match=r"scorer .*warm\.rate_share to 0\.075 \(now 0\.15"):
+        train_warm(0.15)
+    monkeypatch.setattr(train_scorer, "_loss", network_loss)
+    train_warm(0.075)
+    measured = json.loads((tmp_path / "training.json").read_text())
+    assert measured["tower_resumed_at_step"] >= 2

@@ -169,12 +169,13 @@ def test_no_source_knows_what_came_at_a_moment_or_after_it() -> None:
         for _ in range(200)
     ]
     log = log_of(found)
-    chosen = Settings(features=FEATURES, retrieval=RetrievalSettings(n_neighbours=3, n_trending=2))
+    chosen = Settings(
+        features=FEATURES, retrieval=RetrievalSettings(n_neighbours=3, n_trending=2, n_popular=5)
+    )
     middle = int(np.sort(log.timestamps_ms)[20])
     events = np.flatnonzero(log.timestamps_ms == middle)[:1]
-    popular = np.arange(5, dtype=np.int32)
     history = histories_before(log, events, 10)
-    extras = past_extras(log, history, log.timestamps_ms[events], popular, chosen)
+    extras = past_extras(log, history, log.timestamps_ms[events], chosen)
     assert [source for source, _ in extras] == [
         Source.NEIGHBOURS,
         Source.TRENDING,
@@ -183,7 +184,7 @@ def test_no_source_knows_what_came_at_a_moment_or_after_it() -> None:
     ]
     assert (extras[0][1] >= 0).any()
     earlier = log.select(log.timestamps_ms < middle)
-    again = past_extras(earlier, history, log.timestamps_ms[events], popular, chosen)
+    again = past_extras(earlier, history, log.timestamps_ms[events], chosen)
     for (_, rows), (_, same) in zip(extras, again, strict=True):
         assert rows.tolist() == same.tolist()
     off = RetrievalSettings(n_neighbours=0, n_trending=0, n_popular=0, n_fresh=0)
@@ -191,7 +192,6 @@ def test_no_source_knows_what_came_at_a_moment_or_after_it() -> None:
         log,
         history,
         log.timestamps_ms[events],
-        popular,
         chosen.model_copy(update={"retrieval": off}),
     )
     assert all(rows.shape == (1, 0) for _, rows in none)

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from recsys.off_policy.lift_calibration import Lift, LiftPair, calibrate_lifts, relative_lift
-from recsys.off_policy.ratio_estimate import Estimate
 from recsys.stores.evidence_sums import UserColumns
-from train_app.off_policy.policy_value import PolicyValue
-from train_app.off_policy.rollout_lifts import lift_metrics, predicted_lift, realised_lift
+from train_app.off_policy.rollout_lifts import predicted_lift, realised_lift
 
 
 def users(*arms: tuple[str, str, int, float]) -> UserColumns:
@@ -82,7 +80,7 @@ def test_without_a_canary_the_days_before_are_what_there_is() -> None:
 
 
 def test_a_prediction_is_read_from_the_manifest_or_is_none() -> None:
-    """The gate's difference as a share of stable; off-policy before it, where it was supported."""
+    """The gate's difference as a share of stable."""
     metrics: dict[str, Any] = {
         "methods": {"stable page": {"NDCG@10": {"mean": 0.2, "low": 0.1, "high": 0.3}}},
         "gate": {"metric": "ndcg@10", "versus_stable": {"mean": 0.02, "low": -0.01, "high": 0.05}},
@@ -91,10 +89,6 @@ def test_a_prediction_is_read_from_the_manifest_or_is_none() -> None:
     assert found is not None
     assert found[1] == "gate, ndcg@10"
     assert found[0] == Lift(pytest.approx(0.1), pytest.approx(-0.05), pytest.approx(0.25))
-    lift = Estimate("lift", 0.3, 0.1, 0.1, 0.5, 10, 10)
-    stored = lift_metrics(PolicyValue("new", lift=lift))
-    assert predicted_lift({**metrics, "off_policy": stored}) == (Lift(0.3, 0.1, 0.5), "off-policy")
-    assert lift_metrics(PolicyValue("new")) is None
     assert predicted_lift({}) is None
     assert predicted_lift({"gate": {"metric": "ndcg@10", "versus_stable": None}}) is None
     assert predicted_lift({**metrics, "methods": {}}) is None

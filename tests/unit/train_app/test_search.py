@@ -13,7 +13,8 @@ from cluster.learning_commands import search_arguments
 from recsys.settings import Settings
 from tests.untrained_models import small_settings, some_interactions
 from train_app.examples.lake_examples import split_by_time
-from train_app.searching.search_run import validation_slice
+from train_app.searching.search_command import found_text
+from train_app.searching.search_run import Found, Tried, validation_slice
 from train_app.searching.search_space import (
     SPACE,
     as_toml,
@@ -42,6 +43,38 @@ def test_the_best_values_are_a_file_of_settings() -> None:
     tree = tomllib.loads(as_toml(values))
     assert tree["train"]["towers"]["embedding_dim"] == values["train.towers.embedding_dim"]
     assert Settings.model_validate(tree).train.scorer == Settings().train.scorer
+
+
+def test_all_that_is_printed_is_a_file_of_settings() -> None:
+    """Title, table and gain are comments, so standard output can be kept as it is."""
+    present = present_values(Settings())
+    better = present | {"train.towers.embedding_dim": 128}
+    trials = (
+        Tried(0, better, 0.3),
+        Tried(3, present, 0.2, is_present=True),
+        Tried(4, better, None),
+    )
+    text = found_text(Found(trials, 1_000))
+    assert tomllib.loads(text)["train"]["towers"]["embedding_dim"] == 128
+    assert "+0.1000 over the present settings (trial 3)" in text
+    assert tomllib.loads(found_text(Found((), 1_000))) == {}
+
+
+def test_only_widths_that_the_heads_divide_are_proposed() -> None:
+    """The present width, which is in use, stays a choice."""
+    settings = with_values(
+        Settings(), {"train.towers.n_heads": 48, "train.towers.embedding_dim": 96}
+    )
+    offered: dict[str, list[int]] = {}
+
+    class Noting(optuna.trial.FixedTrial):
+        def suggest_categorical(self, name, choices):  # type: ignore[no-untyped-def]
+            offered[name] = list(choices)
+            return super().suggest_categorical(name, choices)
+
+    proposed(Noting(present_values(settings)), settings)
+    assert offered["train.towers.embedding_dim"] == [96]
+    assert offered["train.towers.n_layers"] == [1, 2, 3]
 
 
 def test_a_rung_is_a_share_of_the_schedule_within_its_minutes() -> None:

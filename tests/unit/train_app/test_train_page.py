@@ -105,6 +105,13 @@ def test_more_churn_than_allowed_is_refused(tmp_path: Path) -> None:
     assert fit.metrics["joint_last_churn"] > 0.01
 
 
+def test_a_loss_that_is_lost_leaves_the_pair_as_it_was(tmp_path: Path) -> None:
+    """No step is taken for it, and what came of the steps before does not win."""
+    pair, fit = jointly(tmp_path, EAGER.model_copy(update={"tower_rate": 1e30}))
+    assert fit.pair is pair
+    assert fit.metrics["joint_diverged"] == 1.0
+
+
 def test_with_every_switch_off_nothing_is_trained(tmp_path: Path) -> None:
     """Separately trained is separately trained."""
     pair, fit = jointly(tmp_path, JointSettings())

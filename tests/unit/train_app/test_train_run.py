@@ -178,6 +178,22 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate_and_only_with_that(tmp_pa
     assert not (tmp_path / "training").exists()
 
 
+def test_a_warm_run_that_diverged_goes_on_with_a_lower_share_of_the_rate(tmp_path: Path) -> None:
+    """What the message names is among what may be changed."""
+    settings = small_settings(tmp_path, gate=LENIENT)
+    workshop = Workshop()
+    workshop.diverges = True
+    request = TrainRequest(warm_start=True)
+    with pytest.raises(TrainingDiverged):
+        run_training(request, settings, workshop.tools())
+    warm = settings.train.warm.model_copy(update={"rate_share": 0.15})
+    train = settings.train.model_copy(update={"warm": warm})
+    workshop.diverges = False
+    run_training(request, settings.model_copy(update={"train": train}), workshop.tools())
+    assert workshop.found == ["a-checkpoint"]
+    assert workshop.n_loads == 1
+
+
 def test_a_run_killed_long_ago_begins_anew(tmp_path: Path) -> None:
     """Its data is no longer the newest."""
     settings = small_settings(tmp_path, gate=LENIENT)

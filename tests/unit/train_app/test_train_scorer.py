@@ -19,6 +19,7 @@ from train_app.learning.scorer_examples import (
     collect_examples,
     held_back_events,
     histories_before,
+    kept_aside,
 )
 from train_app.learning.train_scorer import ScorerFit, action_weights, train_scorer
 
@@ -62,6 +63,7 @@ def fitted(examples: ScorerExamples, **settings: object) -> ScorerFit:
     """A scorer trained on `examples`."""
     return train_scorer(
         examples,
+        np.arange(len(examples)) % 4 == 0,
         ("view", "like"),
         (),
         vectors(),
@@ -184,6 +186,33 @@ def test_ndcg_of_known_orders() -> None:
     found = ndcg_per_example(estimates, engaged, k=2)
     both = 1.0 / (1.0 + 1.0 / np.log2(3))
     np.testing.assert_allclose(found, [1.0, 1 / np.log2(3), 0.0, both])
+
+
+def test_estimates_that_are_no_numbers_find_nothing() -> None:
+    """Lost weights do not pass for the order that candidates came in."""
+    engaged = np.array([[True, False], [False, True]])
+    lost = np.full((2, 2), np.nan)
+    assert ndcg_per_example(lost, engaged).tolist() == [0.0, 0.0]
+
+
+def test_a_moment_stays_on_its_side_whatever_else_is_learned() -> None:
+    """What an earlier training validated on is never learned from by a later one."""
+    log = a_log()
+    events = np.arange(len(log))
+    kept = kept_aside(log, events)
+    assert 0 < kept.sum() < len(log)
+    later = log.select(log.timestamps_ms > np.median(log.timestamps_ms))
+    names = {
+        (log.user_ids[user], log.items[row].item_id, int(time_ms)): is_kept
+        for user, row, time_ms, is_kept in zip(
+            log.user_of_event(), log.rows, log.timestamps_ms, kept, strict=True
+        )
+    }
+    again = kept_aside(later, np.arange(len(later)))
+    for user, row, time_ms, is_kept in zip(
+        later.user_of_event(), later.rows, later.timestamps_ms, again, strict=True
+    ):
+        assert names[later.user_ids[user], later.items[row].item_id, int(time_ms)] == is_kept
 
 
 def test_a_residual_of_noise_is_not_blended_in() -> None:

@@ -17,9 +17,8 @@ from recsys.two_tower import UserEncoder
 from train_app.examples.interactions import Interactions
 from train_app.learning.page.page_samples import page_samples
 from train_app.learning.page.train_page import JointFit, PageCheck, Pair, train_page
-from train_app.learning.scorer_examples import ScorerExamples, collect_examples
+from train_app.learning.scorer_examples import ScorerExamples, collect_examples, kept_aside
 from train_app.learning.scorer_validation import calibrated_anew, page_ndcg
-from train_app.learning.train_scorer import scorer_rng, split_moments
 
 MIN_MOMENTS = 200
 """With fewer, towers and scorer stay as each was trained."""
@@ -44,7 +43,8 @@ def train_jointly(
     joint, seed = settings.train.joint, settings.train.seed
     if not joint.is_on or len(held_back) < MIN_MOMENTS:
         return JointFit(pair, {})
-    aside, learned = split_moments(len(held_back), scorer_rng(seed))
+    is_kept = kept_aside(train, held_back)
+    aside, learned = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
 
     def moments(one: Pair, part: NDArray[np.int64]) -> ScorerExamples:
         vectors = one.model.item_vectors()

@@ -93,7 +93,8 @@ def train_page(
     for epoch in range(settings.epochs):
         order = rng.permutation(len(samples))
         for place, index in enumerate(np.array_split(order, n_batches)):
-            training.step(samples.pick(index), share_done)
+            if not training.step(samples.pick(index), share_done):
+                return JointFit(best, {**metrics, "joint_diverged": 1.0})
             done = (epoch + (place + 1) / n_batches) / settings.epochs
             spent = (clock_s() - began_s) / (60 * settings.max_minutes)
             share_done = max(done, spent)
@@ -161,18 +162,21 @@ class _Training:
         scorer.vectors = torch.from_numpy(model.item_vectors())
         return Pair(model, scorer)
 
-    def step(self, samples: PageSamples, share_done: float) -> None:
-        """Learn from some moments."""
+    def step(self, samples: PageSamples, share_done: float) -> bool:
+        """Learn from some moments; false where the loss is lost, which no step is taken for."""
         self._scorer.network.train()
         self._tower_steps.clear_gradients()
         self._layer_steps.clear_gradients()
         loss = self._loss(samples)
         loss.backward()  # type: ignore[no-untyped-call]
         rate = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
-        clip_gradients([*self._towers, *self._layers], _CLIP_NORM)
+        length = clip_gradients([*self._towers, *self._layers], _CLIP_NORM)
+        if not (math.isfinite(loss.item()) and math.isfinite(length)):
+            return False
         if self._settings.tower_rate > 0:
             self._tower_steps.step(self._settings.tower_rate * rate)
         self._layer_steps.step(self._settings.scorer_rate * rate)
+        return True
 
     def _loss(self, samples: PageSamples) -> Tensor:
         retrieval, estimates, vectors = self._scores(samples)
