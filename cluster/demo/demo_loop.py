@@ -134,7 +134,7 @@ class DemoLoop:
     def _train(self, *options: str) -> str:
         document = self._verbs.run("train", "--publish", *options).document
         for rule in document.get("gate", {}).get("rules", ()):
-            self._note(f"  gate: {rule['name']}: {rule['figure']}, at least {rule['bound']}")
+            self._note(f"  gate: {rule['sentence']}")
         bundle_id = document.get("bundle_id")
         if not bundle_id:
             raise RecsysError("'cluster train --publish' named no bundle, expected its bundle_id")

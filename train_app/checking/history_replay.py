@@ -114,14 +114,20 @@ def _earliest(imported: Sequence[ReceivedEvent], logged: Sequence[ReceivedEvent]
 
 
 def _offers(imported: Sequence[ReceivedEvent], limit: int) -> list[tuple[HistoryEvent, ...]]:
-    """What each import offers: the newest of all that was imported so far."""
+    """What each import offers: the newest of all that was imported so far.
+
+    In the order of `load_history`; events that were imported at once come in it already.
+    """
     so_far: list[ReceivedEvent] = []
     offers = []
     for _, part in groupby(imported, key=attrgetter("received_ms")):
-        so_far = sorted([*so_far, *part], key=lambda one: (one.event.timestamp_ms, one.sequence))
-        so_far = so_far[-limit:]
+        so_far = sorted([*so_far, *part], key=_place_of)[-limit:]
         offers.append(tuple(one.event for one in so_far))
     return offers
+
+
+def _place_of(one: ReceivedEvent) -> tuple[int, int, int]:
+    return one.event.timestamp_ms, one.sequence, one.received_ms
 
 
 def replay(

@@ -141,7 +141,7 @@ class _Facts:
 
 # Without the cutoff: what a client dated ahead of its arrival counted in versions before it.
 _ROWS = """
-    SELECT user_id, false AS is_impression, timestamp_ms, item_id, kind, received_at_ms,
+    SELECT user_id, false AS is_impression, timestamp_ms, event_id, item_id, kind, received_at_ms,
         origin = 'import' AS is_imported, log_partition, log_offset, coalesce(sequence, 0) AS place
     FROM all_engagements SEMI JOIN sampled_users USING (user_id)
     WHERE item_id IS NOT NULL AND timestamp_ms IS NOT NULL
@@ -152,7 +152,7 @@ _ROWS = """
     FROM recent_impressions SEMI JOIN sampled_users USING (user_id)
     ORDER BY user_id, is_impression, is_imported DESC,
         CASE WHEN is_imported THEN received_at_ms END,
-        CASE WHEN is_imported THEN timestamp_ms END, log_partition, place"""
+        CASE WHEN is_imported THEN timestamp_ms END, log_partition, place, event_id"""
 
 
 def _sample(views: LakeViews) -> None:

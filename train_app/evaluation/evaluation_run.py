@@ -22,7 +22,7 @@ from train_app.evaluation.evaluation_table import Evaluation
 from train_app.evaluation.rankers import BundleParts
 from train_app.evaluation.rivals.rank_all_methods import CutResult, Subject, rank_all_methods
 from train_app.evaluation.rivals.rival_grids import RIVALS, Rival
-from train_app.evaluation.splits.cut_points import cut_points
+from train_app.evaluation.splits.cut_points import Cut, cut_points
 from train_app.evaluation.splits.fixed_negatives import hold_out_named, read_negatives
 from train_app.examples.interactions import Interactions
 from train_app.publish import assemble
@@ -87,7 +87,7 @@ def run_evaluation(
                 notes.append(
                     f"{len(sample):,} of {len(held_out):,} held-out engagements, drawn at random"
                 )
-            results.append(_evaluated(sample, request, settings, tools))
+            results.append(_evaluated(sample, held_out, request, settings, tools))
         evaluation = report_of(results, request.against, settings, notes)
     return evaluation.with_facts(cost=meter.cost.as_dict())
 
@@ -133,19 +133,41 @@ def _held_outs(
         )
         return [found], []
     cuts = cut_points(interactions, settings.train.holdout_share, request.n_cuts)
-    held_outs = [
-        hold_out(
-            "time",
-            interactions,
-            cutoff_ms=cut.from_ms,
-            until_ms=cut.until_ms,
-            negative_kinds=negative_kinds,
-            seed=seed,
-        )
-        for cut in cuts
-    ]
     notes = [] if len(cuts) == request.n_cuts else [f"only {len(cuts)} cuts differ in time"]
-    return (held_outs, notes) if len(cuts) == 1 else _unseen_cuts(held_outs, request, settings)
+    held_outs, empty = _cut_held_outs(interactions, cuts, negative_kinds, seed)
+    if len(cuts) == 1:
+        return held_outs, notes
+    kept, refused = _unseen_cuts(held_outs, request, settings)
+    return kept, [*notes, *empty, *refused]
+
+
+def _cut_held_outs(
+    interactions: Interactions, cuts: Sequence[Cut], negative_kinds: tuple[str, ...], seed: int
+) -> tuple[list[HeldOut], list[str]]:
+    """What every cut is tested on, and which cuts have nothing to evaluate.
+
+    Raises:
+        DataError: none has.
+    """
+    kept: list[HeldOut] = []
+    refusals: list[DataError] = []
+    for cut in cuts:
+        try:
+            held_out = hold_out(
+                "time",
+                interactions,
+                cutoff_ms=cut.from_ms,
+                until_ms=cut.until_ms,
+                negative_kinds=negative_kinds,
+                seed=seed,
+            )
+        except DataError as error:
+            refusals.append(error)
+        else:
+            kept.append(held_out)
+    if not kept:
+        raise refusals[-1]
+    return kept, [f"a cut is left out: {error}" for error in refusals]
 
 
 def _unseen_cuts(
@@ -174,7 +196,11 @@ def _unseen_cuts(
 
 
 def _evaluated(
-    held_out: HeldOut, request: EvaluationRequest, settings: Settings, tools: EvaluationTools
+    held_out: HeldOut,
+    whole: HeldOut,
+    request: EvaluationRequest,
+    settings: Settings,
+    tools: EvaluationTools,
 ) -> CutResult:
     registry = Registry(settings.registry_location)
     others = []
@@ -186,6 +212,7 @@ def _evaluated(
         subject = _published(request.bundle_id, held_out, registry, settings)
     return rank_all_methods(
         held_out,
+        whole,
         subject,
         others,
         settings,

@@ -53,6 +53,7 @@ class Rule:
             "passed": self.passed,
             "note": self.note,
             "remedy": self.remedy,
+            "sentence": self.sentence(),
         }
 
 

@@ -6,8 +6,9 @@ Every metric but coverage is one number per query, [Q]; its mean is the metric o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from recsys.types import FloatArray, RowArray
 Values = NDArray[np.float64]
 N_RESAMPLES = 1_000
 _CELLS_AT_ONCE = 4_000_000
+_CELLS_KEPT = 10_000_000
 
 
 def hit_rate(gains: FloatArray, k: int) -> Values:
@@ -110,13 +112,9 @@ def bootstrap_mean(
     _, user = np.unique(users, return_inverse=True)
     counts = np.bincount(user, weights=weights).astype(np.float64)
     sums = np.bincount(user, weights=values if weights is None else values * weights)
-    rng = np.random.default_rng(seed)
     means = []
-    for n_draws in _chunks(n_resamples, len(counts)):
-        # A Poisson(1) weight per user is the bootstrap without the fixed number of draws
-        # (Hanley and MacGibbon 2006); a resample that draws nobody is empty and left out.
-        times = rng.poisson(1.0, size=(n_draws, len(counts)))
-        drawn = times @ counts
+    for times in _resamples(len(counts), seed, n_resamples):
+        drawn = times @ counts  # a resample that draws nobody is empty and left out
         means.append((times @ sums)[drawn > 0] / drawn[drawn > 0])
     low, high = np.percentile(np.concatenate([np.zeros(0), *means]), [2.5, 97.5])
     return Interval(float(np.average(values, weights=weights)), float(low), float(high))
@@ -198,6 +196,28 @@ def _gain(grades: FloatArray, gain: Literal["linear", "exponential"]) -> Values:
 def _discounted(gains: Values, k: int) -> Values:
     cut = gains[:, :k]
     return np.asarray(cut @ (1.0 / np.log2(np.arange(2, cut.shape[1] + 2))), np.float64)
+
+
+def _resamples(n_users: int, seed: int, n_resamples: int) -> Iterator[Values]:
+    """How often each user is drawn, [n, n_users] of some resamples at a time.
+
+    A Poisson(1) weight per user is the bootstrap without the fixed number of draws (Hanley and
+    MacGibbon 2006).
+    """
+    if n_users * n_resamples <= _CELLS_KEPT:
+        yield _kept_resamples(n_users, seed, n_resamples)
+        return
+    rng = np.random.default_rng(seed)
+    for n_draws in _chunks(n_resamples, n_users):
+        yield rng.poisson(1.0, size=(n_draws, n_users)).astype(np.float64)
+
+
+@lru_cache(maxsize=1)  # every figure of a table asks for the same draws
+def _kept_resamples(n_users: int, seed: int, n_resamples: int) -> Values:
+    drawn = np.random.default_rng(seed).poisson(1.0, size=(n_resamples, n_users))
+    times = drawn.astype(np.float64)  # as the sums are: products of integers have no BLAS
+    times.setflags(write=False)
+    return times
 
 
 def _chunks(total: int, width: int) -> list[int]:

@@ -1,8 +1,8 @@
 """What serving would merge with the index for held-out queries, as far as it can be known offline.
 
 Popular and fresh are the bundle's own; neighbours are as of the end of what may be learned from,
-as when the bundle begins to serve; trending is as of each query, as its history is. Rows are the
-bundle's.
+as when the bundle begins to serve; trending is as of each query, as its history is, where time
+splits the data, and counts training engagements alone elsewhere. Rows are the bundle's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from recsys.neighbour_candidates import (
 from recsys.settings import Settings
 from recsys.types import Batch, RowArray, Source
 from train_app.evaluation.evaluation_protocols import HeldOut
+from train_app.examples.interactions import Interactions
 from train_app.past.past_pairs import past_pairs
 from train_app.past.past_trends import PastTrends
 
@@ -88,17 +89,19 @@ class PageSources:
 
     def _known_of(self, queries: HeldOut, bundle_row: RowArray) -> _Known:
         if self._known is None or self._known.is_train is not queries.is_train:
-            negative = self.settings.events.negative_kinds
+            train = queries.train
+            # Only a split by time may read what others did after the cut: it was known by then.
+            log = queries.interactions if queries.protocol == "time" else train
             self._known = _Known(
                 queries.is_train,
-                self._table(queries, bundle_row),
-                PastTrends(queries.interactions, negative),
+                self._table(train, bundle_row),
+                PastTrends(log, self.settings.events.negative_kinds),
             )
         return self._known
 
-    def _table(self, queries: HeldOut, bundle_row: RowArray) -> NeighbourTable:
+    def _table(self, train: Interactions, bundle_row: RowArray) -> NeighbourTable:
         """The neighbours that were known when training ended."""
-        train, n_kept = queries.train, self.settings.retrieval.n_neighbours
+        n_kept = self.settings.retrieval.n_neighbours
         pairs = past_pairs(train, self.settings.events.negative_kinds, self.settings.features)
         until_ms = int(train.timestamps_ms.max(initial=0)) + 1
         own = pairs.neighbours(until_ms, n_kept)

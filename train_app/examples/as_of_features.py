@@ -40,7 +40,7 @@ def create_user_timeline(connection: duckdb.DuckDBPyConnection, history_limit: i
     connection.execute(f"""
         CREATE OR REPLACE TEMP VIEW user_entries AS
         SELECT *, lead(enters_ms, {int(history_limit)}) OVER (
-            PARTITION BY is_imported, user_id ORDER BY event_ms, sequence) AS pushed_ms
+            PARTITION BY is_imported, user_id ORDER BY event_ms, sequence, item_id) AS pushed_ms
         FROM visible""")
     _create_timeline(connection, "user", "user_entries")
 
@@ -91,9 +91,9 @@ def with_histories(
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE user_histories AS
         SELECT is_imported, user_id, enters_ms, list((event_ms, sequence, item_id)) OVER (
-            PARTITION BY is_imported, user_id ORDER BY enters_ms, event_ms, sequence
+            PARTITION BY is_imported, user_id ORDER BY enters_ms, event_ms, sequence, item_id
             ROWS BETWEEN {int(history_length) - 1} PRECEDING AND CURRENT ROW) AS newest,
-            event_ms, sequence
+            event_ms, sequence, item_id
         FROM visible""")
     joined = as_of_join(
         connection,
@@ -104,7 +104,7 @@ def with_histories(
         right_time="enters_ms",
         known_time=None,  # `enters_ms` is when it was visible already
         take=("newest",),
-        tie_order=("event_ms", "sequence"),
+        tie_order=("event_ms", "sequence", "item_id"),
         may_equal=True,
     )
     return joined.project(

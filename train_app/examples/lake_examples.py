@@ -132,7 +132,8 @@ def _build(connection: duckdb.DuckDBPyConnection) -> Interactions:
             kinds.row::UTINYINT AS kind_row, timestamp_ms,
             coalesce(value::FLOAT, 'nan'::FLOAT) AS value, is_prompted
         FROM kept JOIN users USING (user_id) JOIN items USING (item_id) JOIN kinds USING (kind)
-        ORDER BY user_row, timestamp_ms, log_partition NULLS FIRST, sequence""").to_arrow_table()
+        ORDER BY user_row, timestamp_ms, log_partition NULLS FIRST, sequence, item_row, kind_row
+        """).to_arrow_table()
     user_ids = _column(connection, "SELECT user_id FROM users ORDER BY row").to_pylist()
     counts = np.bincount(columns["user_row"].to_numpy(), minlength=len(user_ids))
     return Interactions(

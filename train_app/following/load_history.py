@@ -65,16 +65,20 @@ def load_in_parts(
 def imported_histories(
     connection: duckdb.DuckDBPyConnection, engagements: str, history_limit: int
 ) -> Iterator[tuple[str, list[HistoryEvent]]]:
-    """The newest imported engagements of each user, in order of arrival.
+    """The newest imported engagements of each user, by time; where times are equal, by their row.
+
+    The order is total, as rows of two files may have one time and one place: whenever a store is
+    filled from the same lake, its histories are the same, and `history_replay` can make them again.
 
     Args:
         engagements: name of a view with rows of the lake's table.
     """
+    ties = ("sequence", "received_at_ms", "event_id")
     query = f"""
         SELECT user_id, item_id, kind, timestamp_ms FROM {engagements} WHERE origin = 'import'
-        QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY timestamp_ms DESC, sequence DESC)
-            <= {history_limit}
-        ORDER BY user_id, timestamp_ms, sequence"""
+        QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY timestamp_ms DESC,
+            {", ".join(f"{name} DESC" for name in ties)}) <= {history_limit}
+        ORDER BY user_id, timestamp_ms, {", ".join(ties)}"""
     return _grouped(connection.sql(query).to_arrow_reader(_ROWS_PER_BATCH))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from tests.untrained_models import (
     some_interactions,
     write_untrained_models,
 )
+from train_app.evaluation import evaluation_run
+from train_app.evaluation.evaluate import POPULARITY_RECENT
 from train_app.evaluation.evaluation_protocols import hold_out
 from train_app.evaluation.evaluation_run import (
     EvaluationRequest,
@@ -30,6 +34,7 @@ from train_app.evaluation.evaluation_run import (
 )
 from train_app.evaluation.evaluation_table import DIVERSITY, Evaluation
 from train_app.evaluation.rankers import PAGE
+from train_app.evaluation.rivals.rank_all_methods import CutResult, rank_all_methods
 from train_app.examples.interactions import Interactions, interactions_from_columns
 from train_app.publish import assemble, publish_bundle, read_draft, write_bundle_manifest
 
@@ -157,6 +162,51 @@ def test_a_bundle_is_evaluated_on_the_cuts_it_has_not_seen(tmp_path: Path) -> No
     table = evaluated(EvaluationRequest("time", bundle_id, n_cuts=2), settings)
     assert any("a cut is left out: bundle" in note for note in table.notes)
     assert table.facts["cuts_ms"] == [newest]
+
+
+def some_with_a_window_of_repeats() -> Interactions:
+    """Ten users and twenty items; in the ninth tenth of the log all repeat what they did."""
+    order = [(user, item) for item in range(20) for user in range(10)]
+    order[160:180] = order[:20]
+    return interactions_from_columns(
+        [f"u{user}" for user, _ in order],
+        [f"i{item}" for _, item in order],
+        ["click"] * len(order),
+        range(0, 1_000 * len(order), 1_000),
+    )
+
+
+def test_a_cut_with_nothing_to_evaluate_is_left_out(tmp_path: Path) -> None:
+    """The other window is evaluated, and a note says why there is one fewer."""
+    settings = small_settings(tmp_path, train=TrainSettings(towers=towers(), holdout_share=0.1))
+    table = evaluated(
+        EvaluationRequest("time", n_cuts=2), settings, some_with_a_window_of_repeats()
+    )
+    assert table.facts["cuts_ms"] == [180_000]
+    assert any("a cut is left out: the time protocol has nothing" in note for note in table.notes)
+    assert any("the page reads trends as of each query" in note for note in table.notes)
+
+
+def test_a_baseline_missing_at_a_cut_is_left_out_of_the_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older cut has one method fewer: the others are pooled, and a note names it."""
+    results: list[CutResult] = []
+
+    def without_recent(*arguments: Any, **options: Any) -> CutResult:
+        result = rank_all_methods(*arguments, **options)
+        if not results:
+            ranked = {k: v for k, v in result.ranked.items() if k != POPULARITY_RECENT}
+            result = replace(result, ranked=ranked)
+        results.append(result)
+        return result
+
+    monkeypatch.setattr(evaluation_run, "rank_all_methods", without_recent)
+    settings = small_settings(tmp_path, train=TrainSettings(towers=towers(), holdout_share=0.1))
+    table = evaluated(EvaluationRequest("time", n_cuts=2), settings)
+    assert len(results) == 2
+    assert POPULARITY_RECENT not in {row.method for row in table.figures}
+    assert f"{POPULARITY_RECENT} is left out: not at every cut" in table.notes
 
 
 def test_a_report_fits_a_terminal_and_a_program(tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ def test_losses_of_the_stages_and_the_final_page_add_up_to_one() -> None:
         PAGE: measure(lists([0, 0, None, None, 40, 2]), targets),
         FINAL_PAGE: measure(lists([0, 1, None, None, None, 2], length=10), targets),
     }
-    losses = loss_section(ranked, some_traits(), seed=0)
+    losses = loss_section(ranked, some_traits(), seed=0, n_candidates=200)
     assert losses is not None
+    assert losses.notes == ()
     means = [cell.mean for _, cell in losses.rows if isinstance(cell, Interval)]
     assert sum(means[:4]) == pytest.approx(1.0)
     assert means[0] == pytest.approx(2 / 6)
@@ -119,4 +120,13 @@ def test_without_stages_there_are_no_stage_tables() -> None:
     """Popularity alone has nothing to be taken apart."""
     ranked = {"popularity": measure(lists([0] * 6), np.full(6, 7, np.int32))}
     assert stage_section(ranked, some_traits(), 0, 200) is None
-    assert loss_section(ranked, some_traits(), 0) is None
+    assert loss_section(ranked, some_traits(), 0, 200) is None
+
+
+def test_where_more_is_scored_than_listed_the_losses_say_so() -> None:
+    """A candidate beyond the end of the page's list cannot be told from one not retrieved."""
+    targets = np.full(6, 7, np.int32)
+    ranked = {name: measure(lists([0] * 6), targets) for name in (RETRIEVAL_INDEX, PAGE)}
+    losses = loss_section(ranked, some_traits(), 0, n_candidates=400)
+    assert losses is not None
+    assert "beyond place 200" in losses.notes[0]

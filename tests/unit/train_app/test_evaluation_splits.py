@@ -133,28 +133,49 @@ def test_a_page_per_user_reads_what_was_before_the_cutoff_alone() -> None:
     """One query per user with all of the user's held-out items and their values as grades."""
     data = data_of()
     held_out = held_out_of(data)
-    pages = UserPages.of(held_out, Settings())
+    pages = UserPages.of(held_out, Settings(), max_users=10)
     assert pages.graded_by == GRADED_BY_VALUE
     assert pages.queries.users.tolist() == np.unique(held_out.users).tolist()
-    for user, seen, relevant, grades in zip(
-        pages.queries.users, pages.queries.seen(), pages.relevant, pages.grades, strict=True
+    for query, (user, seen) in enumerate(
+        zip(pages.queries.users, pages.queries.seen(), strict=True)
     ):
         start, end = data.offsets[user], data.offsets[user + 1]
         before = data.timestamps_ms[start:end] < 66
         assert seen.tolist() == data.rows[start:end][before].tolist()
         positions = held_out.positions[held_out.users == user]
-        assert relevant[relevant >= 0].tolist() == data.rows[positions].tolist()
-        assert grades[relevant >= 0].tolist() == data.values[positions].tolist()
+        expected = dict(zip(data.rows[positions], data.values[positions], strict=True))
+        assert relevant_of(pages, query) == expected
+        assert pages.n_relevant[query] == len(positions)
+        best = sorted(data.values[positions].tolist(), reverse=True)[:10]
+        assert pages.ideal[query].tolist() == best + [0.0] * (10 - len(best))
+
+
+def relevant_of(pages: UserPages, query: int) -> dict[int, float]:
+    """The grades of a query's relevant items, by row."""
+    of, rows = np.divmod(pages.keys, pages.queries.interactions.n_items + 1)
+    return dict(zip(rows[of == query].tolist(), pages.grades[of == query].tolist(), strict=True))
+
+
+def test_a_sample_of_users_judges_each_by_all_they_did() -> None:
+    """Fewer users, and nothing of theirs is lost; the table says of how many they were drawn."""
+    held_out = held_out_of(data_of(300))
+    whole = UserPages.of(held_out, Settings(), max_users=10)
+    some = UserPages.of(held_out, Settings(), max_users=4)
+    everybody = whole.queries.users.tolist()
+    assert len(some.queries.users) == 4
+    for query, user in enumerate(some.queries.users.tolist()):
+        assert relevant_of(some, query) == relevant_of(whole, everybody.index(user))
+    section = some.section({"some": random_lists(4, 40)}, seed=0)
+    assert any("of 10 users" in note for note in section.notes)
 
 
 def test_without_values_the_weights_of_kinds_grade() -> None:
     """A purchase is worth what the utility says it is; a kind not named is worth 1."""
     scorer = ScorerSettings(utility_weights={"buy": 3.0})
-    pages = UserPages.of(
-        held_out_of(data_of(values=False)), Settings(train=TrainSettings(scorer=scorer))
-    )
+    settings = Settings(train=TrainSettings(scorer=scorer))
+    pages = UserPages.of(held_out_of(data_of(values=False)), settings, max_users=10)
     assert pages.graded_by == GRADED_BY_KIND
-    assert set(np.unique(pages.grades[pages.relevant >= 0])) == {1.0, 3.0}
+    assert set(np.unique(pages.grades)) == {1.0, 3.0}
 
 
 def random_lists(n_queries: int, n_items: int) -> RowArray:
@@ -167,15 +188,11 @@ def random_lists(n_queries: int, n_items: int) -> RowArray:
 
 def test_graded_pages_agree_with_trec_eval() -> None:
     """P@10, recall@10, MAP, MRR and graded NDCG@10 of the table are those of trec_eval."""
-    pages = UserPages.of(held_out_of(data_of(300)), Settings())
+    pages = UserPages.of(held_out_of(data_of(300)), Settings(), max_users=10)
     lists = random_lists(len(pages.queries), 40)
     section = pages.section({"some": lists}, seed=0)
     qrels = {
-        f"q{q}": {
-            f"d{row}": int(g)
-            for row, g in zip(pages.relevant[q], pages.grades[q], strict=True)
-            if row >= 0
-        }
+        f"q{q}": {f"d{row}": int(grade) for row, grade in relevant_of(pages, q).items()}
         for q in range(len(lists))
     }
     run = {

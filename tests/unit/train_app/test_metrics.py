@@ -7,6 +7,7 @@ import pytest
 import pytrec_eval
 
 from recsys.types import FloatArray
+from train_app.evaluation import metrics
 from train_app.evaluation.metrics import (
     average_precision,
     bootstrap_coverage,
@@ -118,6 +119,23 @@ def test_an_interval_depends_on_the_seed_only() -> None:
     assert bootstrap_mean(values, users, 1) != bootstrap_mean(values, users, 2)
     lone = bootstrap_mean(values, np.zeros(50, np.int64), 1)
     assert lone.low == pytest.approx(lone.mean) == pytest.approx(lone.high)
+
+
+@pytest.mark.parametrize("cells_kept", [0, 10_000_000])
+def test_kept_and_streamed_resamples_are_the_same_draws(
+    cells_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds are those of integer Poisson draws of the seed, in one piece or in several."""
+    monkeypatch.setattr(metrics, "_CELLS_KEPT", cells_kept)
+    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 1_000)
+    values = np.random.default_rng(2).random(90)
+    users = np.arange(90) // 3
+    times = np.random.default_rng(7).poisson(1.0, size=(400, 30))
+    drawn = times @ np.full(30, 3)
+    means = (times @ values.reshape(30, 3).sum(axis=1))[drawn > 0] / drawn[drawn > 0]
+    for _ in range(2):
+        interval = bootstrap_mean(values, users, seed=7, n_resamples=400)
+        assert (interval.low, interval.high) == pytest.approx(np.percentile(means, [2.5, 97.5]))
 
 
 def test_a_paired_difference_of_equal_methods_is_zero() -> None:

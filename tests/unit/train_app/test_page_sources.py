@@ -10,7 +10,7 @@ import pytest
 from recsys.bundles.item_table import MS_PER_DAY, ItemTable, write_item_table
 from recsys.settings import RetrievalSettings, Settings
 from recsys.types import NO_ROW, Batch, Item, RowArray, Source
-from train_app.evaluation.evaluation_protocols import HeldOut, hold_out
+from train_app.evaluation.evaluation_protocols import HeldOut, Protocol, hold_out
 from train_app.evaluation.page_sources import PageSources, index_alone, scorer_inputs
 from train_app.examples.interactions import Interactions, interactions_from_columns
 
@@ -86,6 +86,51 @@ def test_what_happened_after_training_makes_no_neighbours(beside: PageSources) -
     index[:] = NO_ROW
     found = beside.merged(queries, features_of(11), index, [np.array([11])], bundle_rows())
     assert N_ITEMS - 1 - 9 not in found.rows
+
+
+def a_log_of_trends(held_out_item: str) -> Interactions:
+    """Twelve users whose last engagements are held out, eleven of them with the same item.
+
+    Items 0 and 2 trend among the engagements before.
+    """
+    users = [f"u{user:02}" for user in range(12)]
+    events = [(user, f"i{4 + place % 4}", 1_000) for place, user in enumerate(users)]
+    events += [(user, f"i{place % 2 * 2}", 2_000) for place, user in enumerate(users)]
+    events += [(user, held_out_item, 600_000) for user in users[:11]]
+    events += [(users[11], "i3", 1_200_000)]
+    names, item_ids, times = zip(*events, strict=True)
+    table = [Item(f"i{row}") for row in range(N_ITEMS)]
+    return interactions_from_columns(names, item_ids, ["click"] * len(names), times, items=table)
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "ncf"])
+def test_what_others_did_in_the_test_part_changes_no_page(
+    protocol: Protocol, beside: PageSources
+) -> None:
+    """Eleven users end with item 10 or with item 11: the last user's candidates are the same."""
+    pages = []
+    for item in ("i10", "i11"):
+        log = a_log_of_trends(item)
+        queries = hold_out(protocol, log, cutoff_ms=0, negative_kinds=(), seed=0)
+        last = list(queries.batches(1))[-1]
+        index = np.full((1, 6), NO_ROW, np.int32)
+        sources = PageSources(beside.popular, beside.fresh, beside.kinds, beside.settings)
+        pages.append(sources.merged(last, features_of(), index, [index[0][:0]], bundle_rows()))
+    assert pages[0].rows.tolist() == pages[1].rows.tolist()
+    assert Source.TRENDING in pages[0].sources
+    trending = pages[0].rows[pages[0].sources == Source.TRENDING].tolist()
+    assert set(trending) <= {N_ITEMS - 1 - 2, N_ITEMS - 1}
+
+
+def test_a_split_by_time_reads_trends_up_to_the_query(beside: PageSources) -> None:
+    """What others did after the cut was known when the query was made, as serving would know."""
+    log = a_log_of_trends("i10")
+    queries = hold_out("time", log, cutoff_ms=500_000, negative_kinds=(), seed=0)
+    last = list(queries.batches(1))[-1]
+    index = np.full((1, 6), NO_ROW, np.int32)
+    found = beside.merged(last, features_of(), index, [index[0][:0]], bundle_rows())
+    trending = found.rows[found.sources == Source.TRENDING].tolist()
+    assert trending == [N_ITEMS - 1 - 10]
 
 
 def test_the_index_alone_is_scored_by_its_own_ranks() -> None:

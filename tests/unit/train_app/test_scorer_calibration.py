@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.untrained_models import small_settings, some_interactions, write_untrained_models
+from train_app.evaluation.breakdown import scorer_calibration
 from train_app.evaluation.breakdown.candidate_budgets import budget_section
 from train_app.evaluation.breakdown.scorer_calibration import (
+    Predictions,
     Reliability,
     calibration_sections,
     equal_bins,
@@ -85,6 +87,28 @@ def test_the_calibration_table_has_an_interval_around_its_error(
         assert interval.low <= interval.mean <= interval.high
     counts = [row[1] for row in bins.rows]
     assert sum(count for count in counts if isinstance(count, int)) == table.rows[0][1]
+
+
+def test_the_bins_are_of_the_kind_that_happened_most(
+    bundle: tuple[BundleParts, HeldOut], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every candidate is predicted for every kind, so only what happened tells them apart."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat([0, 1, 2], 100)
+    found = Predictions(
+        probabilities=rng.random(300),
+        happened=rng.random(300) < np.array([0.1, 0.6, 0.3])[kinds],
+        users=np.tile(np.arange(100), 3),
+        kinds=kinds,
+        names=("rare", "frequent", "some"),
+    )
+    monkeypatch.setattr(scorer_calibration, "predictions_of", lambda *_: found)
+    parts, held_out = bundle
+    table, bins = calibration_sections(parts, held_out, 20, (), seed=0)
+    assert [row[0] for row in table.rows] == ["rare", "frequent", "some"]
+    assert bins.title.startswith("bins of frequent,")
+    happened = [row[4] for row in bins.rows]
+    assert sum(n for n in happened if isinstance(n, int)) == table.rows[1][2]
 
 
 def test_watching_changes_nothing_and_sees_every_stage(

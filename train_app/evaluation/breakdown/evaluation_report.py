@@ -16,6 +16,7 @@ from train_app.evaluation.breakdown.report_section import Cell, Section
 from train_app.evaluation.breakdown.segments import segment_section
 from train_app.evaluation.breakdown.stage_losses import loss_section, stage_section
 from train_app.evaluation.evaluate import tabulate
+from train_app.evaluation.evaluation_protocols import Protocol
 from train_app.evaluation.evaluation_table import NDCG, Evaluation, Ranked
 from train_app.evaluation.metrics import bootstrap_mean
 from train_app.evaluation.rankers import PAGE, POPULARITY, RETRIEVAL_EXACT
@@ -33,8 +34,9 @@ def report_of(
     """
     seed, newest = settings.train.seed, results[-1]
     ranked, traits = _pooled(results), QueryTraits.pooled([result.traits for result in results])
-    best = best_baseline(ranked, newest.baselines)
-    compared = [(RETRIEVAL_EXACT, best), *((PAGE, name) for name in newest.baselines)]
+    baselines = [name for name in newest.baselines if name in ranked]
+    best = best_baseline(ranked, baselines)
+    compared = [(RETRIEVAL_EXACT, best), *((PAGE, name) for name in baselines)]
     if against is not None:
         compared.append((PAGE, f"{against} {PAGE}"))
     training = newest.subject.training
@@ -51,7 +53,13 @@ def report_of(
         ranked,
         seed,
         facts=facts,
-        notes=[_source_note(newest), *dict.fromkeys(notes), *newest.notes, *_fixed_notes()],
+        notes=[
+            _source_note(newest),
+            *dict.fromkeys(notes),
+            *newest.notes,
+            *_missing_notes(results, ranked),
+            *_fixed_notes(newest.held_out.protocol),
+        ],
         compared=compared,
         traits=traits,
         sections=_sections(results, ranked, traits, best, settings),
@@ -114,7 +122,7 @@ def _sections(
     sections.append(segment_section(NDCG, values, traits, seed, gain))
     if newest.held_out.candidates is None:
         stages = stage_section(ranked, traits, seed, settings.retrieval.n_candidates)
-        losses = loss_section(ranked, traits, seed)
+        losses = loss_section(ranked, traits, seed, settings.retrieval.n_candidates)
         sections += [section for section in (stages, losses) if section is not None]
     costs = cost_section(newest.costs, newest.ranked, newest.traits, seed)
     return [*sections, *newest.sections, costs]
@@ -126,8 +134,19 @@ def _source_note(result: CutResult) -> str:
     return f"trained with the present settings in {result.subject.training.wall_s} s"
 
 
-def _fixed_notes() -> list[str]:
+def _missing_notes(results: Sequence[CutResult], ranked: dict[str, Ranked]) -> list[str]:
+    """Which methods the table of all cuts leaves out."""
+    names = dict.fromkeys(name for result in results for name in result.ranked)
+    return [f"{name} is left out: not at every cut" for name in names if name not in ranked]
+
+
+def _fixed_notes(protocol: Protocol) -> list[str]:
+    by_time = [
+        "the page reads trends as of each query, as serving does; baselines know what was popular "
+        "until the cut, and of later events the user's own history alone"
+    ]
     return [
+        *(by_time if protocol == "time" else []),
         f"{RETRIEVAL_EXACT}: the user tower over all items, which is what a sequential model "
         "without a scorer reaches",
         "baselines: settings chosen on the training part; the best one is named after the fact, "

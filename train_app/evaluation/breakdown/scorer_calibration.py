@@ -119,11 +119,11 @@ def calibration_sections(
     negative_kinds: Sequence[str],
     seed: int,
 ) -> list[Section]:
-    """ECE of every kind of act, and the bins of the most frequent one, where there are any."""
+    """ECE of every kind of act, and the bins of the one that happened most, where there are any."""
     queries = held_out.sample(MAX_QUERIES, seed)
     found = predictions_of(parts, queries, n_candidates, negative_kinds)
     rows: list[tuple[Cell, ...]] = []
-    bins: list[tuple[Cell, ...]] = []
+    most_frequent: tuple[str, int, Reliability] | None = None
     for number, name in enumerate(found.names):
         of = found.kinds == number
         if not of.any():
@@ -134,28 +134,27 @@ def calibration_sections(
         rows.append(
             (name, len(said), int(did.sum()), float(said.mean()), float(did.mean()), interval)
         )
-        if not bins:
-            bins = [
-                (place + 1, int(n), float(p), float(h), round(n * h))
-                for place, (n, p, h) in enumerate(
-                    zip(
-                        reliability.counts, reliability.predicted, reliability.happened, strict=True
-                    )
-                )
-            ]
-    if not rows:
+        if most_frequent is None or int(did.sum()) > most_frequent[1]:
+            most_frequent = (name, int(did.sum()), reliability)
+    if most_frequent is None:
         return []
     columns = ("kind", "predictions", "happened", "mean predicted", "share happened", "ECE")
     title = f"calibration of the scorer on the candidates of {len(queries):,} requests"
     return [
         Section("calibration", title, columns, tuple(rows)),
-        Section(
-            "reliability",
-            f"bins of {rows[0][0]}, equally many predictions in each",
-            ("bin", "n", "predicted", "share happened", "happened"),
-            tuple(bins),
-        ),
+        _bin_section(most_frequent[0], most_frequent[2]),
     ]
+
+
+def _bin_section(name: str, of: Reliability) -> Section:
+    """The bins of one kind of act."""
+    bins = enumerate(zip(of.counts, of.predicted, of.happened, strict=True))
+    return Section(
+        "reliability",
+        f"bins of {name}, equally many predictions in each",
+        ("bin", "n", "predicted", "share happened", "happened"),
+        tuple((place + 1, int(n), float(p), float(h), round(n * h)) for place, (n, p, h) in bins),
+    )
 
 
 def _interval(

@@ -14,7 +14,13 @@ from train_app.evaluation.breakdown.query_traits import QueryTraits
 from train_app.evaluation.breakdown.report_section import Cell, Section
 from train_app.evaluation.evaluation_table import NDCG, NOT_FOUND, Ranked
 from train_app.evaluation.metrics import bootstrap_mean
-from train_app.evaluation.rankers import FINAL_PAGE, PAGE, RETRIEVAL_EXACT, RETRIEVAL_INDEX
+from train_app.evaluation.rankers import (
+    FINAL_PAGE,
+    LIST_LENGTH,
+    PAGE,
+    RETRIEVAL_EXACT,
+    RETRIEVAL_INDEX,
+)
 
 CUTOFFS = (10, 50, 200)
 
@@ -42,7 +48,9 @@ def stage_section(
     return Section("stages", title, columns, tuple(rows)) if rows else None
 
 
-def loss_section(ranked: Mapping[str, Ranked], traits: QueryTraits, seed: int) -> Section | None:
+def loss_section(
+    ranked: Mapping[str, Ranked], traits: QueryTraits, seed: int, n_candidates: int
+) -> Section | None:
     """Where NDCG@10 is lost between all items and the final page; None without a page."""
     if PAGE not in ranked or RETRIEVAL_INDEX not in ranked:
         return None
@@ -64,7 +72,13 @@ def loss_section(ranked: Mapping[str, Ranked], traits: QueryTraits, seed: int) -
             ("given retrieval: in the order of retrieval", _mean(before[is_retrieved], of, seed)),
         ]
     title = f"where {NDCG} is lost (the first four add up to 1)"
-    return Section("losses", title, ("part", NDCG), tuple(rows))
+    notes: tuple[str, ...] = ()
+    if n_candidates > LIST_LENGTH:
+        notes = (
+            f"a candidate beyond place {LIST_LENGTH} of the page counts as lost by retrieval: "
+            f"lists end there, and {n_candidates} are scored",
+        )
+    return Section("losses", title, ("part", NDCG), tuple(rows), notes)
 
 
 def _mean(values: np.ndarray, users: np.ndarray, seed: int) -> Cell:

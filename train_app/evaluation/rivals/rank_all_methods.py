@@ -59,6 +59,7 @@ class CutResult:
 
 def rank_all_methods(
     held_out: HeldOut,
+    whole: HeldOut,
     subject: Subject,
     others: Sequence[Subject],
     settings: Settings,
@@ -71,6 +72,7 @@ def rank_all_methods(
     """Fit the baselines, rank with everything, and measure.
 
     Args:
+        whole: what `held_out` is a sample of; pages per user are judged by all of it.
         others: bundles beside the subject; their lists bear their ids.
         devices: of every query, "" where it is not known.
     """
@@ -97,7 +99,7 @@ def rank_all_methods(
         costs=costs,
         baselines=names,
         notes=(*(rival.note for rival in fitted), *notes),
-        sections=tuple(_own_sections(held_out, subject.parts, baselines, settings, report)),
+        sections=tuple(_own_sections(held_out, whole, subject.parts, baselines, settings, report)),
     )
 
 
@@ -117,6 +119,7 @@ def _costs(
 
 def _own_sections(
     held_out: HeldOut,
+    whole: HeldOut,
     parts: BundleParts,
     baselines: Sequence[Ranker],
     settings: Settings,
@@ -128,7 +131,7 @@ def _own_sections(
     seed, n_candidates = settings.train.seed, settings.retrieval.n_candidates
     sections = []
     if held_out.protocol == "time":
-        pages = UserPages.of(held_out, settings)
+        pages = UserPages.of(whole, settings, max_users=len(held_out))
         ranker = BundleRanker(parts, held_out.interactions, n_candidates)
         lists = ranked_lists(pages.queries, [*baselines, ranker], report)
         sections.append(pages.section(lists, seed))

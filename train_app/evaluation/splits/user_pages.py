@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.settings import Settings
-from recsys.types import NO_ROW, FloatArray, RowArray
+from recsys.types import FloatArray, RowArray
 from train_app.evaluation.breakdown.report_section import Cell, Section
 from train_app.evaluation.evaluation_protocols import HeldOut
 from train_app.evaluation.metrics import (
@@ -26,6 +26,7 @@ from train_app.evaluation.metrics import (
 )
 
 COLUMNS = ("P@10", "recall@10", "MAP", "MRR", "NDCG@10 graded")
+PAGE_LENGTH = 10
 GRADED_BY_VALUE = "value"
 GRADED_BY_KIND = "kind"
 
@@ -36,24 +37,34 @@ class UserPages:
 
     queries: HeldOut
     """One query per user, whose history ends at the cutoff."""
-    relevant: RowArray  # [Q, R] item rows, -1 padding
-    grades: FloatArray  # [Q, R] relevance, 0 padding
+    keys: NDArray[np.int64]
+    """[E] query x (items + 1) + item row of every held-out engagement, ascending."""
+    grades: FloatArray  # [E] relevance of each key
+    n_relevant: NDArray[np.int64]  # [Q] items of a grade above 0
+    ideal: FloatArray  # [Q, PAGE_LENGTH] the highest grades of each query, 0 padding
     graded_by: str
     """`value`: the imported or logged value; `kind`: the weight of the engagement's kind."""
+    n_users: int
+    """Users with a held-out engagement, of whom the queries may be a sample."""
 
     @classmethod
-    def of(cls, held_out: HeldOut, settings: Settings) -> UserPages:
-        """From the engagements of the `time` protocol."""
-        users, first, counts = np.unique(held_out.users, return_index=True, return_counts=True)
-        by_user = np.argsort(held_out.users, kind="stable")
-        grades, graded_by = _grades(held_out, settings)
-        query = np.repeat(np.arange(len(users)), counts)
-        place = np.arange(len(by_user)) - np.repeat(np.cumsum(counts) - counts, counts)
-        shape = (len(users), int(counts.max(initial=0)))
-        relevant, graded = np.full(shape, NO_ROW, np.int32), np.zeros(shape, np.float32)
-        relevant[query, place] = held_out.targets[by_user]
-        graded[query, place] = grades[by_user]
+    def of(cls, held_out: HeldOut, settings: Settings, max_users: int) -> UserPages:
+        """From all engagements of the `time` protocol, of at most `max_users` users by seed."""
+        users, first = np.unique(held_out.users, return_index=True)
+        n_users = len(users)
+        if n_users > max_users:
+            rng = np.random.default_rng(settings.train.seed)
+            drawn = np.sort(rng.choice(n_users, max_users, replace=False))
+            users, first = users[drawn], first[drawn]
         data = held_out.interactions
+        query_of = np.full(data.n_users, -1, np.int64)
+        query_of[users] = np.arange(len(users))
+        query = query_of[held_out.users]
+        kept = query >= 0
+        grades, graded_by = _grades(held_out, settings)
+        query, grades = query[kept], grades[kept]
+        keys = query * (data.n_items + 1) + held_out.targets[kept]
+        order = np.argsort(keys)
         owners = data.user_of_event()[held_out.is_train]
         n_known = np.bincount(owners, minlength=data.n_users)
         queries = replace(
@@ -62,32 +73,35 @@ class UserPages:
             history_ends=data.offsets[users] + n_known[users],
             users=users,
         )
-        return cls(queries, relevant, graded, graded_by)
+        return cls(
+            queries=queries,
+            keys=keys[order],
+            grades=grades[order].astype(np.float32),
+            n_relevant=np.bincount(query[grades > 0], minlength=len(users)),
+            ideal=_highest(query, grades, len(users)),
+            graded_by=graded_by,
+            n_users=n_users,
+        )
 
     def gains(self, lists: RowArray) -> FloatArray:
         """The grade of every item of the lists, [Q, K]."""
         n_items = self.queries.interactions.n_items
-        query = np.arange(len(lists), dtype=np.int64)[:, None] * (n_items + 1)
-        keys = (query + self.relevant)[self.relevant >= 0]
-        order = np.argsort(keys)
-        keys, grades = keys[order], self.grades[self.relevant >= 0][order]
-        asked = query + lists
-        place = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
-        is_relevant = (keys[place] == asked) & (lists >= 0)
-        return np.where(is_relevant, grades[place], 0.0).astype(np.float32)
+        asked = np.arange(len(lists), dtype=np.int64)[:, None] * (n_items + 1) + lists
+        place = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
+        is_relevant = (self.keys[place] == asked) & (lists >= 0)
+        return np.where(is_relevant, self.grades[place], 0.0).astype(np.float32)
 
     def section(self, lists: Mapping[str, RowArray], seed: int) -> Section:
         """The table of all methods."""
-        n_relevant = (self.grades > 0).sum(axis=1)
         rows: list[tuple[Cell, ...]] = []
         for name, found in lists.items():
             gains = self.gains(found)
             values = (
-                precision(gains, 10),
-                recall(gains, n_relevant, 10),
-                average_precision(gains, n_relevant, found.shape[1]),
+                precision(gains, PAGE_LENGTH),
+                recall(gains, self.n_relevant, PAGE_LENGTH),
+                average_precision(gains, self.n_relevant, found.shape[1]),
                 reciprocal_rank(gains),
-                ndcg(gains, self.grades, 10),
+                ndcg(gains, self.ideal, PAGE_LENGTH),
             )
             rows.append((name, *(bootstrap_mean(v, self.queries.users, seed) for v in values)))
         grade = (
@@ -97,9 +111,23 @@ class UserPages:
         )
         title = (
             f"one page per user at the cutoff, {len(self.queries):,} users with "
-            f"{float(np.mean(n_relevant)):.1f} relevant items each"
+            f"{float(np.mean(self.n_relevant)):.1f} relevant items each"
         )
-        return Section("users", title, ("method", *COLUMNS), tuple(rows), (grade,))
+        notes = [grade]
+        if len(self.queries) < self.n_users:
+            notes.append(f"drawn at random of {self.n_users:,} users; each judged by all they did")
+        return Section("users", title, ("method", *COLUMNS), tuple(rows), tuple(notes))
+
+
+def _highest(query: NDArray[np.int64], grades: NDArray[np.float64], n_queries: int) -> FloatArray:
+    """The highest grades of each query, highest first, [Q, PAGE_LENGTH]; 0 padding."""
+    order = np.lexsort((-grades, query))
+    counts = np.bincount(query, minlength=n_queries)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = place < PAGE_LENGTH
+    highest = np.zeros((n_queries, PAGE_LENGTH), np.float32)
+    highest[query[order][kept], place[kept]] = grades[order][kept]
+    return highest
 
 
 def _grades(held_out: HeldOut, settings: Settings) -> tuple[NDArray[np.float64], str]:
