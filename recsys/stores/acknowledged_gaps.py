@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from recsys.errors import StoreError
-
 T = TypeVar("T")
 
 
@@ -80,13 +78,6 @@ class AcknowledgedGaps:
         self._reader.dispose()
 
     def _reaching(self, run: Callable[[], T]) -> T:
-        from sqlalchemy.exc import SQLAlchemyError
+        from recsys.stores.control_tables import reaching
 
-        try:
-            return run()
-        except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error)
-            raise StoreError(
-                f"control store {self._writer.url} cannot be used: {reason}; check that it runs"
-                " and can be reached, or for a file its disk and permissions"
-            ) from error
+        return reaching(self._writer.url, run)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import (
+    URL,
     BigInteger,
     Boolean,
     Column,
@@ -27,11 +29,13 @@ from sqlalchemy import (
     event,
     inspect,
 )
-from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from recsys.errors import ConfigError, StoreError
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5_000
 """How long a statement waits for another writer of an SQLite file."""
@@ -241,3 +245,19 @@ def _create(engine: Engine) -> None:
 def bump_revision(connection: Connection) -> None:
     """Tell pollers that there is something new to read."""
     connection.execute(head.update().values(revision=head.c.revision + 1))
+
+
+def reaching(url: URL, run: Callable[[], T]) -> T:
+    """What `run` answers.
+
+    Raises:
+        StoreError: the store cannot be used; with the reason and the mend.
+    """
+    try:
+        return run()
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error)
+        raise StoreError(
+            f"control store {url} cannot be used: {reason}; check that it runs"
+            " and can be reached, or for a file its disk and permissions"
+        ) from error

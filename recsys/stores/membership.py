@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from recsys.errors import StoreError
-
 ARCHIVER = "archiver"
 FEATURES = "features"
 EVIDENCE = "evidence"
@@ -134,17 +132,9 @@ class Membership:
         self._reaching(run)
 
     def _reaching(self, run: Callable[[], T]) -> T:
-        from sqlalchemy.exc import SQLAlchemyError
+        from recsys.stores.control_tables import reaching
 
-        try:
-            return run()
-        except SQLAlchemyError as error:
-            self._is_created = False
-            reason = str(getattr(error, "orig", None) or error)
-            raise StoreError(
-                f"control store {self._writer.url} cannot be used: {reason}; check that it runs"
-                " and can be reached, or for a file its disk and permissions"
-            ) from error
+        return reaching(self._writer.url, run)
 
 
 def _member(row: Any) -> Member:

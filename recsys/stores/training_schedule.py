@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
-from recsys.errors import StoreError
-
 TrainingResult = Literal["", "published", "refused", "failed", "killed", "interrupted"]
 T = TypeVar("T")
 
@@ -103,16 +101,9 @@ class TrainingSchedule:
         self._reader.dispose()
 
     def _reaching(self, run: Callable[[], T]) -> T:
-        from sqlalchemy.exc import SQLAlchemyError
+        from recsys.stores.control_tables import reaching
 
-        try:
-            return run()
-        except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error)
-            raise StoreError(
-                f"control store {self._writer.url} cannot be used: {reason}; check that it runs"
-                " and can be reached, or for a file its disk and permissions"
-            ) from error
+        return reaching(self._writer.url, run)
 
 
 def _state(document: dict[str, Any]) -> ScheduleState:

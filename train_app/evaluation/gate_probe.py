@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recsys.candidates import best_columns
 from recsys.stages import Stage
 from recsys.types import NO_ROW, Batch, Item, RowArray
+from train_app.evaluation.breakdown.scorer_calibration import acts_on_target
 from train_app.evaluation.breakdown.watched_stages import watched
 from train_app.evaluation.evaluation_protocols import HeldOut
 from train_app.evaluation.evaluation_table import PAGE_LENGTH
@@ -82,7 +83,9 @@ class CalibrationProbe:
         rows = np.take_along_axis(scored["rows"], columns, 1)  # [b, K]
         shown = np.take_along_axis(scored["probabilities"], columns[..., None], 1)
         is_target = (rows == self._row_of[queries.targets][:, None]) & (rows >= 0)
-        acted = is_target[..., None] & _acts(queries)[:, None, self._actions.kinds]  # [b, K, A]
+        acted = (
+            is_target[..., None] & acts_on_target(queries)[:, None, self._actions.kinds]
+        )  # [b, K, A]
         usable = np.broadcast_to((rows >= 0)[..., None], acted.shape)
         said = np.asarray(shown[..., self._actions.places], np.float64)
         self._probabilities.append(said[usable])
@@ -153,17 +156,6 @@ def _actions(
         np.asarray([place[kind] for kind in shared], np.int64),
         np.asarray([interactions.kinds.index(kind) for kind in shared], np.int64),
     )
-
-
-def _acts(queries: HeldOut) -> NDArray[np.bool_]:
-    """Which kinds of act the user did on the held-out item, from that engagement on, [q, kinds]."""
-    data = queries.interactions
-    acts = np.zeros((len(queries), len(data.kinds)), np.bool_)
-    ends = data.offsets[queries.users + 1]
-    for query, (begin, end) in enumerate(zip(queries.positions, ends, strict=True)):
-        on_item = data.rows[begin:end] == data.rows[begin]
-        acts[query, data.kind_ids[begin:end][on_item]] = True
-    return acts
 
 
 class _Asked:

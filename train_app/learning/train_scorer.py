@@ -87,9 +87,8 @@ def train_scorer(
     rng = np.random.default_rng((seed, 2))
     config = _first_config(examples, actions, negative_kinds, vectors, settings)
     network = ScorerNetwork(config, _DROPOUT)
-    scorer = CandidateScorer(
-        config, network, torch.from_numpy(vectors), torch.from_numpy(popularity)
-    )
+    facts = torch.from_numpy(vectors), torch.from_numpy(popularity)
+    scorer = CandidateScorer(config, network, *facts)
     is_warm = warm_start is not None and start_scorer_from(network, actions, warm_start)
     is_positive = ~np.array(config.is_negative)
     if len(examples) < _MIN_EXAMPLES or is_kept.all() or not is_kept.any():
@@ -100,14 +99,13 @@ def train_scorer(
         scorer, learned, kept, is_positive, settings, rng, clock_s, report, warm_rate_share
     )
     fitting.run(is_warm)
-    calibrated = calibrate(scorer, kept, is_positive, fitting.choice)
     metrics = {
         "scorer_examples": float(len(examples)),
         "scorer_is_warm": float(is_warm),
         "scorer_blend": fitting.choice.share,
         "scorer_validation_gain_ndcg@10": fitting.choice.gain,
     }
-    return ScorerFit(calibrated, metrics)
+    return ScorerFit(calibrate(scorer, kept, is_positive, fitting.choice), metrics)
 
 
 class _Fitting:

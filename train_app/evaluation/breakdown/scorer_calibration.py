@@ -98,7 +98,7 @@ def predictions_of(
         is_target = rows == bundle_row[batch.targets][:, None]
         usable = rows >= 0
         users = np.broadcast_to(batch.users[:, None], rows.shape)[usable]
-        acts = _acts(batch)
+        acts = acts_on_target(batch)
         for number, (place, kind) in enumerate(places):
             said = watch.scored["probabilities"][..., place].astype(np.float64)
             did = is_target & acts[:, kind, None]
@@ -179,7 +179,7 @@ def _interval(
     return Interval(estimate, max(0.0, estimate - spread), estimate + spread)
 
 
-def _acts(queries: HeldOut) -> NDArray[np.bool_]:
+def acts_on_target(queries: HeldOut) -> NDArray[np.bool_]:
     """Which kinds of act the user did on the held-out item, from that engagement on, [Q, kinds]."""
     data = queries.interactions
     acts = np.zeros((len(queries), len(data.kinds)), np.bool_)
