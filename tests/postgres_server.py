@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -86,7 +87,8 @@ def a_postgres_server() -> Generator[PostgresServer]:
             server.await_answer(process)
             yield server
         finally:
-            process.terminate()
+            # SIGINT does not wait for connections that a failed test left open.
+            process.send_signal(signal.SIGINT)
             process.wait(timeout=START_TIMEOUT_S)
     finally:
         log.close()

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from recsys.errors import StoreError
+
 ARCHIVER = "archiver"
 FEATURES = "features"
 EVIDENCE = "evidence"
@@ -134,7 +136,12 @@ class Membership:
     def _reaching(self, run: Callable[[], T]) -> T:
         from recsys.stores.control_tables import reaching
 
-        return reaching(self._writer.url, run)
+        try:
+            return reaching(self._writer.url, run)
+        except StoreError:
+            # What comes back may be another, empty store.
+            self._is_created = False
+            raise
 
 
 def _member(row: Any) -> Member:

@@ -107,6 +107,19 @@ def test_two_streams_on_one_partition_count_once(url: str) -> None:
         stream.close()
 
 
+def test_who_only_watches_sees_the_lag_fall(url: str) -> None:
+    """The lag is what the store lacks, whoever counts."""
+    events = a_random_log(8, 100)
+    log = a_log(events)
+    watcher, counter = (EvidenceStream(log, url, SETTINGS) for _ in range(2))
+    before = watcher.lag(PARTITIONS)
+    while counter.run_once(PARTITIONS):
+        pass
+    assert (before, watcher.lag(PARTITIONS)) == (len(events), 0)
+    watcher.close()
+    counter.close()
+
+
 def test_processes_that_share_a_store_and_are_killed_count_once(tmp_path: Path) -> None:
     """Two processes on all partitions, each killed once on its way."""
     url = f"sqlite:///{tmp_path / 'evidence.sqlite'}"

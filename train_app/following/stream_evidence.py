@@ -77,13 +77,14 @@ class EvidenceStream:
             raise
 
     def lag(self, partitions: Collection[int]) -> int:
-        """Records of these partitions that are not counted yet."""
+        """Records of these partitions that are not counted yet, by whichever stream."""
         ends, begins = self._event_log.end_offsets(), self._event_log.begin_offsets()
-        return sum(
-            max(0, end - max(self._offset(partition, end), begins[partition]))
-            for partition, end in ends.items()
-            if partition in partitions
-        )
+        lag = 0
+        for partition in ends.keys() & set(partitions):
+            # From the store: where another stream follows, this one's own offsets stand still.
+            counted = max(self._writer.offset(partition) or 0, begins[partition])
+            lag += max(0, ends[partition] - counted)
+        return lag
 
     def close(self) -> None:
         """Give the evidence store back; the log stays open."""
