@@ -22,6 +22,8 @@ from cluster.local.run_files import read_document, write_document
 PROC = Path("/proc")
 RUN_ID_VARIABLE = "FLYWHEEL_RUN_ID"
 """Set in the supervisor's environment and inherited by all it starts."""
+PF_EXITING = 0x4
+"""Linux: the process has begun to exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class ProcessRow:
     start_ticks: int
     state: str
     name: str
+    flags: int = 0
+    """Of the kernel, `PF_*`."""
 
     @property
     def identity(self) -> ProcessIdentity:
@@ -54,6 +58,11 @@ class ProcessRow:
     def is_dead(self) -> bool:
         """A zombie runs nothing and holds no port; only its parent can remove it."""
         return self.state in {"Z", "X"}
+
+    @property
+    def is_exiting(self) -> bool:
+        """It runs nothing any more, but holds ports and locks until its memory is freed."""
+        return self.is_dead or bool(self.flags & PF_EXITING)
 
 
 ProcessTable = Mapping[int, ProcessRow]
@@ -87,6 +96,7 @@ def parse_stat(text: str) -> ProcessRow:
         session_id=int(fields[3]),
         start_ticks=int(fields[19]),
         name=name,
+        flags=int(fields[6]),
     )
 
 
@@ -248,13 +258,16 @@ def sign_lock(path: Path) -> None:
 
 
 def lock_holder(path: Path) -> ProcessIdentity | None:
-    """The living process that signed the lock file, or None."""
+    """The process that signed the lock file; None if it is gone or on its way out."""
     document = read_document(path)
     try:
         holder = None if document is None else ProcessIdentity(**document)
     except TypeError:
         return None
-    return holder if holder is not None and is_alive(holder) else None
+    row = None if holder is None else read_process(holder.pid)
+    if holder is None or row is None or row.is_exiting:
+        return None
+    return holder if row.start_ticks == holder.start_ticks else None
 
 
 def read_record(path: Path) -> RunRecord | None:

@@ -27,6 +27,10 @@ PREFLIGHT_STEP = "looking for orphans"
 _STEPS = (PREFLIGHT_STEP, "starting ray", "starting ray serve", "deploying applications")
 
 
+class RunWasKilled(FleetError):
+    """The supervisor of another `up` is gone without having stopped or failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spawned:
     """The supervisor this process started."""
@@ -46,6 +50,7 @@ def follow_start(
 
     Raises:
         FleetError: the start failed; with the supervisor's reason.
+        RunWasKilled: somebody else's run was followed, and killed.
         WaitTimeout: it did not answer within `cluster.start_timeout_s`.
     """
     deadline = time.monotonic() + settings.cluster.start_timeout_s
@@ -85,8 +90,9 @@ def _present_state(files: RunFiles, spawned: Spawned | None) -> RunState | None:
         raise error
     if spawned is not None and not is_own and is_locked(files.lock):
         return state  # another `up` won the race; follow its run
+    was_killed = spawned is None and state is not None and state.phase in {"starting", "serving"}
     reason = "; ".join(last_lines(files.log, 2)) or "it wrote nothing"
-    raise FleetError(
+    raise (RunWasKilled if was_killed else FleetError)(
         f"the supervisor ended ({reason}), expected it to stay; see {files.log} "
         "and run 'cluster doctor'"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import click
 
 from cluster.console import Console
 from cluster.local.run_files import RunFiles, RunState, is_locked, read_document, read_state
-from cluster.local.start_watch import Spawned, follow_start, is_ready
+from cluster.local.start_watch import RunWasKilled, Spawned, follow_start, is_ready
 from recsys.errors import FleetError
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def up(console: Console, wait: bool, foreground: bool, serve_config: Path | None
     files = RunFiles(settings.run_dir)
     _let_it_stop(files)
     if is_locked(files.lock):
-        _join(console, settings, files, wait)
-        return
+        with contextlib.suppress(RunWasKilled):
+            _join(console, settings, files, wait)
+            return
     if serve_config is None:
         _adopt_bundle(console, settings)
     spawned = _spawn(settings, files, serve_config)
@@ -91,11 +93,17 @@ def _adopt_bundle(console: Console, settings: Settings) -> None:
 
 
 def _let_it_stop(files: RunFiles) -> None:
-    """Wait while an earlier run is on its way out."""
+    """Wait while an earlier run is on its way out, in order or killed.
+
+    A killed process holds its lock until the kernel has freed its memory.
+    """
+    from cluster.local.owned_processes import lock_holder
+
     deadline = time.monotonic() + STOPPING_PATIENCE_S
     while is_locked(files.lock) and time.monotonic() < deadline:
         state = read_state(files.state)
-        if state is None or state.phase not in {"stopping", "failed"}:
+        is_stopping = state is not None and state.phase in {"stopping", "failed"}
+        if not is_stopping and lock_holder(files.lock) is not None:
             return
         time.sleep(POLL_S)
 

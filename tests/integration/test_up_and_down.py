@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from cluster.local.owned_processes import (
     send_signal,
 )
 from cluster.local.ports import needed_ports
-from cluster.local.run_files import RunFiles
+from cluster.local.run_files import RunFiles, hold_lock
 from recsys.settings import Settings
 from tests.lane_ports import free_ports
 
@@ -196,6 +197,10 @@ def test_after_kill_9_the_next_up_serves_and_after_the_death_of_ray_the_run_ends
     assert wait_until(lambda: answering.pid in {process.pid for process in place.owned()})
     run = place.owned()
     assert send_signal(identity_of(first["supervisor_pid"]), signal.SIGKILL)
+    # A killed process may hold its lock for some seconds more: here that is made sure.
+    lock = hold_lock(place.files.lock, patience_s=30)
+    assert lock is not None
+    threading.Timer(2.0, os.close, [lock]).start()
 
     second = place.up()
     assert second["supervisor_pid"] != first["supervisor_pid"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.local.owned_processes import (
+    PF_EXITING,
     RUN_ID_VARIABLE,
     ProcessIdentity,
     ProcessRow,
@@ -79,6 +81,8 @@ def test_a_name_with_spaces_and_brackets_is_read() -> None:
     row = parse_stat(f"42 (a (b) c) {fields}")
     assert (row.pid, row.name, row.parent_pid, row.session_id) == (42, "a (b) c", 1, 7)
     assert row.start_ticks == 4711
+    assert not row.is_exiting
+    assert replace(row, flags=row.flags | PF_EXITING).is_exiting
 
 
 def test_a_recorded_pid_given_to_another_process_is_not_ours() -> None:

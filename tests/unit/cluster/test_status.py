@@ -24,7 +24,7 @@ from cluster.local.run_files import (
     write_document,
     write_state,
 )
-from cluster.local.start_watch import follow_start, last_line
+from cluster.local.start_watch import RunWasKilled, follow_start, last_line
 from cluster.status import page
 from cluster.status_facts import StatusFacts, gather, problems_of
 from recsys.errors import FleetError, WaitTimeout
@@ -309,6 +309,18 @@ def test_a_supervisor_that_ended_is_told_with_its_own_reason(tmp_path: Path) -> 
     with pytest.raises(FleetError, match="port 8000 is used") as caught:
         follow_start(settings, files, None, wait=True, show=ignore)
     assert caught.value.exit_code == 3
+
+
+def test_a_run_that_is_killed_while_another_up_follows_it_is_told_apart(tmp_path: Path) -> None:
+    """`up` then starts one of its own; after a stop in order it does not."""
+    with a_starting_run(tmp_path) as (settings, files):
+        pass
+    with pytest.raises(RunWasKilled, match="the supervisor ended"):
+        follow_start(settings, files, None, wait=True, show=ignore)
+    write_state(files.state, RunState("run-1", 7, "stopped", "nothing is left"))
+    with pytest.raises(FleetError) as caught:
+        follow_start(settings, files, None, wait=True, show=ignore)
+    assert not isinstance(caught.value, RunWasKilled)
 
 
 def test_the_last_line_of_a_traceback_is_its_error() -> None:
