@@ -50,7 +50,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     console.print(f"[dim]preparing {arguments.items:,} items, {arguments.users:,} users[/dim]")
     settings, bundle = prepare(data_dir, arguments.items, arguments.users)
     services = {
-        "graph": graph(data_dir, free_port(), "handle"),
+        "graph": graph(data_dir, free_port(), "link"),
+        "graph by handles": graph(data_dir, free_port(), "handle"),
         "graph fused": graph(data_dir, free_port(), "fused"),
         "naive": naive_graph(data_dir, settings, bundle),
         "fastapi": fastapi_service(data_dir, settings, bundle),
@@ -82,7 +83,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=6, help="of load per figure")
     parser.add_argument("--data-dir", type=Path, default=Path("var/bench"))
     parser.add_argument(
-        "--only", action="append", choices=["graph", "graph fused", "naive", "fastapi"]
+        "--only",
+        action="append",
+        choices=["graph", "graph by handles", "graph fused", "naive", "fastapi"],
     )
     return parser.parse_args(words)
 

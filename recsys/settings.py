@@ -72,8 +72,9 @@ class ServeSettings(Branch):
     """Address the HTTP port is bound to, where the ingress allows the choice."""
     port: Port = 8000
     """HTTP port."""
-    placement: Literal["handle", "fused"] = "handle"
-    """Where stages run: `handle`, each its own deployment; `fused`, inside the gateway."""
+    placement: Literal["link", "handle", "fused"] = "link"
+    """Where stages run: `link`, each its own deployment, called over direct connections; `handle`,
+    the same, called through Serve; `fused`, inside the gateway."""
     ingress: Literal["haproxy", "proxy"] = "haproxy"
     """HTTP ingress of Ray Serve."""
     gateway_replicas: Positive = 1

@@ -35,7 +35,7 @@ def build(args: dict[str, Any]) -> Application:
     settings = Settings.model_validate(args["settings"])
     document = settings.model_dump(mode="json")
     stages: dict[str, Any] = {}
-    if settings.serve.placement == "handle":
+    if settings.serve.placement != "fused":
         stages = _stage_deployments(settings, document)
     gateway = serve.deployment(
         name="Gateway",

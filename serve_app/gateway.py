@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from serve_app.recommender import Recommender
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
 from serve_app.residents.live_items import LiveItems
 from serve_app.residents.residency import Residency
-from serve_app.stages.placement import FusedStage, HandleStage, StageClient
+from serve_app.stages.graph_stages import RemoteStages
+from serve_app.stages.placement import FusedStage, StageClient
 from serve_app.stages.stage_replica import replica_name, use_one_thread
 from serve_app.telemetry import RayMetrics, Telemetry
 
@@ -141,10 +143,16 @@ class GatewayReplica:
         self, settings: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]
     ) -> None:
         resolved = Settings.model_validate(settings)
-        clients = {stage: HandleStage(stage, handle) for stage, handle in handles.items()}
-        if not clients:
+        name = replica_name()
+        placement = resolved.serve.placement
+        self._stages: RemoteStages | None = None
+        if placement == "fused":
             use_one_thread()
-        self._graph = Graph(resolved, clients or None, replica_name(), adds_request_id=False)
+        else:
+            self._stages = RemoteStages(placement, handles, random.Random(name))
+            await self._stages.start()
+        clients = None if self._stages is None else self._stages.clients
+        self._graph = Graph(resolved, clients, name, adds_request_id=False)
         self._metrics = RayMetrics(self._graph.telemetry)
         await self._graph.start()
         self._runner = asyncio.get_running_loop().create_task(self._graph.run())
@@ -160,5 +168,7 @@ class GatewayReplica:
         self._runner.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._runner
+        if self._stages is not None:
+            await self._stages.stop()
         await asyncio.to_thread(self._graph.stop)
         self._metrics.stop()

@@ -1,6 +1,6 @@
 """Where a stage runs, behind one call: in its own deployment or inside the gateway replica.
 
-Knows how arrays travel, how long a call may take and what is tried again; not what a stage does.
+Knows how long a call may take and when a stage is left alone; not what a stage does.
 """
 
 from __future__ import annotations
@@ -8,24 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-import numpy as np
+from typing import Protocol, TypeAlias
 
 from recsys.errors import BundleError
 from recsys.stages import Stage
 from recsys.types import Batch
 from serve_app.stages.breaker import Breaker
 
-if TYPE_CHECKING:
-    from ray.serve.handle import DeploymentHandle
-
 logger = logging.getLogger("ray.serve")
-
-PackedBatch: TypeAlias = dict[str, tuple[str, tuple[int, ...], bytes]]
-"""Arrays as dtype, shape and bytes: a twelfth of the cost of pickling them as arrays."""
 
 
 class BundleMiss(BundleError):
@@ -45,7 +37,7 @@ class StageFailure:
 
 
 class StageAway(RuntimeError):
-    """A stage that failed several times in a row is not asked just now."""
+    """A stage that cannot be asked just now: it failed too often, or no replica is there."""
 
 
 class StageClient(Protocol):
@@ -79,20 +71,22 @@ class FusedStage:
         return stage(method, batch)
 
 
-class HandleStage:
-    """A stage in its own deployment, called through a Serve handle.
+Ask: TypeAlias = Callable[[str, str, Batch, float], Awaitable[Batch | None]]
+"""Method, bundle id, batch and seconds left to a replica's answer; None where it holds no such
+bundle."""
 
-    A call whose replica is lost is tried once more, on another replica: stages are pure. A stage
-    that keeps failing is left alone for a while.
+
+class RemoteStage:
+    """A stage in its own deployment; one that keeps failing is left alone for a while.
+
+    Args:
+        ask: how its replicas are reached; tries another one where a replica is lost.
     """
 
-    def __init__(self, stage: str, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, stage: str, ask: Ask) -> None:
         self._stage = stage
         self._breaker = Breaker(time.monotonic)
-        # Pickle packs these payloads six times faster than the default cloudpickle.
-        self._handle = handle.options(
-            method_name="call", request_serialization="pickle", response_serialization="pickle"
-        )
+        self._ask = ask
 
     async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
         """See `StageClient`."""
@@ -100,25 +94,13 @@ class HandleStage:
             raise StageAway(f"{self._stage} has not answered for a while")
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self._ask(method, bundle_id, pack_batch(batch))
+                answer = await self._ask(method, bundle_id, batch, timeout_s)
         except Exception:
             self._breaker.failed()
             raise
         self._breaker.succeeded()
         if answer is None:
             raise BundleMiss(f"{self._stage} does not hold bundle {bundle_id}")
-        return unpack_batch(answer)
-
-    async def _ask(self, method: str, bundle_id: str, packed: PackedBatch) -> PackedBatch | None:
-        from ray.exceptions import RayActorError
-        from ray.serve.exceptions import ReplicaUnavailableError
-
-        answer: PackedBatch | None
-        try:
-            answer = await self._handle.remote(method, bundle_id, packed)
-        except (RayActorError, ReplicaUnavailableError) as lost:
-            logger.warning("%s lost a replica, asking another: %r", self._stage, lost)
-            answer = await self._handle.remote(method, bundle_id, packed)
         return answer
 
 
@@ -142,16 +124,3 @@ async def try_stage(
     except Exception as error:
         logger.warning("stage %s.%s of bundle %s failed: %r", stage, method, bundle_id, error)
         return StageFailure(stage, "unavailable")
-
-
-def pack_batch(batch: Batch) -> PackedBatch:
-    """Arrays as plain bytes."""
-    return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in batch.items()}
-
-
-def unpack_batch(packed: PackedBatch) -> Batch:
-    """Plain bytes as arrays that may be written to, which Torch asks for."""
-    return {
-        name: np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()
-        for name, (dtype, shape, data) in packed.items()
-    }

@@ -1,4 +1,4 @@
-"""A Serve replica that runs one stage for every resident bundle."""
+"""A Serve replica that runs one stage for every resident bundle, asked by handle or by link."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import asyncio
 from typing import Any
 
 from recsys.settings import Settings
+from recsys.types import Batch
+from serve_app.links.link_server import LinkAddress, LinkServer
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
 from serve_app.residents.residency import Residency
-from serve_app.stages.placement import PackedBatch, pack_batch, unpack_batch
+from serve_app.stages.handle_calls import PackedBatch, pack_batch, unpack_batch
+
+LEAVE_S = 5.0
+"""How long a replica that stops waits for the gateways to go elsewhere."""
 
 
 def replica_name() -> str:
@@ -45,15 +50,30 @@ class StageReplica:
             resolved, stage, replica_name(), loader.load
         )
         await asyncio.to_thread(self._residency.start)
+        self._links = LinkServer(self._run, replica_name())
+        self._address: LinkAddress | None = None
+        if resolved.serve.placement == "link":
+            from ray.util import get_node_ip_address
+
+            host: str = get_node_ip_address()  # type: ignore[no-untyped-call]
+            self._address = await self._links.start(host)
+
+    async def link_address(self) -> LinkAddress | None:
+        """Where this replica is reached directly; None where it is not."""
+        return self._address
 
     async def call(self, method: str, bundle_id: str, packed: PackedBatch) -> PackedBatch | None:
         """Run one batch; it runs on the replica's loop, since a thread would cost more."""
-        loaded = self._residency.get(bundle_id)
-        if loaded is None:
-            return None
-        return pack_batch(loaded.stages[self._stage](method, unpack_batch(packed)))
+        answer = self._run(method, bundle_id, unpack_batch(packed))
+        return None if answer is None else pack_batch(answer)
 
-    def __del__(self) -> None:
-        """Take the readiness back when Serve stops this replica."""
+    def _run(self, method: str, bundle_id: str, batch: Batch) -> Batch | None:
+        loaded = self._residency.get(bundle_id)
+        return None if loaded is None else loaded.stages[self._stage](method, batch)
+
+    async def __del__(self) -> None:
+        """Send the gateways elsewhere and take the readiness back when Serve stops this replica."""
+        if hasattr(self, "_links"):
+            await self._links.stop(LEAVE_S)
         if hasattr(self, "_residency"):
-            self._residency.stop()
+            await asyncio.to_thread(self._residency.stop)

@@ -35,16 +35,18 @@ USERS = [f"u{n}" for n in range(12)]
 
 @dataclass
 class Placements:
-    """The same data served in two ways."""
+    """The same data served by stages in their own deployments and by one process."""
 
     settings: Settings
-    handle: httpx.Client
+    remote: httpx.Client
 
 
-@pytest.fixture(scope="module")
-def placements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Placements]:
-    """Stages behind Serve handles, without any of the ingress flags."""
-    settings = small_settings(tmp_path_factory.mktemp("placements"), placement="handle")
+@pytest.fixture(scope="module", params=["link", "handle"])
+def placements(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Placements]:
+    """Stages called over links or Serve handles, without any of the ingress flags."""
+    settings = small_settings(tmp_path_factory.mktemp("placements"), placement=request.param)
     manifest = publish_small(settings, settings.data_dir / "staging", n_items=N_ITEMS)
     histories = [(name, small_history(n, N_ITEMS, 3 * n)) for n, name in enumerate(USERS)]
     writer = SqliteFeatureWriter(settings.feature_path)
@@ -83,11 +85,11 @@ def requests() -> list[dict[str, Any]]:
     ]
 
 
-def over_handles(placements: Placements) -> list[dict[str, Any]]:
+def over_ray(placements: Placements) -> list[dict[str, Any]]:
     """The answers of the graph on Ray."""
     answers = []
     for n, request in enumerate(requests()):
-        reply = placements.handle.post(
+        reply = placements.remote.post(
             "/v1/recommend", json=request, headers={"x-request-id": f"r{n}"}
         )
         assert reply.status_code == 200, reply.text
@@ -131,10 +133,10 @@ def numbers(node: Any) -> list[float]:
     return [float(node)] if isinstance(node, int | float) else []
 
 
-def test_handle_and_fused_answer_alike(placements: Placements) -> None:
+def test_every_placement_answers_alike(placements: Placements) -> None:
     """Same items in the same order, same scores and propensities, one by one or in a batch."""
     sources: set[str] = set()
-    for there, here in zip(over_handles(placements), fused(placements), strict=True):
+    for there, here in zip(over_ray(placements), fused(placements), strict=True):
         sources |= {item["source"] for item in there["items"]}
         for name in ("request_id", "bundle_id", "variant", "coverage", "degraded"):
             assert there[name] == here[name]
@@ -158,4 +160,4 @@ def test_both_say_they_are_ready_with_the_same_plan(placements: Placements) -> N
         graph.stop()
         return reply.json()
 
-    assert asyncio.run(scenario()) == placements.handle.get("/readyz").json()
+    assert asyncio.run(scenario()) == placements.remote.get("/readyz").json()

@@ -53,8 +53,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Gateway, scorer, ordering and two shards, each a deployment, behind HAProxy."""
-    settings = small_settings(tmp_path_factory.mktemp("graph"), placement="handle")
+    """Gateway, two scorers, ordering and two shards, linked, behind HAProxy."""
+    settings = small_settings(tmp_path_factory.mktemp("graph"), scorer_replicas=2)
     first, second = (
         publish_small(settings, settings.data_dir / f"staging{seed}", seed=seed).bundle_id
         for seed in (1, 2)
@@ -223,18 +223,36 @@ def test_a_corrupt_bundle_is_refused_by_name_and_serving_goes_on(served: Served)
 
 def test_a_killed_shard_lowers_coverage_until_it_is_back(served: Served) -> None:
     """No request fails; Serve starts the replica again, and it loads before it answers."""
-    (shard,) = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "ServeReplica:recommend:Shard1" in " ".join(process.info["cmdline"] or ())
-        and _is_ours(process, served)
-    ]
+    (shard,) = _replicas("Shard1", served)
     with under_load(served, n_clients=2) as load:
         os.kill(shard.pid, signal.SIGKILL)
         wait_for(lambda: served.recommend("u1").json()["coverage"] < 1, "lower coverage", 30)
         wait_for(lambda: served.recommend("u1").json()["coverage"] == 1, "full coverage", 90)
     assert set(load.statuses) == {200}, load.statuses
     assert all(reason.startswith("shard-001: ") for reason in load.degraded)
+
+
+def test_a_killed_replica_of_two_fails_and_degrades_nothing(served: Served) -> None:
+    """Its calls under way are made at the other, also while Serve starts a new one."""
+    victim, other = _replicas("Scorer", served)
+    with under_load(served) as load:
+        wait_for(lambda: sum(load.statuses.values()) > 50, "answers before")
+        os.kill(victim.pid, signal.SIGKILL)
+        wait_for(lambda: len({*_replicas("Scorer", served)} - {victim, other}) == 1, "a new one")
+        n_before = sum(load.statuses.values())
+        wait_for(lambda: sum(load.statuses.values()) > n_before + 100, "answers after")
+    assert set(load.statuses) == {200}, load.statuses
+    assert not load.degraded
+
+
+def _replicas(deployment: str, served: Served) -> list[psutil.Process]:
+    """The processes of a deployment's replicas."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if f"ServeReplica:recommend:{deployment}" in " ".join(process.info["cmdline"] or ())
+        and _is_ours(process, served)
+    ]
 
 
 def _is_ours(process: psutil.Process, served: Served) -> bool:

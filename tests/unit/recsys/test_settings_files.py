@@ -82,7 +82,7 @@ def test_variables_win_over_files_in_either_case_and_as_json_or_text(tmp_path: P
         ("[serve]\nport = true", "serve.port is True; expected a whole number"),
         ('[serve]\nport = "8000"', "serve.port is '8000'; expected a whole number"),
         ("[serve]\nport = 80.5", "serve.port is 80.5; expected a whole number"),
-        ('[serve]\nplacement = "far"', "expected one of handle, fused"),
+        ('[serve]\nplacement = "far"', "expected one of link, handle, fused"),
         ("[ordering]\ntemperature = inf", "ordering.temperature is inf; expected a finite number"),
         ("[ordering]\ndiversity = nan", "ordering.diversity is nan; expected a finite number"),
         ("[features]\npoll_interval_s = 0", "expected a number above 0"),

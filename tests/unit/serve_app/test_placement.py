@@ -11,16 +11,14 @@ import pytest
 
 from recsys.types import Batch
 from serve_app.stages.breaker import FAILURES_TO_OPEN, OPEN_S, Breaker
+from serve_app.stages.handle_calls import HandleCalls, PackedBatch, pack_batch, unpack_batch
 from serve_app.stages.placement import (
     BundleMiss,
     FusedStage,
-    HandleStage,
-    PackedBatch,
+    RemoteStage,
     StageClient,
     StageFailure,
-    pack_batch,
     try_stage,
-    unpack_batch,
 )
 
 BATCH: Batch = {"rows": np.asarray([[1, -1], [2, 3]], np.int32), "k": np.asarray([1, 2], np.int64)}
@@ -73,9 +71,10 @@ def ask(client: StageClient, timeout_s: float = 5.0) -> Batch | StageFailure:
     return asyncio.run(try_stage(client, "shard-001", "search", "b1", BATCH, timeout_s))
 
 
-def over(handle: Handle) -> HandleStage:
+def over(handle: Handle) -> RemoteStage:
     """A client of a handle."""
-    return HandleStage("shard-001", handle)  # type: ignore[arg-type]
+    calls = HandleCalls("shard-001", handle)  # type: ignore[arg-type]
+    return RemoteStage("shard-001", calls.ask)
 
 
 def test_arrays_travel_unchanged_and_may_be_written_to() -> None:

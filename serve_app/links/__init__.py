@@ -1,0 +1,1 @@
+"""Direct connections between the gateway and the stages' replicas."""

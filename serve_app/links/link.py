@@ -1,0 +1,214 @@
+"""The gateway's end of one link: calls under way, each answered by its number."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import cast
+
+from recsys.types import Batch
+from serve_app.links.frame_reader import FrameReader
+from serve_app.links.frames import (
+    Frame,
+    FrameError,
+    Kind,
+    Note,
+    pack_frame,
+    pack_note,
+    read_batch,
+    read_note,
+)
+from serve_app.links.handshake import NONCE_BYTES, client_proof, is_same, new_nonce, server_proof
+from serve_app.links.link_server import LinkAddress
+
+CONNECT_S = 2.0
+
+
+class LinkLost(ConnectionError):
+    """The replica went away before it answered."""
+
+
+class StageError(RuntimeError):
+    """The stage failed on this batch; another replica would, too."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connection to one replica.
+
+    Args:
+        on_room: called when a call has ended.
+        on_leave: called when the replica goes, or says that it will.
+    """
+
+    def __init__(
+        self, address: LinkAddress, on_room: Callable[[], None], on_leave: Callable[[], None]
+    ) -> None:
+        self.address = address
+        self.is_leaving = False
+        """The replica stops; it still answers, but others should be asked."""
+        self._on_room, self._on_leave = on_room, on_leave
+        self._loop = asyncio.get_running_loop()
+        self.greeted: asyncio.Future[None] = self._loop.create_future()
+        self._nonces: tuple[bytes, bytes] | None = None
+        self._pending: dict[int, asyncio.Future[Batch | None]] = {}
+        self._asked: dict[int, str] = {}
+        self._numbers = itertools.cycle(range(1, 2**32))
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._n_silent = 0
+        self._has_let_down = False
+        self._is_lost = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made."""
+        return self.greeted.done() and not self._is_lost
+
+    @property
+    def burden(self) -> tuple[bool, int]:
+        """How little it should be asked: whether it let a call down since it last said anything,
+        then its calls under way."""
+        return self._has_let_down, len(self._pending)
+
+    @property
+    def n_outstanding(self) -> int:
+        """Calls under way."""
+        return len(self._pending)
+
+    async def call(
+        self, method: str, bundle_id: str, batch: Batch, time_left_s: float
+    ) -> Batch | None:
+        """The replica's answer; None where it does not hold the bundle.
+
+        Raises:
+            LinkLost: it went away first.
+            StageError: the stage failed.
+        """
+        if self._transport is None or self._is_lost:
+            raise LinkLost(f"replica {self.address.replica_id} is gone")
+        number = next(self._numbers)
+        answered: asyncio.Future[Batch | None] = self._loop.create_future()
+        self._pending[number], self._asked[number] = answered, bundle_id
+        note = Note(method, bundle_id)
+        left_ms = max(1, round(time_left_s * 1000))
+        try:
+            self._transport.writelines(pack_note(Kind.CALL, number, note, batch, left_ms))
+            return await answered
+        except asyncio.CancelledError:
+            self._has_let_down = True
+            raise
+        finally:
+            del self._pending[number], self._asked[number]
+            self._on_room()
+
+    def beat(self, n_patient: int) -> None:
+        """Ask for a sign of life; a replica that was asked `n_patient` times in vain is given up.
+
+        Counted in questions, not seconds: while this process stood still, nobody was asked.
+        """
+        if self._transport is None or self._is_lost:
+            return
+        self._n_silent += 1
+        if self._n_silent > n_patient:
+            self._transport.abort()
+        else:
+            self._transport.writelines(pack_frame(Kind.PING))
+
+    def close(self) -> None:
+        """Cut the connection; calls under way are lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_lost = True
+        lost = LinkLost(f"replica {self.address.replica_id} went away: {error or 'closed'}")
+        if not self.greeted.done():
+            self.greeted.set_exception(lost)
+        for answered in self._pending.values():
+            if not answered.done():
+                answered.set_exception(lost)
+        self._on_leave()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._n_silent, self._has_let_down = 0, False
+        try:
+            for frame in self._reader.took(nbytes):
+                self._take(frame)
+        except FrameError as error:
+            self._fail(error)
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind is Kind.HELLO:
+            self._greet(bytes(frame.description))
+        elif frame.kind is Kind.LEAVING:
+            self.is_leaving = True
+            self._on_leave()
+        elif frame.kind is not Kind.PONG:
+            self._settle(frame)
+
+    def _greet(self, said: bytes) -> None:
+        assert self._transport is not None
+        token = self.address.token
+        if self._nonces is None:
+            if len(said) != NONCE_BYTES:
+                raise FrameError("a replica greets with no nonce")
+            self._nonces = said, new_nonce()
+            proof = client_proof(token, *self._nonces)
+            self._transport.writelines(pack_frame(Kind.HELLO, description=self._nonces[1] + proof))
+        elif not is_same(said, server_proof(token, *self._nonces)):
+            raise FrameError("whoever listens there does not know the replica's token")
+        elif not self.greeted.done():
+            self.greeted.set_result(None)
+
+    def _settle(self, frame: Frame) -> None:
+        answered = self._pending.get(frame.call_id)
+        if answered is None or answered.done():
+            return  # its caller has given up
+        note = read_note(frame)
+        if frame.kind is Kind.ERROR:
+            answered.set_exception(StageError(note.reason))
+        elif note.bundle_id != self._asked[frame.call_id]:
+            raise FrameError(f"an answer is by bundle {note.bundle_id}, which was not asked")
+        elif frame.kind is Kind.MISS:
+            answered.set_result(None)
+        else:
+            answered.set_result(read_batch(note, frame.body))
+
+    def _fail(self, error: FrameError) -> None:
+        """What cannot be read ends the link: where the next frame begins is not known."""
+        if not self.greeted.done():
+            self.greeted.set_exception(LinkLost(str(error)))
+        self.close()
+
+
+async def open_link(
+    address: LinkAddress, on_room: Callable[[], None], on_leave: Callable[[], None]
+) -> Link:
+    """Connect and greet; see `Link` for the arguments.
+
+    Raises:
+        LinkLost: the replica cannot be reached or knows another token.
+    """
+    loop = asyncio.get_running_loop()
+    link: Link | None = None
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, link = await loop.create_connection(
+                lambda: Link(address, on_room, on_leave), address.host, address.port
+            )
+            await link.greeted
+    except (OSError, TimeoutError) as error:
+        if link is not None:
+            link.close()
+        reason = str(error) or f"no greeting within {CONNECT_S:.0f} s"
+        raise LinkLost(
+            f"replica {address.replica_id} at {address.host}:{address.port}: {reason}"
+        ) from error
+    return link

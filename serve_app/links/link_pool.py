@@ -1,0 +1,209 @@
+"""All links of a gateway to one stage: which replica is asked, and who is there at all.
+
+Who is there is Serve's to say (`find`); a call goes to the replica with the fewest under way, and
+a call whose replica is lost is made once more, at another: stages are pure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from recsys.types import Batch
+from serve_app.links.link import Link, LinkLost, open_link
+from serve_app.links.link_server import LinkAddress
+from serve_app.stages.placement import StageAway
+
+logger = logging.getLogger("ray.serve")
+
+WINDOW = 8
+"""Calls one gateway has under way at one replica; more wait here, where they can be dropped."""
+PATIENT_BEATS = 10
+"""A replica that was asked so often for a sign of life, in vain, is given up."""
+LOOK_S = 5.0
+"""How often Serve is asked who is there while nothing seems to change."""
+LOOK_AGAIN_S = 0.2
+"""The same while a replica is missing; doubled up to `LOOK_S`."""
+BEAT_S = 1.0
+FIND_S = 3.0
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """A replica that could not be reached: when to try again."""
+
+    n_times: int = 0
+    next_s: float = 0.0
+
+
+class LinkPool:
+    """The links to one stage.
+
+    Args:
+        stage: for messages.
+        find: the replicas that Serve runs now; may fail.
+        rng: spreads the attempts of several gateways over time.
+    """
+
+    def __init__(
+        self, stage: str, find: Callable[[], Awaitable[Sequence[LinkAddress]]], rng: random.Random
+    ) -> None:
+        self._stage = stage
+        self._find = find
+        self._rng = rng
+        self._links: dict[str, Link] = {}
+        self._refusals: dict[str, _Refusal] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._look = asyncio.Event()
+        self._n_found = 0
+        self._unlisted: set[str] = set()
+        self._turn = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(
+        self, method: str, bundle_id: str, batch: Batch, time_left_s: float
+    ) -> Batch | None:
+        """The answer of one replica; None where it does not hold the bundle.
+
+        Raises:
+            StageAway: none is connected, or two were lost.
+            StageError: the stage failed on the batch.
+        """
+        lost: set[str] = set()
+        while len(lost) < 2:
+            link = await self._free_link(lost)
+            try:
+                return await link.call(method, bundle_id, batch, time_left_s)
+            except LinkLost as error:
+                logger.warning("%s: %s", self._stage, error)
+                lost.add(link.address.replica_id)
+        raise StageAway(f"two replicas of {self._stage} went away during one call")
+
+    async def start(self) -> None:
+        """Connect to whoever is there, and keep in step until `stop`."""
+        await self.refresh()
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Close every link."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for link in self._links.values():
+            link.close()
+
+    async def refresh(self) -> None:
+        """Ask Serve who is there; connect to the new, let go of the gone."""
+        try:
+            async with asyncio.timeout(FIND_S):
+                found = await self._find()
+        except Exception as error:
+            # Serve knows no replica yet, or its controller is away: the links at hand stay.
+            logger.info("the replicas of %s are not known: %r", self._stage, error)
+        else:
+            self._n_found = len(found)
+            there = {address.replica_id for address in found}
+            self._unlisted = self._links.keys() - there
+            for replica_id in self._refusals.keys() - there:
+                del self._refusals[replica_id]
+            await asyncio.gather(*(self._connect(address) for address in found))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget lost links, and close those of leaving replicas once others can take over."""
+        for replica_id, link in tuple(self._links.items()):
+            if not self._is_staying(link) and self._n_staying() and not link.n_outstanding:
+                link.close()
+            if not link.is_open:
+                del self._links[replica_id]
+
+    async def _connect(self, address: LinkAddress) -> None:
+        now_s = asyncio.get_running_loop().time()
+        refusal = self._refusals.get(address.replica_id)
+        if address.replica_id in self._links or (refusal and now_s < refusal.next_s):
+            return
+        try:
+            self._links[address.replica_id] = await open_link(
+                address, self._on_room, self._on_leave
+            )
+            self._refusals.pop(address.replica_id, None)
+        except LinkLost as error:
+            refusal = self._refusals.setdefault(address.replica_id, _Refusal())
+            refusal.n_times += 1
+            pause_s = min(LOOK_S, LOOK_AGAIN_S * 2**refusal.n_times)
+            refusal.next_s = now_s + pause_s * (0.5 + self._rng.random())
+            logger.warning("%s cannot be linked: %s", self._stage, error)
+
+    async def _keep(self) -> None:
+        """Beat every second; look who is there when a replica goes, and now and then."""
+        loop = asyncio.get_running_loop()
+        pause_s, looked_s = LOOK_AGAIN_S, loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(pause_s, BEAT_S)):
+                    await self._look.wait()
+            for link in tuple(self._links.values()):
+                link.beat(PATIENT_BEATS)
+            self._sweep()
+            if not self._look.is_set() and loop.time() - looked_s < pause_s:
+                continue
+            self._look.clear()
+            await self.refresh()
+            looked_s = loop.time()
+            is_whole = self._n_staying() >= max(1, self._n_found)
+            pause_s = LOOK_S if is_whole else min(LOOK_S, 2 * pause_s)
+            # Several replicas that go together are one reason to look.
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def _is_staying(self, link: Link) -> bool:
+        is_listed = link.address.replica_id not in self._unlisted
+        return link.is_open and is_listed and not link.is_leaving
+
+    def _n_staying(self) -> int:
+        return sum(map(self._is_staying, self._links.values()))
+
+    def _on_room(self) -> None:
+        while self._waiting:
+            room = self._waiting.popleft()
+            if not room.done():
+                room.set_result(None)
+                return
+
+    def _on_leave(self) -> None:
+        self._look.set()
+        while self._waiting:
+            self._on_room()
+
+    async def _free_link(self, lost: set[str]) -> Link:
+        while True:
+            link = self._least_busy(lost)
+            if link.n_outstanding < WINDOW:
+                return link
+            room = asyncio.get_running_loop().create_future()
+            self._waiting.append(room)
+            try:
+                await room
+            except asyncio.CancelledError:
+                if room.done() and not room.cancelled():
+                    self._on_room()  # the room that was given to this call is another's now
+                raise
+
+    def _least_busy(self, lost: set[str]) -> Link:
+        """Of the replicas that stay, the one with the fewest calls under way; ties take turns."""
+        usable = [
+            link
+            for replica_id, link in self._links.items()
+            if link.is_open and replica_id not in lost
+        ]
+        staying = list(filter(self._is_staying, usable)) or usable
+        if not staying:
+            raise StageAway(f"no replica of {self._stage} is connected")
+        self._turn = (self._turn + 1) % len(staying)
+        turned = staying[self._turn :] + staying[: self._turn]
+        return min(turned, key=lambda link: link.burden)
