@@ -10,12 +10,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from recsys.errors import FeatureSchemaMismatch
+from recsys.history_columns import HistoryColumns, Times, item_ids_of, times_of
 from recsys.types import NO_ROW, Batch, HistoryEvent, Item, RowArray
 
 PADDING_KIND = 0
@@ -100,42 +103,77 @@ def history_arrays(
         float32 [B, L], seconds before now, never negative, 0 at padding.
     """
     length = schema.history_length
-    kind_index = schema.kind_index()
-    rows: list[int] = []
-    kinds: list[int] = []
-    times: list[int] = []
-    counts: list[int] = []
-    for history in histories:
-        known = _newest_known(history, row_of, length)
-        rows.extend([row for row, _ in known])
-        kinds.extend([kind_index.get(event.kind, OTHER_KIND) for _, event in known])
-        times.extend([event.timestamp_ms for _, event in known])
-        counts.append(len(known))
-    per_user = np.asarray(counts, dtype=np.int64)
+    codes = _KindCodes(schema)
+    whole = [_Events(item_ids_of(h), codes.of(h), times_of(h)) for h in histories]
+    events = [user.newest(length) for user in whole]
+    rows = _rows(events, row_of)
+    if NO_ROW in rows and any(len(user.item_ids) > length for user in whole):
+        # An event without a row takes no place: an older one takes it.
+        lacking = np.unique(_users(events)[rows == NO_ROW]).tolist()
+        events = [whole[n] if n in lacking else newest for n, newest in enumerate(events)]
+        rows = _rows(events, row_of)
+    known = np.flatnonzero(rows != NO_ROW)
+    users = _users(events)[known]
+    per_user = np.bincount(users, minlength=len(events))
+    newer = np.cumsum(per_user)[users] - 1 - np.arange(len(known))  # how many of the same user
+    known, per_user = known[newer < length], np.minimum(per_user, length)
     filled = np.arange(length) >= (length - per_user)[:, None]  # [B, L]
     batch: Batch = {
         "items": np.full(filled.shape, NO_ROW, dtype=np.int32),
         "kinds": np.full(filled.shape, PADDING_KIND, dtype=np.uint8),
         "ages_s": np.zeros(filled.shape, dtype=np.float32),
     }
-    batch["items"][filled] = rows
-    batch["kinds"][filled] = kinds
+    batch["items"][filled] = rows[known]
+    batch["kinds"][filled] = np.frombuffer(b"".join([u.kinds for u in events]), np.uint8)[known]
+    times_ms = np.frombuffer(b"".join([u.times_ms for u in events]), np.int64)[known]
     now = np.repeat(np.asarray(now_ms, dtype=np.int64), per_user)
-    batch["ages_s"][filled] = np.maximum(now - np.asarray(times, dtype=np.int64), 0) / 1000.0
+    batch["ages_s"][filled] = np.maximum(now - times_ms, 0) / 1000.0
     return batch
 
 
-def _newest_known(
-    history: Sequence[HistoryEvent], row_of: Mapping[str, int], length: int
-) -> list[tuple[int, HistoryEvent]]:
-    """At most `length` events whose item has a row, oldest first."""
-    get = row_of.get
-    tail = history[-length:]
-    known = [(row, event) for event in tail if (row := get(event.item_id, NO_ROW)) >= 0]
-    if len(known) == len(tail) or len(history) <= length:
-        return known
-    known = [(row, event) for event in history if (row := get(event.item_id, NO_ROW)) >= 0]
-    return known[-length:]
+@dataclass(frozen=True, slots=True)
+class _Events:
+    """Some of a user's events as columns, oldest first."""
+
+    item_ids: list[str]
+    kinds: bytes
+    times_ms: Times
+
+    def newest(self, n: int) -> _Events:
+        if len(self.item_ids) <= n:
+            return self
+        return _Events(self.item_ids[-n:], self.kinds[-n:], self.times_ms[-n:])
+
+
+def _rows(events: Sequence[_Events], row_of: Mapping[str, int]) -> RowArray:
+    """The rows of all users' events, one user after the other."""
+    item_ids = list(chain.from_iterable([user.item_ids for user in events]))
+    return np.fromiter(map(row_of.get, item_ids, repeat(NO_ROW)), np.int32, len(item_ids))
+
+
+def _users(events: Sequence[_Events]) -> NDArray[np.int64]:
+    """Whose the events are, as places in the batch, in the order of `_rows`."""
+    return np.repeat(np.arange(len(events)), [len(user.item_ids) for user in events])
+
+
+class _KindCodes:
+    """The schema's index of every kind, for whole histories at a time."""
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        self._index = schema.kind_index()
+        self._tables: dict[tuple[str, ...], bytes] = {}
+        """By the kinds of a history: what each of its codes becomes."""
+
+    def of(self, history: Sequence[HistoryEvent]) -> bytes:
+        """One byte per event."""
+        if not isinstance(history, HistoryColumns):
+            return bytes([self._index.get(event.kind, OTHER_KIND) for event in history])
+        kinds = tuple(history.kinds)
+        table = self._tables.get(kinds)
+        if table is None:
+            table = bytes([self._index.get(kind, OTHER_KIND) for kind in kinds]).ljust(256, b"\0")
+            self._tables[kinds] = table
+        return history.kind_codes.translate(table)
 
 
 def content_tokens(item: Item, n_buckets: int) -> list[int]:

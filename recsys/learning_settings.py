@@ -52,6 +52,9 @@ class ScorerSettings(Branch):
     utility_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each kind's probability in the utility; a kind not named weighs 1, a negative
     kind -1."""
+    position_head: bool = False
+    """Learn from logged slates too, with a term for how much each position is looked at; serving
+    leaves the term out. Without logged slates it changes nothing."""
 
 
 class WarmStartSettings(Branch):

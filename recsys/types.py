@@ -7,7 +7,7 @@ D embedding width, N items of a bundle. A *row* is an item's position in its bun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeAlias
@@ -54,7 +54,7 @@ class UserState:
     """What the feature store knows of a user when a request arrives; oldest event first."""
 
     user_id: str
-    history: tuple[HistoryEvent, ...] = ()
+    history: Sequence[HistoryEvent] = ()
     version: int = 0
     """Counts the changes of this state; with the user id and a bundle it names an embedding."""
 

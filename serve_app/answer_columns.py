@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recsys.candidates import CandidateSet, best_columns
 from recsys.dropped_candidates import DroppedDraw
+from recsys.history_columns import item_ids_of
 from recsys.types import NO_ROW, RowArray, Source, UserState
 from serve_app.asks import Answer, Ask, Chosen, Dropped, Explanation
 from serve_app.residents.bundle_loading import GatewayBundle
@@ -144,7 +145,7 @@ def _dropped(bundle: GatewayBundle, drawn: DroppedDraw) -> list[Dropped]:
 
 
 def _newest_items(user: UserState, n: int) -> tuple[str, ...]:
-    return tuple(event.item_id for event in user.history[-n:]) if n else ()
+    return tuple(item_ids_of(user.history)[-n:]) if n else ()
 
 
 def _explain(

@@ -17,7 +17,7 @@ from recsys.errors import StoreError
 from recsys.settings import Settings
 from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
 from train_app.following.follow_log import Progress
-from train_app.following.worker_replica import Worker
+from train_app.following.worker_replica import Worker, give_way
 from train_app.scheduling.scheduler_replica import SchedulerReplica
 
 APP_NAME = "workers"
@@ -51,6 +51,8 @@ class WorkerReplica:
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._metrics = WorkerMetrics(worker)
         self._others = others
+        # Before the worker starts its threads: they take over this one's priority.
+        give_way(worker)
         self._worker = Worker(Settings.model_validate(settings), worker, replica_id)
 
     def check_health(self) -> None:

@@ -20,7 +20,7 @@ def canonical_bytes(contents: FeatureContents) -> bytes:
     for partition, (offset, watermark_ms) in contents.partitions.items():
         lines.append(("partition", partition, offset, watermark_ms, contents.n_seen[partition]))
     for state in contents.states.values():
-        lines.append(("user", state.user_id, state.version, state.history))
+        lines.append(("user", state.user_id, state.version, tuple(state.history)))
     for (partition, bucket), counts in contents.item_counts.items():
         lines.append(("item", partition, *bucket, *counts))
     for (partition, pair), n in contents.pair_counts.items():

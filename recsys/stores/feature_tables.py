@@ -19,6 +19,7 @@ from recsys.feature_definitions import (
     first_bucket,
     summed_counts,
 )
+from recsys.stores import feature_history
 from recsys.stores.sqlite_file import Layout
 from recsys.types import HistoryEvent, Item, UserState
 from recsys.user_hash import user_hash
@@ -81,7 +82,6 @@ class _ItemFields(msgspec.Struct, array_like=True, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_history_decoder = msgspec.msgpack.Decoder(tuple[HistoryEvent, ...])
 _fields_decoder = msgspec.msgpack.Decoder(_ItemFields)
 _ranked_decoder = msgspec.msgpack.Decoder(list[tuple[str, float]])
 
@@ -202,19 +202,14 @@ def marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
-def encode_history(history: tuple[HistoryEvent, ...]) -> bytes:
-    """A history as its column holds it."""
-    return _encoder.encode(history)
-
-
-def decode_history(user_id: str, blob: bytes) -> tuple[HistoryEvent, ...]:
+def decode_history(user_id: str, blob: bytes) -> Sequence[HistoryEvent]:
     """The history in a column.
 
     Raises:
         sqlite3.DatabaseError: the column is damaged.
     """
     try:
-        return _history_decoder.decode(blob)
+        return feature_history.decode_history(blob)
     except msgspec.DecodeError as error:
         raise sqlite3.DatabaseError(f"history of {user_hash(user_id)}: {error}") from error
 

@@ -15,6 +15,7 @@ import xxhash
 from recsys.stores import feature_tables
 from recsys.stores.feature_contents import read_contents
 from recsys.stores.feature_file import begin_anew, inode_of, open_to_write
+from recsys.stores.feature_history import encode_history
 from recsys.stores.feature_pairs import (
     add_pairs,
     expire_pairs,
@@ -242,7 +243,7 @@ class SqliteFeatureWriter:
         self._connection.executemany(
             "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
             " SET version = excluded.version, history = excluded.history",
-            [(s.user_id, s.version, feature_tables.encode_history(s.history)) for s in states],
+            [(s.user_id, s.version, encode_history(s.history)) for s in states],
         )
 
     def _write_catalogue(self, update: FeatureUpdate) -> None:

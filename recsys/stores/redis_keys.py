@@ -36,7 +36,8 @@ import xxhash
 
 from recsys.errors import StoreError
 from recsys.events import CatalogueChange
-from recsys.types import HistoryEvent, Item, UserState
+from recsys.stores.feature_history import ColumnsForm, RowsForm, stored_form
+from recsys.types import Item, UserState
 
 _T = TypeVar("_T")
 
@@ -84,7 +85,8 @@ class CatalogueEntry(msgspec.Struct, array_like=True, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _part_decoder = msgspec.msgpack.Decoder(Part)
-_user_decoder = msgspec.msgpack.Decoder(tuple[int, tuple[HistoryEvent, ...]])
+_user_decoder = msgspec.msgpack.Decoder(tuple[int, ColumnsForm])
+_user_of_rows_decoder = msgspec.msgpack.Decoder(tuple[int, RowsForm])
 _ranked_decoder = msgspec.msgpack.Decoder(list[tuple[str, float]])
 _mark_decoder = msgspec.msgpack.Decoder(tuple[str, int])
 _entry_decoder = msgspec.msgpack.Decoder(CatalogueEntry)
@@ -179,18 +181,16 @@ def decode_part(value: bytes | None) -> Part | None:
 
 def encode_user(state: UserState) -> bytes:
     """The value of `user_key`."""
-    return _encoder.encode((state.version, state.history))
+    return _encoder.encode((state.version, stored_form(state.history)))
 
 
 def decode_users(user_ids: Sequence[str], values: Sequence[bytes | None]) -> dict[str, UserState]:
     """The stored states among these users."""
-    decode = _user_decoder.decode
     states = {}
     try:
         for user_id, value in zip(user_ids, values, strict=True):
             if value is not None:
-                version, history = decode(value)
-                states[user_id] = UserState(user_id, history, version)
+                states[user_id] = _decoded_user(user_id, value)
     except msgspec.DecodeError as error:
         raise _damaged("a user's history", error) from error
     return states
@@ -248,6 +248,15 @@ def unpacked_count(packed: bytes) -> tuple[int, int]:
 def fields_of(flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
     """A hash, or a sorted set with its scores, as the server answers it: name, value, name, ..."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _decoded_user(user_id: str, value: bytes) -> UserState:
+    try:
+        version, columns = _user_decoder.decode(value)
+    except msgspec.ValidationError:
+        version, rows = _user_of_rows_decoder.decode(value)
+        return UserState(user_id, rows, version)
+    return UserState(user_id, columns.columns(), version)
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[_T], value: bytes, what: str) -> _T:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.candidates import CandidateSet, merge_sources, merge_top_k
+from recsys.history_columns import item_ids_of
 from recsys.neighbour_candidates import neighbour_candidates, newest_seeds, seed_kinds
 from recsys.settings import Settings
 from recsys.types import Batch, FloatArray, RowArray, Source, UserState
@@ -122,7 +123,7 @@ def excluded_rows(
         if len(user.history) <= length:
             seen = known[known >= 0]
         else:
-            seen = bundle.items.rows_of([event.item_id for event in user.history])
+            seen = bundle.items.rows_of(item_ids_of(user.history))
         if ask.request.exclude_item_ids:
             named = bundle.items.rows_of(ask.request.exclude_item_ids)
             seen = np.concatenate([seen, named])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +120,20 @@ def test_who_only_watches_sees_the_lag_fall(url: str) -> None:
     assert (before, watcher.lag(PARTITIONS)) == (len(events), 0)
     watcher.close()
     counter.close()
+
+
+def test_the_lag_is_told_while_another_writes(tmp_path: Path) -> None:
+    """Who asks how far it is counted waits for no writer, and keeps none waiting."""
+    path = tmp_path / "evidence.sqlite"
+    events = a_random_log(8, 50)
+    stream = follow(a_log(events), f"sqlite:///{path}")
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE evidence_parts SET next_offset = 0")
+        assert stream.lag(PARTITIONS) == 0
+        writer.execute("COMMIT")
+    assert stream.lag(PARTITIONS) == len(events)
+    stream.close()
 
 
 def test_processes_that_share_a_store_and_are_killed_count_once(tmp_path: Path) -> None:
@@ -253,12 +269,13 @@ def test_the_salt_of_a_store_keeps_ids_unreadable(url: str) -> None:
     assert hashed(salt, "u1") != hashed(bytes(32), "u1")
 
 
-def test_old_days_of_users_and_old_trails_are_let_go(url: str) -> None:
+@pytest.mark.parametrize("batch", [20, 1000])
+def test_old_days_of_users_and_old_trails_are_let_go(url: str, batch: int) -> None:
     """What nothing can change any more takes no room; the hours stay."""
     later = START_MS + 120 * DAY_MS
     log = a_log([*a_random_log(3, 100), an_act("last", "u0", later, "a")])
     log.append([a_slate(f"r{n}-last", f"u{n}", later, ["a"]) for n in range(8)])
-    follow(log, url).close()
+    follow(log, url, batch).close()
     engine = open_evidence(url, writes=False)
     with engine.begin() as connection:
         for table in ("evidence_users", "evidence_user_kinds"):

@@ -43,9 +43,11 @@ def best_slate(
 
 def slate_of(request_id: str | None, slates: Sequence[OpenSlate]) -> OpenSlate | None:
     """The slate that answered a request."""
-    if request_id is None:
-        return None
-    return next((slate for slate in reversed(slates) if slate.request_id == request_id), None)
+    if request_id is not None:
+        for slate in reversed(slates):
+            if slate.request_id == request_id:
+                return slate
+    return None
 
 
 def explains_better(slate: OpenSlate, act: RecentAct) -> bool:

@@ -20,6 +20,7 @@ Key: TypeAlias = tuple[int | str, ...]
 OTHER = "other"
 NONE = "none"
 MAX_NAME_CHARS = 100
+_UNSAFE = str.maketrans("\0;=", "___")
 NAMES_PER_SORT = {"kind": 64, "reason": 64}
 """Kinds and reasons with rows of their own, per partition."""
 NAMES_PER_SEGMENT = 12
@@ -118,8 +119,7 @@ class BoundedNames:
 
 def safe_name(name: str) -> str:
     """A name that every database can keep and that can stand inside a segment's name."""
-    kept = "".join("_" if sign in "\0;=" else sign for sign in name[:MAX_NAME_CHARS])
-    return kept or NONE
+    return name[:MAX_NAME_CHARS].translate(_UNSAFE) or NONE
 
 
 def milli(value: float | None) -> int:

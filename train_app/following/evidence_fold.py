@@ -6,8 +6,10 @@ give the same evidence. Knows no store.
 
 from __future__ import annotations
 
-from recsys.events import Engagement, Forgotten, Impression, Outcome
-from recsys.stores.evidence_tables import DAY_MS
+from bisect import insort
+from operator import attrgetter
+
+from recsys.events import Engagement, Forgotten, Outcome
 from train_app.following.attribution import (
     best_slate,
     explains_better,
@@ -24,6 +26,7 @@ from train_app.following.evidence_delta import (
     safe_name,
 )
 from train_app.following.evidence_records import (
+    CountedImpression,
     CountedRecord,
     DecodedEvidence,
     EvidenceUpdate,
@@ -40,6 +43,7 @@ from train_app.following.user_trail import (
     Trail,
 )
 
+_order_of = attrgetter("shown_ms", "request_id")
 _UNREAD_FEATURES = "features:"
 """How a slate's reasons say that it was made without the user's history."""
 
@@ -64,6 +68,7 @@ class _Fold:
         self._stored_seen = stored.seen_ms
         self._seen: dict[int, int] = {}
         self._names = BoundedNames(stored.names)
+        self._cells: dict[tuple[str | None, ...], Cell] = {}
         self._delta = EvidenceDelta()
         self._forgotten: set[int] = set()
         self._n_repeated = 0
@@ -78,7 +83,7 @@ class _Fold:
         match event:
             case Engagement():
                 self._take_engagement(event, user, self._trail(user))
-            case Impression():
+            case CountedImpression():
                 self._take_impression(event, user, self._trail(user))
             case Outcome():
                 self._take_outcome(event)
@@ -88,8 +93,7 @@ class _Fold:
                 self._forgotten.add(user)
 
     def update(self) -> EvidenceUpdate:
-        oldest_ms = self._watermark_ms - self._rules.keep_users_ms
-        users_from_ms = oldest_ms - oldest_ms % DAY_MS
+        users_from_ms = self._rules.users_from_ms(self._watermark_ms)
         self._delta.drop_days_before(users_from_ms)
         return EvidenceUpdate(
             watermark_ms=self._watermark_ms,
@@ -127,7 +131,7 @@ class _Fold:
         trail.acts.append(act)
         self._join_session(user, trail, event.timestamp_ms)
 
-    def _take_impression(self, event: Impression, user: int, trail: Trail) -> None:
+    def _take_impression(self, event: CountedImpression, user: int, trail: Trail) -> None:
         if slate_of(event.request_id, trail.slates) is not None:
             self._n_repeated += 1
             return
@@ -145,8 +149,7 @@ class _Fold:
             self._delta.count_latency(at_ms, cell.bundle_id, cell.variant, True, latency_ms)
         items = [shown.item_id for shown in event.slate]
         slate = OpenSlate(at_ms, event.request_id, cell, items, [])
-        trail.slates.append(slate)
-        trail.slates.sort(key=lambda one: (one.shown_ms, one.request_id))
+        insort(trail.slates, slate, key=_order_of)
         for act in trail.acts:
             if explains_better(slate, act) and self._take_back(act, user, trail):
                 self._credit(act, user, trail)
@@ -228,14 +231,22 @@ class _Fold:
             sums = {"sessions": 1, "session_ms": session.end_ms - session.start_ms}
             self._delta.count(user, session.start_ms, session.cell, sums, sign)
 
-    def _cell(self, event: Impression) -> Cell:
+    def _cell(self, event: CountedImpression) -> Cell:
         if any(reason.startswith(_UNREAD_FEATURES) for reason in event.degraded):
             age = "unknown"
         else:
             age = "returning" if event.history_version else "new"
+        values = [event.context.get(key) for key in self._rules.segment_keys]
+        # Few cells stand for all slates; a name once counted as it is, or as `other`, stays so.
+        asked = (event.bundle_id, event.variant, event.experiment, age, *values)
+        cell = self._cells.get(asked)
+        if cell is None:
+            cell = self._cells[asked] = self._new_cell(event, age, values)
+        return cell
+
+    def _new_cell(self, event: CountedImpression, age: str, values: list[str | None]) -> Cell:
         parts = [f"user_age={age}"]
-        for key in self._rules.segment_keys:
-            value = event.context.get(key)
+        for key, value in zip(self._rules.segment_keys, values, strict=True):
             parts.append(f"{key}={NONE if not value else self._names.name(key, value)}")
         return Cell(
             safe_name(event.bundle_id),

@@ -9,12 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, delete, select, update
+from sqlalchemy import Connection
 
 from recsys.stores import evidence_tables as tables
-from recsys.stores.evidence_tables import chunks, evidence_errors, hashed, upsert
+from recsys.stores.evidence_tables import chunks, evidence_errors, hashed
 from train_app.following.evidence_delta import Key, Sums
 from train_app.following.evidence_records import EvidenceUpdate, StoredEvidence
+from train_app.following.evidence_statements import PART, EvidenceStatements, SumStatements
 from train_app.following.user_trail import EvidenceRules, Trail, decode_trail, encode_trail
 
 Fold = Callable[[StoredEvidence], EvidenceUpdate]
@@ -34,6 +35,9 @@ class EvidenceWriter:
     def __init__(self, url: str, rules: EvidenceRules) -> None:
         self._rules = rules
         self._engine = tables.open_evidence(url, writes=True)
+        # Who only asks how far it is counted takes no write lock.
+        self._reader = tables.open_evidence(url, writes=False)
+        self._statements = EvidenceStatements(self._engine)
         with evidence_errors(self._engine):
             tables.create_evidence(self._engine)
             with self._engine.begin() as connection:
@@ -43,19 +47,17 @@ class EvidenceWriter:
         """The number that stands for a user or event id in this store."""
         return hashed(self._salt, text)
 
-    def offset(self, partition: int) -> int | None:
-        """The log offset up to which a partition is counted; None where it never was."""
-        query = select(tables.parts.c.next_offset).where(tables.parts.c.partition == partition)
-        with evidence_errors(self._engine), self._engine.begin() as connection:
-            found = connection.execute(query).scalar()
-        return None if found is None else int(found)
+    def offsets(self) -> dict[int, int]:
+        """The log offset up to which each partition is counted; those that ever were."""
+        with evidence_errors(self._reader), self._reader.begin() as connection:
+            rows = connection.execute(self._statements.offsets).fetchall()
+        return {row.partition: row.next_offset for row in rows}
 
     def begin(self, partition: int, offset: int) -> None:
         """Start a partition that was never counted; nothing where another was faster."""
         row = {"partition": partition, "next_offset": offset, "watermark_ms": 0}
-        statement = upsert(self._engine, tables.parts).on_conflict_do_nothing()
         with evidence_errors(self._engine), self._engine.begin() as connection:
-            connection.execute(statement, [row])
+            connection.execute(self._statements.begin, [row])
 
     def update(
         self,
@@ -75,24 +77,24 @@ class EvidenceWriter:
             # Taking the offset first holds its row until the end: nobody else can be between.
             if not self._claim(connection, partition, offset, next_offset):
                 return None
-            change = fold(self._stored(connection, partition, user_hashes, event_hashes))
+            stored = self._stored(connection, partition, user_hashes, event_hashes)
+            change = fold(stored)
             self._forget(connection, partition, change.forgotten)
             self._add_sums(connection, partition, change)
             self._keep_trails(connection, partition, change.trails)
             self._keep_names(connection, partition, change)
-            self._expire(connection, partition, change)
+            self._expire(connection, partition, change, stored.watermark_ms)
             return change
 
     def close(self) -> None:
         """Give the store back."""
         self._engine.dispose()
+        self._reader.dispose()
 
     def _claim(self, connection: Connection, partition: int, offset: int, next_offset: int) -> bool:
-        parts = tables.parts
         claimed = connection.execute(
-            update(parts)
-            .where(parts.c.partition == partition, parts.c.next_offset == offset)
-            .values(next_offset=next_offset)
+            self._statements.claim,
+            {PART: partition, "an_offset": offset, "next_offset": next_offset},
         )
         return claimed.rowcount == 1
 
@@ -103,128 +105,87 @@ class EvidenceWriter:
         user_hashes: Sequence[int],
         event_hashes: Sequence[int],
     ) -> StoredEvidence:
-        parts, names = tables.parts, tables.names
-        watermark_ms = connection.execute(
-            select(parts.c.watermark_ms).where(parts.c.partition == partition)
-        ).scalar_one()
-        found = _select_by(connection, tables.trails, partition, "user_hash", user_hashes)
-        trails = {row.user_hash: decode_trail(row.document) for row in found}
-        known = _select_by(connection, tables.seen, partition, "event_hash", event_hashes)
+        statements, at_part = self._statements, {PART: partition}
+        watermark_ms = connection.execute(statements.watermark, at_part).scalar_one()
+        trails = _select_some(connection, statements.trails, partition, user_hashes)
+        known = _select_some(connection, statements.seen, partition, event_hashes)
         named: dict[str, set[str]] = defaultdict(set)
-        for row in connection.execute(select(names).where(names.c.partition == partition)):
-            named[row.sort].add(row.name)
+        for sort, name in connection.execute(statements.names, at_part):
+            named[sort].add(name)
         return StoredEvidence(
             watermark_ms=int(watermark_ms),
-            trails=trails,
-            seen_ms={row.event_hash: row.seen_ms for row in known},
+            trails={user_hash: decode_trail(document) for user_hash, document in trails},
+            seen_ms=dict(known),
             names={sort: frozenset(values) for sort, values in named.items()},
         )
 
     def _forget(self, connection: Connection, partition: int, user_hashes: Collection[int]) -> None:
-        for table in tables.PERSONAL if user_hashes else ():
+        for statement in self._statements.forget if user_hashes else ():
             for part in chunks(sorted(user_hashes)):
-                connection.execute(
-                    delete(table).where(table.c.partition == partition, table.c.user_hash.in_(part))
-                )
+                connection.execute(statement, {PART: partition, "some": part})
 
     def _add_sums(self, connection: Connection, partition: int, change: EvidenceUpdate) -> None:
-        for name, (table, sums) in tables.SUM_TABLES.items():
-            delta: Mapping[Key, Sums] = getattr(change.delta, name)
-            rows = _rows(table, sums, partition, delta)
+        for table in self._statements.sums:
+            rows = _rows(table, partition, getattr(change.delta, table.name))
             if not rows:
                 continue
-            insert = upsert(self._engine, table)
-            added = {column: table.c[column] + insert.excluded[column] for column in sums}
-            keys = [column.name for column in table.primary_key]
-            connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=added), rows)
+            connection.exec_driver_sql(table.add, rows)
             # A credit that moved may leave a row of zeros, which no other split would have made.
-            for row in (row for row in rows if any(row[column] < 0 for column in sums)):
-                matches = [table.c[column] == row[column] for column in (*keys,)]
-                empty = [table.c[column] == 0 for column in sums]
-                connection.execute(delete(table).where(and_(*matches, *empty)))
+            n_sums = len(table.sums)
+            lowered = [row for row in rows if min(row[-n_sums:]) < 0]
+            if lowered:
+                named = [dict(zip(table.columns, row, strict=True)) for row in lowered]
+                connection.execute(table.drop_empty, named)
 
     def _keep_trails(
         self, connection: Connection, partition: int, trails: Mapping[int, Trail]
     ) -> None:
         rows = [
-            {
-                "partition": partition,
-                "user_hash": user_hash,
-                "expires_ms": trail.expires_ms(self._rules),
-                "document": encode_trail(trail),
-            }
+            (partition, user_hash, trail.expires_ms(self._rules), encode_trail(trail))
             for user_hash, trail in trails.items()
         ]
         if rows:
-            insert = upsert(self._engine, tables.trails)
-            kept = {name: insert.excluded[name] for name in ("expires_ms", "document")}
-            keys = ["partition", "user_hash"]
-            connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=kept), rows)
+            connection.exec_driver_sql(self._statements.keep_trails, rows)
 
     def _keep_names(self, connection: Connection, partition: int, change: EvidenceUpdate) -> None:
         if change.seen_ms:
-            insert = upsert(self._engine, tables.seen)
-            again = {"seen_ms": insert.excluded.seen_ms}
-            keys = ["partition", "event_hash"]
-            connection.execute(
-                insert.on_conflict_do_update(index_elements=keys, set_=again),
-                [
-                    {"partition": partition, "event_hash": event_hash, "seen_ms": seen_ms}
-                    for event_hash, seen_ms in change.seen_ms.items()
-                ],
-            )
+            seen = [(partition, *known) for known in change.seen_ms.items()]
+            connection.exec_driver_sql(self._statements.keep_seen, seen)
         if change.names:
-            connection.execute(
-                upsert(self._engine, tables.names).on_conflict_do_nothing(),
-                [
-                    {"partition": partition, "sort": sort, "name": name}
-                    for sort, name in change.names
-                ],
-            )
+            names = [(partition, *name) for name in change.names]
+            connection.exec_driver_sql(self._statements.keep_names, names)
 
-    def _expire(self, connection: Connection, partition: int, change: EvidenceUpdate) -> None:
-        parts, trails, seen = tables.parts, tables.trails, tables.seen
-        watermark_ms = change.watermark_ms
+    def _expire(
+        self, connection: Connection, partition: int, change: EvidenceUpdate, before_ms: int
+    ) -> None:
+        """Let go of what is over, given the watermark before this batch."""
+        statements, watermark_ms = self._statements, change.watermark_ms
         connection.execute(
-            update(parts).where(parts.c.partition == partition).values(watermark_ms=watermark_ms)
+            statements.keep_watermark, {PART: partition, "watermark_ms": watermark_ms}
         )
-        connection.execute(
-            delete(trails).where(
-                trails.c.partition == partition, trails.c.expires_ms < watermark_ms
-            )
-        )
-        connection.execute(
-            delete(seen).where(
-                seen.c.partition == partition,
-                seen.c.seen_ms < watermark_ms - self._rules.dedup_ms,
-            )
-        )
-        for table in (tables.users, tables.user_kinds):
-            connection.execute(
-                delete(table).where(
-                    table.c.day_ms < change.users_from_ms, table.c.partition == partition
-                )
-            )
+        seen_from_ms = watermark_ms - self._rules.dedup_ms
+        connection.execute(statements.expire_trails, {PART: partition, "before_ms": watermark_ms})
+        connection.execute(statements.expire_seen, {PART: partition, "before_ms": seen_from_ms})
+        # No row of a day that was over is ever added, so that only a new day ends others.
+        if change.users_from_ms != self._rules.users_from_ms(before_ms):
+            for statement in statements.expire_days:
+                connection.execute(statement, {PART: partition, "before_ms": change.users_from_ms})
 
 
-def _select_by(
-    connection: Connection, table: Table, partition: int, column: str, values: Sequence[int]
+def _select_some(
+    connection: Connection, statement: Any, partition: int, hashes: Sequence[int]
 ) -> list[Any]:
     found: list[Any] = []
-    for part in chunks(values):
-        query = select(table).where(table.c.partition == partition, table.c[column].in_(part))
-        found += connection.execute(query).fetchall()
+    for part in chunks(hashes):
+        found += connection.execute(statement, {PART: partition, "some": part}).fetchall()
     return found
 
 
-def _rows(
-    table: Table, sums: Sequence[str], partition: int, delta: Mapping[Key, Sums]
-) -> list[dict[str, Any]]:
-    """Rows of a table that add the delta; what adds nothing has none."""
-    keys = [column.name for column in table.primary_key if column.name != "partition"]
-    zeros = dict.fromkeys(sums, 0)
+def _rows(table: SumStatements, partition: int, delta: Mapping[Key, Sums]) -> list[tuple[Any, ...]]:
+    """Rows of a table that add the delta, as tuples of its columns; what adds nothing has none."""
+    sums = table.sums
     return [
-        {"partition": partition, **dict(zip(keys, key, strict=True)), **zeros, **added}
+        (partition, *key, *(added.get(name, 0) for name in sums))
         for key, added in delta.items()
         if any(added.values())
     ]

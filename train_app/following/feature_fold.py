@@ -6,10 +6,10 @@ or a pair is stands in `recsys.feature_definitions`.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from operator import attrgetter
 
 from recsys.events import CatalogueChange, Engagement, Forgotten
@@ -17,16 +17,19 @@ from recsys.feature_definitions import (
     WINDOWS_S,
     advanced_watermark,
     bucket_of,
+    bucket_width_ms,
     day_of,
     first_bucket,
     is_late,
     paired_items,
 )
+from recsys.history_columns import HistoryDraft
 from recsys.settings import Settings
 from recsys.stores.feature_update import (
     Expiry,
     FeatureUpdate,
     ItemBucket,
+    ItemCount,
     MergedUsers,
     PairDay,
     StoredPart,
@@ -116,8 +119,10 @@ class _Fold:
         self._watermark_ms = stored.watermark_ms
         self._users: dict[str, _History] = {}
         self._forgotten: dict[str, None] = {}
-        self._positives: Counter[ItemBucket] = Counter()
-        self._negatives: Counter[ItemBucket] = Counter()
+        self._slot_ms = gcd(*map(bucket_width_ms, rules.windows_s))
+        """In a slot of time each window has one bucket: events are counted once, not per window."""
+        self._positives: Counter[tuple[int, str]] = Counter()
+        self._negatives: Counter[tuple[int, str]] = Counter()
         self._pairs: Counter[PairDay] = Counter()
         self._catalogue: list[CatalogueChange] = []
         self._seen: dict[str, int] = {}
@@ -149,22 +154,13 @@ class _Fold:
     def update(self, decoded: DecodedPart) -> FeatureUpdate:
         """Everything that changed."""
         expiry = self._rules.expiry(self._watermark_ms, self._stored.watermark_ms)
-        oldest = {
-            window_s: first_bucket(self._watermark_ms - self._rules.lateness_ms, window_s)
-            for window_s in self._rules.windows_s
-        }
-        counted = {*self._positives, *self._negatives}
         return FeatureUpdate(
             partition=decoded.partition,
             next_offset=decoded.next_offset,
             watermark_ms=self._watermark_ms,
             forgotten=tuple(self._forgotten),
             states=tuple(history.state() for history in self._users.values() if history.n_added),
-            item_counts={
-                key: (self._positives[key], self._negatives[key])
-                for key in counted
-                if key[1] >= oldest[key[0]]
-            },
+            item_counts=self._item_counts(),
             pair_counts={k: n for k, n in self._pairs.items() if k[0] >= expiry.pairs_before_day},
             catalogue=tuple(self._catalogue),
             seen={i: ms for i, ms in self._seen.items() if ms >= expiry.seen_before_ms},
@@ -177,7 +173,7 @@ class _Fold:
         if history is None:
             state = self._stored.states.get(event.user_id)
             history = self._users[event.user_id] = _History(state or UserState(event.user_id))
-        place = history.place_of(event.timestamp_ms)
+        place = history.draft.place_of(event.timestamp_ms)
         if not is_late(event.timestamp_ms, self._watermark_ms, self._rules.lateness_ms):
             self._count(event, history, place)
         history.insert(place, event, self._rules.history_limit)
@@ -188,14 +184,35 @@ class _Fold:
     def _count(self, event: Engagement, history: _History, place: int) -> None:
         is_negative = event.kind in self._rules.negative_kinds
         counts = self._negatives if is_negative else self._positives
-        for window_s in self._rules.windows_s:
-            counts[window_s, bucket_of(event.timestamp_ms, window_s), event.item_id] += 1
+        counts[event.timestamp_ms // self._slot_ms, event.item_id] += 1
         if not is_negative and self._rules.pair_history:
             self._count_pairs(event, history, place)
 
+    def _item_counts(self) -> dict[ItemBucket, ItemCount]:
+        """What to add to the windows' buckets, but those that have expired meanwhile."""
+        buckets: dict[int, list[tuple[int, int]]] = {}
+        added: dict[ItemBucket, ItemCount] = {}
+        for slot, item_id in self._positives | self._negatives:
+            if slot not in buckets:
+                buckets[slot] = self._buckets(slot * self._slot_ms)
+            n_positive = self._positives[slot, item_id]
+            n_negative = self._negatives[slot, item_id]
+            for bucket in buckets[slot]:
+                n, m = added.get((*bucket, item_id), (0, 0))
+                added[*bucket, item_id] = (n + n_positive, m + n_negative)
+        return added
+
+    def _buckets(self, time_ms: int) -> list[tuple[int, int]]:
+        """Of each window the bucket a time lies in, where it counts still."""
+        expired_ms = self._watermark_ms - self._rules.lateness_ms
+        buckets = [(window_s, bucket_of(time_ms, window_s)) for window_s in self._rules.windows_s]
+        return [
+            (w, bucket_ms) for w, bucket_ms in buckets if bucket_ms >= first_bucket(expired_ms, w)
+        ]
+
     def _count_pairs(self, event: Engagement, history: _History, place: int) -> None:
         partners = paired_items(
-            (history.events[i] for i in range(place - 1, -1, -1)),
+            history.draft.before(place),
             event.item_id,
             event.timestamp_ms,
             self._rules.negative_kinds,
@@ -217,27 +234,21 @@ class _History:
 
     def __init__(self, state: UserState) -> None:
         self._state = state
-        self.events = list(state.history)
+        self.draft = HistoryDraft(state.history)
         self.n_added = 0
-
-    def place_of(self, timestamp_ms: int) -> int:
-        """Where an event of this time belongs."""
-        if not self.events or timestamp_ms >= self.events[-1].timestamp_ms:
-            return len(self.events)
-        return bisect_right(self.events, timestamp_ms, key=_timestamp_of)
 
     def insert(self, place: int, event: Engagement, limit: int) -> None:
         """Put an event in its place; one older than a full history changes nothing."""
-        if place == 0 and len(self.events) >= limit:
+        if place == 0 and len(self.draft.times_ms) >= limit:
             return
-        self.events.insert(place, HistoryEvent(event.item_id, event.kind, event.timestamp_ms))
+        self.draft.insert(place, event.item_id, event.kind, event.timestamp_ms)
+        self.draft.keep_newest(limit)
         self.n_added += 1
-        del self.events[:-limit]
 
     def state(self) -> UserState:
         """The state with what was added."""
         version = self._state.version + self.n_added
-        return UserState(self._state.user_id, tuple(self.events), version)
+        return UserState(self._state.user_id, self.draft.history(), version)
 
 
 def merge_part(

@@ -76,6 +76,8 @@ class FollowLoop:
         open_follower: opens it, in the loop's own thread.
         share: the partitions to follow now.
         poll_interval_s: the pause after a turn that found nothing.
+        gather_s: the pause after a turn that came near the log's end, so that the next has more
+            to take: most of a small turn's cost is the turn's own. 0 is none.
         clock_s: monotonic seconds.
     """
 
@@ -85,12 +87,14 @@ class FollowLoop:
         open_follower: Callable[[], Follower],
         share: Callable[[], frozenset[int]],
         poll_interval_s: float,
+        gather_s: float = 0.0,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._open_follower = open_follower
         self._share = share
-        self._poll_interval_s = poll_interval_s
+        self._poll_interval_s = max(poll_interval_s, gather_s)
+        self._gather_s = gather_s
         self._clock_s = clock_s
         self._stopping = threading.Event()
         self._last_good_s = clock_s()
@@ -144,7 +148,8 @@ class FollowLoop:
         now_s = self._clock_s()
         self._last_good_s, self._backoff_s = now_s, 0.0
         n_records = self._progress.n_records + n_taken
-        if partitions != self._partitions or now_s >= self._lag_due_s:
+        is_gathering = bool(n_taken) and self._gather_s > 0
+        if partitions != self._partitions or now_s >= self._lag_due_s or is_gathering:
             self._lag_due_s = now_s + LAG_EVERY_S
             lag = follower.lag(partitions) if partitions else 0
             self._waiting.note(now_s, n_records, lag, is_same=partitions == self._partitions)
@@ -161,7 +166,10 @@ class FollowLoop:
         if now_s >= self._report_due_s:
             self._report_due_s = now_s + REPORT_EVERY_S
             _log.info("%s: %s", self._name, self._progress)
-        return 0.0 if n_taken else self._poll_interval_s
+        if not n_taken:
+            return self._poll_interval_s
+        # Where more waits than one turn takes, it is behind and goes on at once.
+        return self._gather_s if self._waiting.lag_records < n_taken else 0.0
 
     def _failed(self, error: Exception) -> float:
         if not self._progress.problem:

@@ -79,12 +79,12 @@ class EvidenceStream:
     def lag(self, partitions: Collection[int]) -> int:
         """Records of these partitions that are not counted yet, by whichever stream."""
         ends, begins = self._event_log.end_offsets(), self._event_log.begin_offsets()
-        lag = 0
-        for partition in ends.keys() & set(partitions):
-            # From the store: where another stream follows, this one's own offsets stand still.
-            counted = max(self._writer.offset(partition) or 0, begins[partition])
-            lag += max(0, ends[partition] - counted)
-        return lag
+        # From the store: where another stream follows, this one's own offsets stand still.
+        counted = self._writer.offsets()
+        return sum(
+            max(0, ends[partition] - max(counted.get(partition, 0), begins[partition]))
+            for partition in ends.keys() & set(partitions)
+        )
 
     def close(self) -> None:
         """Give the evidence store back; the log stays open."""
@@ -94,7 +94,7 @@ class EvidenceStream:
         """Where a partition goes on; read from the store unless this stream has left it there."""
         offset = self._offsets.get(partition)
         if offset is None:
-            offset = self._writer.offset(partition)
+            offset = self._writer.offsets().get(partition)
             if offset is None:
                 offset = self._event_log.begin_offsets()[partition]
                 self._writer.begin(partition, offset)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from recsys.settings import Settings
+from recsys.stores.evidence_tables import DAY_MS
 
 MAX_OPEN_SLATES = 200
 """Slates of one user that can be credited; a robot's older ones are closed early."""
@@ -44,7 +45,7 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     value_milli: int
 
 
-class OpenSlate(msgspec.Struct, array_like=True):
+class OpenSlate(msgspec.Struct, array_like=True, gc=False):
     """A slate that engagements may still be credited to."""
 
     shown_ms: int
@@ -54,7 +55,7 @@ class OpenSlate(msgspec.Struct, array_like=True):
     credits: list[Credit]
 
 
-class RecentAct(msgspec.Struct, array_like=True):
+class RecentAct(msgspec.Struct, array_like=True, gc=False):
     """An engagement whose credit may still move to a slate that arrives late."""
 
     happened_ms: int
@@ -69,7 +70,7 @@ class RecentAct(msgspec.Struct, array_like=True):
     is_credited: bool = False
 
 
-class OpenSession(msgspec.Struct, array_like=True):
+class OpenSession(msgspec.Struct, array_like=True, gc=False):
     """Activity without a pause longer than the gap; the first slate in it says its cell."""
 
     start_ms: int
@@ -93,14 +94,19 @@ class EvidenceRules:
     negative_kinds: frozenset[str]
     sight_kinds: frozenset[str] = SIGHT_KINDS
     segment_keys: tuple[str, ...] = SEGMENT_KEYS
-    keep_users_ms: int = KEEP_USER_DAYS * 86_400_000
+    keep_users_ms: int = KEEP_USER_DAYS * DAY_MS
 
     def is_engaged(self, kind: str) -> bool:
         """Whether a reaction says that the item was wanted."""
         return kind not in self.negative_kinds and kind not in self.sight_kinds
 
+    def users_from_ms(self, watermark_ms: int) -> int:
+        """The first day whose sums per user are kept."""
+        oldest_ms = watermark_ms - self.keep_users_ms
+        return oldest_ms - oldest_ms % DAY_MS
 
-class Trail(msgspec.Struct, array_like=True):
+
+class Trail(msgspec.Struct, array_like=True, gc=False):
     """All of one user; slates by time shown, reactions by arrival, sessions by start."""
 
     slates: list[OpenSlate] = []

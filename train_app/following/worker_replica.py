@@ -5,6 +5,7 @@ Runs alike in a Ray actor and in a plain process; each follower's imports happen
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +16,25 @@ from recsys.stores.event_log import EventLog
 from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES, WORKERS, Member, Membership
 from train_app.following.follow_log import Follower, FollowLoop, Progress
 from train_app.following.share_watch import ShareWatch
+
+GATHER_S = {EVIDENCE: 1.0, ARCHIVER: 0.5}
+"""How long a worker lets records gather between turns; the others take them as they come.
+
+Nobody decides on evidence that is fresher, and the lake commits every few seconds as it is.
+"""
+GIVING_WAY = frozenset({EVIDENCE, ARCHIVER})
+"""The workers that nobody waits for."""
+_NICENESS = 3
+
+
+def give_way(worker: str) -> None:
+    """Let requests go first on a busy machine, for what this thread does and starts from now on.
+
+    Counting and archiving may be a second later; an answer, or the features it is made of, may
+    not. Their threads still get half of what another gets, and keep up with it.
+    """
+    if worker in GIVING_WAY:
+        os.nice(_NICENESS)
 
 
 class Worker:
@@ -40,7 +60,11 @@ class Worker:
             settings.workers.member_timeout_s,
         )
         self._loop = FollowLoop(
-            worker, self._open_follower, self._watch.share, settings.features.poll_interval_s
+            worker,
+            self._open_follower,
+            self._watch.share,
+            settings.features.poll_interval_s,
+            GATHER_S.get(worker, 0.0),
         )
         self._watch.start(self._row)
 

@@ -1,7 +1,7 @@
 """Examples for the scorer: what retrieval proposed at a moment, and what the user then did.
 
 Made from events that the towers did not learn from, because a tower is over-sure of what it has
-seen. Logged slates fit the same shape. Knows nothing of the scorer's network.
+seen. Logged slates take the same shape in `slates`. Knows nothing of the scorer's network.
 """
 
 from __future__ import annotations
@@ -141,13 +141,24 @@ def collect_examples(
 def histories_before(train: Interactions, events: NDArray[np.int64], history_length: int) -> Batch:
     """The history arrays of the user of each event, just before it and as of its time."""
     owner = np.searchsorted(train.offsets, events, side="right") - 1
-    places = events[:, None] + np.arange(-history_length, 0)
-    is_event = places >= train.offsets[owner][:, None]
+    return histories_at(train, owner, events, train.timestamps_ms[events], history_length)
+
+
+def histories_at(
+    train: Interactions,
+    users: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    moments_ms: NDArray[np.int64],
+    history_length: int,
+) -> Batch:
+    """The history arrays of users [E] up to the events `ends` [E], as of moments [E]."""
+    places = ends[:, None] + np.arange(-history_length, 0)
+    is_event = places >= train.offsets[users][:, None]
     places = np.maximum(places, 0)
     if len(train) == 0:
         places = places[:0]
     kinds = train.kind_ids[places].astype(np.int64) + FIRST_KIND
-    ages_s = (train.timestamps_ms[events][:, None] - train.timestamps_ms[places]) / 1000.0
+    ages_s = (moments_ms[:, None] - train.timestamps_ms[places]) / 1000.0
     return {
         "items": np.where(is_event, train.rows[places], NO_ROW).astype(np.int32),
         "kinds": np.where(is_event, kinds, 0).astype(np.uint8),

@@ -33,6 +33,8 @@ from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
 from train_app.learning.scorer_examples import collect_examples, held_back_events, kept_aside
 from train_app.learning.sequence_batches import training_sequences
+from train_app.learning.slates.scorer_slates import ShownExamples, slate_examples, without_prompts
+from train_app.learning.slates.shown_slates import load_shown_slates, no_slates
 from train_app.learning.tower_job import JobFacts, TowerJob, TrainedTowers, run_tower_job
 from train_app.learning.train_on_ray import train_on_ray
 from train_app.learning.train_scorer import train_scorer
@@ -189,9 +191,15 @@ def _train_scorer(
     scorer_settings = settings.train.scorer
     if warm_start is not None:
         scorer_settings = warm_scorer(scorer_settings, settings.train.warm)
+    is_kept = kept_aside(train, held_back)
+    shown = _shown_examples(train, settings, held_back[~is_kept], encoder)
+    if len(shown):
+        # A reaction to a slate teaches there, where its position is known, and not here as well.
+        is_taught = without_prompts(train, held_back)
+        examples, is_kept = examples.pick(np.flatnonzero(is_taught)), is_kept[is_taught]
     fit = train_scorer(
         examples,
-        kept_aside(train, held_back),
+        is_kept,
         train.kinds,
         settings.events.negative_kinds,
         vectors,
@@ -202,6 +210,7 @@ def _train_scorer(
         lambda share, _: report(_SCORER_LABEL, share),
         warm_start,
         settings.train.warm.rate_share if warm_start else None,
+        shown,
     )
     report(_SCORER_LABEL, 1.0)
     pair = Pair(model, fit.scorer)
@@ -210,6 +219,17 @@ def _train_scorer(
         save_towers(joint.pair.model, workdir)
     save_scorer(joint.pair.scorer, workdir)
     return {**fit.metrics, **joint.metrics}
+
+
+def _shown_examples(
+    train: Interactions, settings: Settings, taught: NDArray[np.int64], encoder: UserEncoder
+) -> ShownExamples:
+    """The logged slates that led to the events the scorer learns from; none where that is off."""
+    slates, window_ms = no_slates(), settings.train.label_window_s * 1000
+    if settings.train.scorer.position_head and len(taught):
+        slates = load_shown_slates(train, taught, settings, window_ms)
+    rng = np.random.default_rng((settings.train.seed, 4))
+    return slate_examples(train, slates, taught, encoder, window_ms, rng)
 
 
 def _run_key(

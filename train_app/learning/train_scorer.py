@@ -1,7 +1,8 @@
 """Trains the scorer on what the trained retrieval proposes, then calibrates it.
 
 A listwise softmax learns the order, a cross-entropy per action what follows an engagement; a part
-kept aside decides when to stop, how far to trust the residual, and the probabilities.
+kept aside decides when to stop, how far to trust the residual, and the probabilities. Logged
+slates teach the order beside a term for their positions.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from train_app.learning.calibration import (
 from train_app.learning.divergence import scorer_divergence
 from train_app.learning.scorer_examples import ScorerExamples
 from train_app.learning.scorer_validation import calibrate, engaged_with, validate
+from train_app.learning.slates.scorer_positions import SlateSteps
+from train_app.learning.slates.scorer_slates import ShownExamples
 from train_app.learning.warm_start import start_scorer_from
 
 _MIN_EXAMPLES = 40
@@ -69,6 +72,7 @@ def train_scorer(
     report: Callable[[float, dict[str, float]], None],
     warm_start: Path | None = None,
     warm_rate_share: float | None = None,
+    shown: ShownExamples | None = None,
 ) -> ScorerFit:
     """Train and calibrate a scorer.
 
@@ -79,6 +83,7 @@ def train_scorer(
         report: called with the share done and metrics.
         warm_start: a bundle directory whose scorer to start from, where its shape fits.
         warm_rate_share: what a warm start took the learning rate of `settings` with.
+        shown: logged slates to learn from as well, each with an engagement.
 
     Raises:
         TrainingDiverged: a loss or gradient is not finite.
@@ -95,11 +100,15 @@ def train_scorer(
         report(1.0, {})
         return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
     kept, learned = (examples.pick(np.flatnonzero(part)) for part in (is_kept, ~is_kept))
+    slates = (
+        None if shown is None or not len(shown) else SlateSteps(shown, is_positive, _BETAS, rng)
+    )
     fitting = _Fitting(
-        scorer, learned, kept, is_positive, settings, rng, clock_s, report, warm_rate_share
+        scorer, learned, kept, is_positive, settings, rng, clock_s, report, warm_rate_share, slates
     )
     fitting.run(is_warm)
     metrics = {
+        **({} if slates is None else slates.metrics()),
         "scorer_examples": float(len(examples)),
         "scorer_is_warm": float(is_warm),
         "scorer_blend": fitting.choice.share,
@@ -122,6 +131,7 @@ class _Fitting:
         clock_s: Callable[[], float],
         report: Callable[[float, dict[str, float]], None],
         warm_rate_share: float | None,
+        slates: SlateSteps | None,
     ) -> None:
         self.choice = Choice(0.0, 0.0)
         self._scorer = scorer
@@ -133,6 +143,7 @@ class _Fitting:
         self._clock_s = clock_s
         self._report = report
         self._warm_rate_share = warm_rate_share
+        self._slates = slates
         self._parameters = list(scorer.network.parameters())
         self._optimizer = AdamW(self._parameters, _WEIGHT_DECAY, _BETAS)
 
@@ -148,10 +159,10 @@ class _Fitting:
         began_s, share_done = self._clock_s(), 0.0
         best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         for epoch in range(self._settings.epochs):
-            order = self._rng.permutation(len(self._learned))
-            n_batches = math.ceil(len(order) / self._settings.batch_size)
-            for place, index in enumerate(np.array_split(order, n_batches)):
-                self._step(self._learned.pick(index), share_done, epoch)
+            batches = self._batches()
+            n_batches = len(batches)
+            for place, (index, slates) in enumerate(batches):
+                self._step(self._learned.pick(index), slates, share_done, epoch)
                 done = (epoch + (place + 1) / n_batches) / self._settings.epochs
                 limit_s = 60 * self._settings.max_minutes
                 spent = (self._clock_s() - began_s) / limit_s if limit_s else 0.0
@@ -170,19 +181,40 @@ class _Fitting:
             network.load_state_dict(best)
         network.eval()
 
-    def _step(self, examples: ScorerExamples, share_done: float, epoch: int) -> None:
+    def _batches(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64] | None]]:
+        """The moments and the slates of each step of an epoch."""
+        order = self._rng.permutation(len(self._learned))
+        n_slates = 0 if self._slates is None else len(self._slates)
+        n_batches = math.ceil(max(len(order), n_slates) / self._settings.batch_size)
+        moments = np.array_split(order, min(n_batches, len(order)))
+        if self._slates is None:
+            return [(index, None) for index in moments]
+        return list(zip(moments, self._slates.batches(len(moments)), strict=True))
+
+    def _step(
+        self,
+        examples: ScorerExamples,
+        slates: NDArray[np.int64] | None,
+        share_done: float,
+        epoch: int,
+    ) -> None:
         cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
         self._scorer.network.train()
         inputs, _ = self._scorer.inputs(examples.batch())
         estimates = self._scorer.network(inputs)
         loss = _loss(estimates, examples, self._is_positive)
+        if self._slates is not None and slates is not None and len(slates):
+            loss = loss + self._slates.loss(self._scorer, slates)
         self._optimizer.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
         length = clip_gradients(self._parameters, _CLIP_NORM)
         if not (math.isfinite(loss.item()) and math.isfinite(length)):
             peak, share = self._settings.learning_rate, self._warm_rate_share
             raise scorer_divergence(epoch, loss.item(), peak, share)
-        self._optimizer.step(self._settings.learning_rate * (0.02 + 0.98 * cosine))
+        rate = self._settings.learning_rate * (0.02 + 0.98 * cosine)
+        self._optimizer.step(rate)
+        if self._slates is not None:
+            self._slates.step(rate)
 
     def _validate(self) -> Choice:
         validated = validate(self._scorer, self._kept)

@@ -82,7 +82,7 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
     write(path, a_state("u1"))
     writer = SqliteFeatureWriter(path)
     # A history that cannot be stored, after the offset was.
-    broken = UserState("u1", (object(),), 2)  # type: ignore[arg-type]
+    broken = UserState("u1", (HistoryEvent(object(), "click", 1),), 2)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         writer.update(0, 1, [], [], lambda _: FeatureUpdate(0, 9, states=(broken,)))
     assert writer.offset(0) == 1

@@ -18,6 +18,8 @@ class Source:
 
     waiting: dict[int, int] = field(default_factory=dict)
     n_failures: int = 0
+    limit: int = 1_000
+    """Records of one partition that one turn takes at most."""
     turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     asked: list[frozenset[int]] = field(default_factory=list)
     n_opened: int = 0
@@ -25,7 +27,7 @@ class Source:
 
 
 class CountingFollower:
-    """Takes everything that waits in its partitions; one record of each turn is bad."""
+    """Takes what waits in its partitions, up to a limit; one record of each turn is bad."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -33,14 +35,20 @@ class CountingFollower:
         self.n_bad = self.n_missed = self.n_repeated = 0
 
     def run_once(self, partitions: Collection[int]) -> int:
-        """Take all of it, or fail as often as the source says."""
+        """Take of it, or fail as often as the source says."""
         source = self._source
         source.asked.append(frozenset(partitions))
         source.turns.release()
         if source.n_failures:
             source.n_failures -= 1
             raise StoreError("the log is away")
-        taken = sum(source.waiting.pop(partition, 0) for partition in partitions)
+        taken = 0
+        for partition in set(partitions) & source.waiting.keys():
+            n = min(source.limit, source.waiting[partition])
+            taken += n
+            source.waiting[partition] -= n
+            if not source.waiting[partition]:
+                del source.waiting[partition]
         self.n_bad += taken > 0
         return taken
 
@@ -146,3 +154,17 @@ def test_a_turn_that_does_not_end_is_not_healthy() -> None:
     assert "made no turn for 31 s: its turn does not end" in str(loop.problem())
     leave.set()
     loop.stop()
+
+
+def test_records_gather_between_turns_only_where_few_are_left() -> None:
+    """Who is behind goes on at once; who came near the end lets the next turn have more to do."""
+    source = Source(waiting={0: 95}, limit=10)
+    loop = FollowLoop(
+        "evidence", lambda: CountingFollower(source), lambda: frozenset({0}), 0.001, gather_s=WAIT_S
+    )
+    wait_for_turns(source, 9)
+    assert not source.turns.acquire(timeout=0.05)
+    loop.stop()
+    assert loop.problem() == "the evidence follower has ended: it was stopped"
+    assert (loop.progress().n_records, loop.progress().lag_records) == (90, 5)
+    assert source.waiting == {0: 5}
