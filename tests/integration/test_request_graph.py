@@ -54,7 +54,13 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Gateway, two scorers, ordering and two shards, linked, behind HAProxy."""
-    settings = small_settings(tmp_path_factory.mktemp("graph"), scorer_replicas=2)
+    settings = small_settings(
+        tmp_path_factory.mktemp("graph"),
+        scorer_replicas=2,
+        # Whatever else this machine does: here only what was killed may be missed.
+        stage_timeout_ms=5_000,
+        deadline_ms=20_000,
+    )
     first, second = (
         publish_small(settings, settings.data_dir / f"staging{seed}", seed=seed).bundle_id
         for seed in (1, 2)
