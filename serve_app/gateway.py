@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Mapping
@@ -163,12 +162,16 @@ class GatewayReplica:
 
     async def __del__(self) -> None:
         """Stop what this replica started."""
-        if not hasattr(self, "_runner"):
-            return
-        self._runner.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._runner
-        if self._stages is not None:
-            await self._stages.stop()
-        await asyncio.to_thread(self._graph.stop)
-        self._metrics.stop()
+        try:
+            stages: RemoteStages | None = getattr(self, "_stages", None)
+            if stages is not None:
+                await stages.stop()
+            if hasattr(self, "_runner"):
+                self._runner.cancel()
+                await asyncio.wait([self._runner])
+        finally:
+            # Whatever else fails, what is queued for the log is written.
+            if hasattr(self, "_graph"):
+                await asyncio.to_thread(self._graph.stop)
+            if hasattr(self, "_metrics"):
+                self._metrics.stop()

@@ -8,23 +8,30 @@ from serve_app.links.frames import HEADER, MAX_FRAME_BYTES, Frame, Header, open_
 
 _GATHERED_BYTES = 65_536
 """What one read may bring: many small frames, or the beginning of a large one."""
+_GREETING_BYTES = 256
+"""The same, and the largest frame, as long as the peer has not proved itself."""
 
 
 class FrameReader:
     """The two halves of `asyncio.BufferedProtocol`, without a transport.
 
-    Args:
-        max_bytes: the largest frame that is taken; raised by the caller once it trusts the peer,
-            so that nobody else makes this process hold memory.
+    Takes greetings only, until `trust`: nobody unknown makes this process hold memory.
     """
 
-    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self._gathered = bytearray(_GATHERED_BYTES)
+    def __init__(self) -> None:
+        self._max_bytes = _GREETING_BYTES
+        self._gathered = bytearray(_GREETING_BYTES)
         self._n_gathered = 0
         self._large: bytearray | None = None
         self._header: Header | None = None
         self._n_large = 0
+
+    def trust(self) -> None:
+        """From the next frame on take frames of any allowed size."""
+        self._max_bytes = MAX_FRAME_BYTES
+        kept = self._gathered
+        self._gathered = bytearray(_GATHERED_BYTES)
+        self._gathered[: len(kept)] = kept
 
     def space(self) -> memoryview:
         """Where the next bytes go; never empty."""
@@ -44,14 +51,16 @@ class FrameReader:
         end = self._n_gathered + n_bytes
         begin = 0
         while end - begin >= HEADER.size:
-            header = read_header(memoryview(self._gathered)[begin:end], self.max_bytes)
+            # Looked up anew: whoever takes a frame may begin to trust the peer.
+            gathered = memoryview(self._gathered)
+            header = read_header(gathered[begin:end], self._max_bytes)
             if header.frame_bytes > end - begin:
-                if header.frame_bytes > _GATHERED_BYTES:
+                if header.frame_bytes > len(gathered):
                     self._begin_large(header, begin, end)
                     return
                 break
             # A copy of its own: the arrays outlive the next read.
-            data = bytearray(memoryview(self._gathered)[begin : begin + header.frame_bytes])
+            data = bytearray(gathered[begin : begin + header.frame_bytes])
             begin += header.frame_bytes
             yield open_frame(header, memoryview(data))
         if begin:

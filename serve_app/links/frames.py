@@ -50,6 +50,8 @@ class Kind(IntEnum):
     PONG = 7
     LEAVING = 8
     """The replica stops: no new calls, please."""
+    CANCEL = 9
+    """Nobody waits for this call any more."""
 
 
 class ArrayNote(msgspec.Struct, frozen=True, array_like=True):
@@ -128,11 +130,25 @@ def pack_note(
 ) -> list[Buffer]:
     """The buffers of a call or an answer; the arrays are not copied unless they are not in C order.
 
+    Nobody may change the arrays from now on: a loop may send them later from where they lie.
+
     Args:
         note: without its arrays, which are the batch's.
+
+    Raises:
+        ValueError: an array holds no numbers, or the frame would be too large for its receiver.
     """
     if batch is None:
         return pack_frame(kind, call_id, _encode(note), (), time_left_ms)
+    for name, array in batch.items():
+        if array.dtype.kind not in _NUMBERS:
+            raise ValueError(f"array {name} of {note.method} is {array.dtype}, expected numbers")
+    n_bytes = sum(array.nbytes for array in batch.values())
+    if n_bytes > MAX_FRAME_BYTES // 2:
+        raise ValueError(
+            f"the arrays of {note.method} have {n_bytes} bytes, expected {MAX_FRAME_BYTES // 2}"
+            " at most; use smaller batches (serve.max_batch)"
+        )
     arrays = {name: np.ascontiguousarray(array) for name, array in batch.items()}
     notes = tuple(
         # The shape is the caller's: `ascontiguousarray` makes a number an array of one.

@@ -97,6 +97,8 @@ class Link(asyncio.BufferedProtocol):
             return await answered
         except asyncio.CancelledError:
             self._has_let_down = True
+            if not self._is_lost:
+                self._transport.writelines(pack_frame(Kind.CANCEL, number))
             raise
         finally:
             del self._pending[number], self._asked[number]
@@ -128,6 +130,7 @@ class Link(asyncio.BufferedProtocol):
         lost = LinkLost(f"replica {self.address.replica_id} went away: {error or 'closed'}")
         if not self.greeted.done():
             self.greeted.set_exception(lost)
+            self.greeted.exception()  # whoever connects may have given up
         for answered in self._pending.values():
             if not answered.done():
                 answered.set_exception(lost)
@@ -137,7 +140,10 @@ class Link(asyncio.BufferedProtocol):
         return self._reader.space()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._n_silent, self._has_let_down = 0, False
+        self._n_silent = 0
+        if self._has_let_down:
+            self._has_let_down = False
+            self._on_room()
         try:
             for frame in self._reader.took(nbytes):
                 self._take(frame)
@@ -165,21 +171,26 @@ class Link(asyncio.BufferedProtocol):
         elif not is_same(said, server_proof(token, *self._nonces)):
             raise FrameError("whoever listens there does not know the replica's token")
         elif not self.greeted.done():
+            self._reader.trust()
             self.greeted.set_result(None)
 
     def _settle(self, frame: Frame) -> None:
         answered = self._pending.get(frame.call_id)
         if answered is None or answered.done():
             return  # its caller has given up
+        try:
+            answered.set_result(self._answer_of(frame))
+        except (StageError, FrameError) as error:
+            # The frame came whole, so the calls beside this one are well.
+            answered.set_exception(StageError(str(error)))
+
+    def _answer_of(self, frame: Frame) -> Batch | None:
         note = read_note(frame)
         if frame.kind is Kind.ERROR:
-            answered.set_exception(StageError(note.reason))
-        elif note.bundle_id != self._asked[frame.call_id]:
-            raise FrameError(f"an answer is by bundle {note.bundle_id}, which was not asked")
-        elif frame.kind is Kind.MISS:
-            answered.set_result(None)
-        else:
-            answered.set_result(read_batch(note, frame.body))
+            raise StageError(note.reason)
+        if note.bundle_id != self._asked[frame.call_id]:
+            raise StageError(f"the answer is by bundle {note.bundle_id}, which was not asked")
+        return None if frame.kind is Kind.MISS else read_batch(note, frame.body)
 
     def _fail(self, error: FrameError) -> None:
         """What cannot be read ends the link: where the next frame begins is not known."""
@@ -197,16 +208,15 @@ async def open_link(
         LinkLost: the replica cannot be reached or knows another token.
     """
     loop = asyncio.get_running_loop()
-    link: Link | None = None
+    link = Link(address, on_room, on_leave)
     try:
         async with asyncio.timeout(CONNECT_S):
-            _, link = await loop.create_connection(
-                lambda: Link(address, on_room, on_leave), address.host, address.port
-            )
+            await loop.create_connection(lambda: link, address.host, address.port)
             await link.greeted
-    except (OSError, TimeoutError) as error:
-        if link is not None:
-            link.close()
+    except BaseException as error:
+        link.close()
+        if not isinstance(error, OSError):
+            raise
         reason = str(error) or f"no greeting within {CONNECT_S:.0f} s"
         raise LinkLost(
             f"replica {address.replica_id} at {address.host}:{address.port}: {reason}"

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +30,16 @@ LOOK_AGAIN_S = 0.2
 """The same while a replica is missing; doubled up to `LOOK_S`."""
 BEAT_S = 1.0
 FIND_S = 3.0
+"""How long Serve may take to say who is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The replicas that Serve runs."""
+
+    addresses: Sequence[LinkAddress]
+    n_silent: int = 0
+    """Those that did not say where they listen: slow, starting, or on their way out."""
 
 
 @dataclass(slots=True)
@@ -51,14 +60,14 @@ class LinkPool:
     """
 
     def __init__(
-        self, stage: str, find: Callable[[], Awaitable[Sequence[LinkAddress]]], rng: random.Random
+        self, stage: str, find: Callable[[], Awaitable[Roster]], rng: random.Random
     ) -> None:
         self._stage = stage
         self._find = find
         self._rng = rng
         self._links: dict[str, Link] = {}
         self._refusals: dict[str, _Refusal] = {}
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._room = asyncio.Event()
         self._look = asyncio.Event()
         self._n_found = 0
         self._unlisted: set[str] = set()
@@ -74,11 +83,13 @@ class LinkPool:
             StageAway: none is connected, or two were lost.
             StageError: the stage failed on the batch.
         """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + time_left_s
         lost: set[str] = set()
         while len(lost) < 2:
             link = await self._free_link(lost)
             try:
-                return await link.call(method, bundle_id, batch, time_left_s)
+                return await link.call(method, bundle_id, batch, deadline_s - loop.time())
             except LinkLost as error:
                 logger.warning("%s: %s", self._stage, error)
                 lost.add(link.address.replica_id)
@@ -93,8 +104,7 @@ class LinkPool:
         """Close every link."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
         for link in self._links.values():
             link.close()
 
@@ -107,12 +117,14 @@ class LinkPool:
             # Serve knows no replica yet, or its controller is away: the links at hand stay.
             logger.info("the replicas of %s are not known: %r", self._stage, error)
         else:
-            self._n_found = len(found)
-            there = {address.replica_id for address in found}
-            self._unlisted = self._links.keys() - there
+            self._n_found = len(found.addresses) + found.n_silent
+            there = {address.replica_id for address in found.addresses}
+            # As long as one is silent, a link may be that one's.
+            self._unlisted = set() if found.n_silent else self._links.keys() - there
             for replica_id in self._refusals.keys() - there:
                 del self._refusals[replica_id]
-            await asyncio.gather(*(self._connect(address) for address in found))
+            self._sweep()
+            await asyncio.gather(*(self._connect(address) for address in found.addresses))
         self._sweep()
 
     def _sweep(self) -> None:
@@ -133,6 +145,7 @@ class LinkPool:
                 address, self._on_room, self._on_leave
             )
             self._refusals.pop(address.replica_id, None)
+            self._on_room()
         except LinkLost as error:
             refusal = self._refusals.setdefault(address.replica_id, _Refusal())
             refusal.n_times += 1
@@ -143,18 +156,26 @@ class LinkPool:
     async def _keep(self) -> None:
         """Beat every second; look who is there when a replica goes, and now and then."""
         loop = asyncio.get_running_loop()
-        pause_s, looked_s = LOOK_AGAIN_S, loop.time()
+        pause_s, looked_s, beaten_s = LOOK_AGAIN_S, loop.time(), loop.time()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(pause_s, BEAT_S)):
                     await self._look.wait()
-            for link in tuple(self._links.values()):
-                link.beat(PATIENT_BEATS)
+            if loop.time() - beaten_s >= BEAT_S:
+                beaten_s = loop.time()
+                for link in tuple(self._links.values()):
+                    link.beat(PATIENT_BEATS)
             self._sweep()
-            if not self._look.is_set() and loop.time() - looked_s < pause_s:
+            if self._look.is_set():
+                # What goes is seldom replaced at once: from here on look often for a while.
+                pause_s = LOOK_AGAIN_S
+            elif loop.time() - looked_s < pause_s:
                 continue
             self._look.clear()
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("the links of %s could not be renewed; trying again", self._stage)
             looked_s = loop.time()
             is_whole = self._n_staying() >= max(1, self._n_found)
             pause_s = LOOK_S if is_whole else min(LOOK_S, 2 * pause_s)
@@ -169,30 +190,20 @@ class LinkPool:
         return sum(map(self._is_staying, self._links.values()))
 
     def _on_room(self) -> None:
-        while self._waiting:
-            room = self._waiting.popleft()
-            if not room.done():
-                room.set_result(None)
-                return
+        """Everybody who waits looks again: they are few, and none is forgotten."""
+        self._room.set()
+        self._room.clear()
 
     def _on_leave(self) -> None:
         self._look.set()
-        while self._waiting:
-            self._on_room()
+        self._on_room()
 
     async def _free_link(self, lost: set[str]) -> Link:
         while True:
             link = self._least_busy(lost)
             if link.n_outstanding < WINDOW:
                 return link
-            room = asyncio.get_running_loop().create_future()
-            self._waiting.append(room)
-            try:
-                await room
-            except asyncio.CancelledError:
-                if room.done() and not room.cancelled():
-                    self._on_room()  # the room that was given to this call is another's now
-                raise
+            await self._room.wait()
 
     def _least_busy(self, lost: set[str]) -> Link:
         """Of the replicas that stay, the one with the fewest calls under way; ties take turns."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from recsys.types import Batch
 from serve_app.links.frame_reader import FrameReader
 from serve_app.links.frames import (
-    MAX_FRAME_BYTES,
+    Buffer,
     Frame,
     FrameError,
     Kind,
@@ -37,7 +37,8 @@ logger = logging.getLogger("ray.serve")
 
 GREETING_S = 5.0
 """A peer that has not proved itself by then is let go."""
-_GREETING_BYTES = 256
+MAX_STRANGERS = 64
+"""Peers at once that have not proved themselves."""
 _REASON_LENGTH = 500
 
 Run: TypeAlias = Callable[[str, str, Batch], Batch | None]
@@ -51,7 +52,7 @@ class LinkAddress:
     replica_id: str
     host: str
     port: int
-    token: bytes
+    token: bytes = field(repr=False)
 
 
 class LinkServer:
@@ -65,54 +66,99 @@ class LinkServer:
     def __init__(self, run: Run, replica_id: str) -> None:
         self._run = run
         self._replica_id = replica_id
-        self._token = new_token()
-        self._links: set[_ServerLink] = set()
+        self.token = new_token()
+        self.links: set[_ServerLink] = set()
+        self.is_stopping = False
+        self._calls: dict[tuple[_ServerLink, int], tuple[Frame, float]] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str) -> LinkAddress:
         """Listen on a free port of `host`."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _ServerLink(self._run, self._token, self._links), host, 0
-        )
+        self._server = await loop.create_server(lambda: _ServerLink(self), host, 0)
         port = int(self._server.sockets[0].getsockname()[1])
-        return LinkAddress(self._replica_id, host, port, self._token)
+        return LinkAddress(self._replica_id, host, port, self.token)
 
     async def stop(self, grace_s: float) -> None:
         """Ask every gateway to go elsewhere, wait until they have gone or `grace_s` is over."""
         if self._server is None:
             return
+        self.is_stopping = True
         self._server.close()
-        for link in tuple(self._links):
+        for link in tuple(self.links):
             link.leave()
         deadline_s = asyncio.get_running_loop().time() + grace_s
-        while self._links and asyncio.get_running_loop().time() < deadline_s:
+        while self.links and asyncio.get_running_loop().time() < deadline_s:
             await asyncio.sleep(0.02)
-        for link in tuple(self._links):
+        for link in tuple(self.links):
             link.close()
+
+    def take(self, link: _ServerLink, frame: Frame) -> None:
+        """Put a call in line."""
+        loop = asyncio.get_running_loop()
+        if not self._calls:
+            loop.call_soon(self._answer_next)
+        self._calls[link, frame.call_id] = frame, loop.time()
+
+    def cancel(self, link: _ServerLink, call_id: int) -> None:
+        """Take a call out of the line, if it is still there."""
+        self._calls.pop((link, call_id), None)
+
+    def _answer_next(self) -> None:
+        """Answer one call; the next has a turn of the loop of its own, so that others are read."""
+        if not self._calls:
+            return
+        (link, call_id), (frame, received_s) = next(iter(self._calls.items()))
+        del self._calls[link, call_id]
+        loop = asyncio.get_running_loop()
+        if self._calls:
+            loop.call_soon(self._answer_next)
+        waited_ms = (loop.time() - received_s) * 1000
+        if link.is_there and waited_ms < frame.time_left_ms:
+            link.write(self._answer(frame))
+
+    def _answer(self, frame: Frame) -> list[Buffer]:
+        try:
+            note = read_note(frame)
+            answer = self._run(note.method, note.bundle_id, read_batch(note, frame.body))
+            kind = Kind.MISS if answer is None else Kind.ANSWER
+            return pack_note(kind, frame.call_id, note, answer)
+        except Exception as error:
+            logger.warning("a stage call failed: %r", error)
+            reason = Note("", "", reason=repr(error)[:_REASON_LENGTH])
+            return pack_note(Kind.ERROR, frame.call_id, reason)
 
 
 class _ServerLink(asyncio.BufferedProtocol):
     """One connection of a gateway."""
 
-    def __init__(self, run: Run, token: bytes, links: set[_ServerLink]) -> None:
-        self._run = run
-        self._token = token
-        self._links = links
+    def __init__(self, server: LinkServer) -> None:
+        self._server = server
         self._nonce = new_nonce()
         self._is_trusted = False
-        self._reader = FrameReader(_GREETING_BYTES)
-        self._loop = asyncio.get_running_loop()
+        self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._limit: asyncio.TimerHandle | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether an answer would reach anybody."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._links.add(self)
-        self._transport.writelines(pack_frame(Kind.HELLO, description=self._nonce))
-        self._loop.call_later(GREETING_S, self._let_go_of_strangers)
+        others = self._server.links
+        if sum(not link._is_trusted for link in others) >= MAX_STRANGERS:
+            self._transport.abort()
+            return
+        others.add(self)
+        self.write(pack_frame(Kind.HELLO, description=self._nonce))
+        self._limit = asyncio.get_running_loop().call_later(GREETING_S, self.close)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._links.discard(self)
+        self._server.links.discard(self)
+        if self._limit is not None:
+            self._limit.cancel()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._reader.space()
@@ -127,59 +173,40 @@ class _ServerLink(asyncio.BufferedProtocol):
 
     def leave(self) -> None:
         """Say that this replica stops."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.writelines(pack_frame(Kind.LEAVING))
+        self.write(pack_frame(Kind.LEAVING))
 
     def close(self) -> None:
         """Cut the connection."""
         if self._transport is not None:
             self._transport.abort()
 
+    def write(self, buffers: list[Buffer]) -> None:
+        """Send, if anybody is there."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(buffers)
+
     def _take(self, frame: Frame) -> None:
         if not self._is_trusted:
             self._greet(frame)
         elif frame.kind is Kind.CALL:
-            # Each in a turn of its own, so that other connections are read in between.
-            self._loop.call_soon(self._answer, frame, self._loop.time())
+            self._server.take(self, frame)
+        elif frame.kind is Kind.CANCEL:
+            self._server.cancel(self, frame.call_id)
         elif frame.kind is Kind.PING:
-            self._write(pack_frame(Kind.PONG, frame.call_id))
+            self.write(pack_frame(Kind.PONG, frame.call_id))
         else:
             raise FrameError(f"a {frame.kind.name.lower()} frame is no request")
 
     def _greet(self, frame: Frame) -> None:
-        said = bytes(frame.description)
+        said, token = bytes(frame.description), self._server.token
         nonce, proof = said[:NONCE_BYTES], said[NONCE_BYTES:]
-        expected = client_proof(self._token, self._nonce, nonce)
+        expected = client_proof(token, self._nonce, nonce)
         if frame.kind is not Kind.HELLO or not is_same(proof, expected):
             raise FrameError("a peer does not know the token of this replica")
         self._is_trusted = True
-        self._reader.max_bytes = MAX_FRAME_BYTES
-        self._write(
-            pack_frame(Kind.HELLO, description=server_proof(self._token, self._nonce, nonce))
-        )
-
-    def _let_go_of_strangers(self) -> None:
-        if not self._is_trusted:
-            self.close()
-
-    def _answer(self, frame: Frame, received_s: float) -> None:
-        waited_ms = (self._loop.time() - received_s) * 1000
-        if waited_ms >= frame.time_left_ms or self._transport is None:
-            return  # nobody waits for it any more
-        try:
-            note = read_note(frame)
-            answer = self._run(note.method, note.bundle_id, read_batch(note, frame.body))
-        except FrameError as error:
-            logger.warning("a link was closed: %s", error)
-            self.close()
-        except Exception as error:
-            logger.warning("a stage call failed: %r", error)
-            reason = Note("", "", reason=repr(error)[:_REASON_LENGTH])
-            self._write(pack_note(Kind.ERROR, frame.call_id, reason))
-        else:
-            kind = Kind.MISS if answer is None else Kind.ANSWER
-            self._write(pack_note(kind, frame.call_id, note, answer))
-
-    def _write(self, buffers: list[bytes | bytearray | memoryview]) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.writelines(buffers)
+        self._reader.trust()
+        if self._limit is not None:
+            self._limit.cancel()
+        self.write(pack_frame(Kind.HELLO, description=server_proof(token, self._nonce, nonce)))
+        if self._server.is_stopping:
+            self.leave()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from serve_app.links.link_pool import LinkPool
+from serve_app.links.link_pool import LinkPool, Roster
 from serve_app.links.link_server import LinkAddress
 from serve_app.stages.handle_calls import HandleCalls
 from serve_app.stages.placement import RemoteStage, StageClient
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
+
+
+ANSWER_S = 1.0
+"""How long a replica may take to say where it listens."""
 
 
 class RemoteStages:
@@ -36,7 +40,7 @@ class RemoteStages:
             if placement == "handle":
                 self.clients[stage] = RemoteStage(stage, HandleCalls(stage, handle).ask)
                 continue
-            pool = LinkPool(stage, addresses_by(handle), rng)
+            pool = LinkPool(stage, roster_by(handle), rng)
             self._pools.append(pool)
             self.clients[stage] = RemoteStage(stage, pool.ask)
 
@@ -49,13 +53,24 @@ class RemoteStages:
         await asyncio.gather(*(pool.stop() for pool in self._pools))
 
 
-def addresses_by(
-    handle: DeploymentHandle[Any],
-) -> Callable[[], Awaitable[Sequence[LinkAddress]]]:
-    """Asks every running replica of a deployment where it listens."""
+def roster_by(handle: DeploymentHandle[Any]) -> Callable[[], Awaitable[Roster]]:
+    """Asks every running replica of a deployment where it listens; a silent one holds up no other.
 
-    async def find() -> Sequence[LinkAddress]:
-        answers = await handle.broadcast("link_address").results_async(return_exceptions=True)
-        return [address for address in answers if isinstance(address, LinkAddress)]
+    `results_async` gives all answers or none, so each is awaited by itself.
+    """
+
+    async def find() -> Roster:
+        replicas = await handle.broadcast("link_address")._fetch_replica_results_async()
+        asked = [asyncio.ensure_future(_answer_of(replica)) for replica in replicas]
+        done, silent = await asyncio.wait(asked, timeout=ANSWER_S)
+        for late in silent:
+            late.cancel()
+        found = [a.result() for a in done if not a.cancelled() and a.exception() is None]
+        addresses = [address for address in found if isinstance(address, LinkAddress)]
+        return Roster(addresses, len(asked) - len(addresses))
 
     return find
+
+
+async def _answer_of(replica: Any) -> Any:
+    return await replica.get_async()

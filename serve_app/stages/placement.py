@@ -44,7 +44,7 @@ class StageClient(Protocol):
     """One stage, wherever it runs."""
 
     async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
-        """Run `method` of the bundle's stage on a batch.
+        """Run `method` of the bundle's stage on a batch, which nobody may change from then on.
 
         Raises:
             BundleMiss: the stage does not hold the bundle.
@@ -90,6 +90,8 @@ class RemoteStage:
 
     async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
         """See `StageClient`."""
+        if timeout_s <= 0:
+            raise TimeoutError
         if not self._breaker.allows():
             raise StageAway(f"{self._stage} has not answered for a while")
         try:

@@ -73,7 +73,9 @@ class StageReplica:
 
     async def __del__(self) -> None:
         """Send the gateways elsewhere and take the readiness back when Serve stops this replica."""
-        if hasattr(self, "_links"):
-            await self._links.stop(LEAVE_S)
-        if hasattr(self, "_residency"):
-            await asyncio.to_thread(self._residency.stop)
+        try:
+            if hasattr(self, "_links"):
+                await self._links.stop(LEAVE_S)
+        finally:
+            if hasattr(self, "_residency"):
+                await asyncio.to_thread(self._residency.stop)

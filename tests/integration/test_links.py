@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from recsys.types import Batch
 from serve_app.links import link_pool, link_server
-from serve_app.links.frames import Kind, pack_frame
+from serve_app.links.frames import Frame, Kind, pack_frame
 from serve_app.links.link import LinkLost, StageError, open_link
-from serve_app.links.link_pool import WINDOW, LinkPool
+from serve_app.links.link_pool import WINDOW, LinkPool, Roster
 from serve_app.links.link_server import LinkAddress, LinkServer
 from serve_app.stages.placement import RemoteStage, StageAway
 
@@ -38,6 +41,10 @@ class Replica:
         self.n_calls += 1
         if method == "fail":
             raise ValueError("no such column")
+        if method == "linger":
+            time.sleep(0.3)
+        if method == "say words":
+            return {"words": np.asarray(["no", "numbers"])}
         if bundle_id == "absent":
             return None
         return {"doubled": 2 * batch["x"], "who": np.frombuffer(self.name.encode(), np.uint8)}
@@ -54,6 +61,7 @@ class Fleet:
 
     replicas: list[Replica]
     listed: list[LinkAddress]
+    silent: list[str]
     pool: LinkPool
 
     def stage(self) -> RemoteStage:
@@ -68,29 +76,40 @@ async def a_fleet(n_replicas: int) -> AsyncGenerator[Fleet]:
     for replica in replicas:
         await replica.start()
     listed = [replica.address for replica in replicas]
+    silent: list[str] = []
 
-    async def find() -> list[LinkAddress]:
+    async def find() -> Roster:
         await asyncio.sleep(0)
-        return list(listed)
+        heard = [address for address in listed if address.replica_id not in silent]
+        return Roster(heard, len(listed) - len(heard))
 
     pool = LinkPool("scorer", find, random.Random(5))
     await pool.start()
     try:
-        yield Fleet(replicas, listed, pool)
+        yield Fleet(replicas, listed, silent, pool)
     finally:
         await pool.stop()
         for replica in replicas:
             await replica.server.stop(0.0)
 
 
-def go(scenario: Callable[[], Coroutine[None, None, None]], timeout_s: float = 20.0) -> None:
-    """Run it, but not for ever."""
+Go = Callable[[Callable[[], Coroutine[None, None, None]]], None]
 
-    async def bounded() -> None:
-        async with asyncio.timeout(timeout_s):
-            await scenario()
 
-    asyncio.run(bounded())
+@pytest.fixture(params=["asyncio", "uvloop"])
+def go(request: pytest.FixtureRequest) -> Go:
+    """Runs a scenario on the loop of either kind of replica, but not for ever."""
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(20):
+                await scenario()
+
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(bounded())
+
+    return run
 
 
 async def until(is_true: Callable[[], bool]) -> None:
@@ -102,8 +121,15 @@ async def until(is_true: Callable[[], bool]) -> None:
 async def ask(
     pool: LinkPool, x: int = 21, method: str = "double", bundle: str = "b1"
 ) -> Batch | None:
-    """One call with a second to spare."""
-    return await pool.ask(method, bundle, {"x": np.asarray([x])}, 1.0)
+    """One call with time to spare."""
+    return await pool.ask(method, bundle, {"x": np.asarray([x])}, 30.0)
+
+
+def freeze(replica: Replica) -> None:
+    """It reads nothing any more, and closes nothing."""
+    for link in replica.server.links:
+        assert link._transport is not None
+        link._transport.pause_reading()
 
 
 def who(answer: Batch | None) -> str:
@@ -112,7 +138,7 @@ def who(answer: Batch | None) -> str:
     return answer["who"].tobytes().decode()
 
 
-def test_a_stage_answers_misses_and_fails_over_its_link() -> None:
+def test_a_stage_answers_misses_and_fails_over_its_link(go: Go) -> None:
     """The three outcomes, and a thousand calls at once in their own order."""
 
     async def scenario() -> None:
@@ -131,7 +157,7 @@ def test_a_stage_answers_misses_and_fails_over_its_link() -> None:
     go(scenario)
 
 
-def test_calls_of_a_replica_that_is_cut_are_made_at_another() -> None:
+def test_calls_of_a_replica_that_is_cut_are_made_at_another(go: Go) -> None:
     """None of those under way is lost."""
 
     async def scenario() -> None:
@@ -149,7 +175,7 @@ def test_calls_of_a_replica_that_is_cut_are_made_at_another() -> None:
     go(scenario)
 
 
-def test_a_replica_that_leaves_in_order_fails_nobody_and_a_new_one_is_found() -> None:
+def test_a_replica_that_leaves_in_order_fails_nobody_and_a_new_one_is_found(go: Go) -> None:
     """A rolling upgrade under load: the old one waits until the new one is asked."""
 
     async def scenario() -> None:
@@ -178,7 +204,7 @@ def test_a_replica_that_leaves_in_order_fails_nobody_and_a_new_one_is_found() ->
     go(scenario)
 
 
-def test_without_any_replica_a_call_is_refused_at_once_and_a_later_one_is_found() -> None:
+def test_without_any_replica_a_call_is_refused_at_once_and_a_later_one_is_found(go: Go) -> None:
     """Nobody waits out a timeout for a stage of which no replica is there."""
 
     async def scenario() -> None:
@@ -198,7 +224,7 @@ def test_without_any_replica_a_call_is_refused_at_once_and_a_later_one_is_found(
     go(scenario)
 
 
-def test_calls_spread_over_replicas_and_a_silent_one_is_passed_over() -> None:
+def test_calls_spread_over_replicas_and_a_silent_one_is_passed_over(go: Go) -> None:
     """One that let a call down is asked again only once it has said something."""
 
     async def scenario() -> None:
@@ -207,7 +233,7 @@ def test_calls_spread_over_replicas_and_a_silent_one_is_passed_over() -> None:
                 await ask(fleet.pool)
             assert [replica.n_calls for replica in fleet.replicas] == [5, 5]
             silent = fleet.pool._links["r0"]
-            silent.buffer_updated = lambda nbytes: None  # type: ignore[method-assign]
+            freeze(fleet.replicas[0])
             stage = fleet.stage()
             outcomes = []
             for _ in range(12):
@@ -225,7 +251,9 @@ def test_calls_spread_over_replicas_and_a_silent_one_is_passed_over() -> None:
     go(scenario)
 
 
-def test_more_calls_than_the_window_wait_here_and_a_cancelled_one_passes_its_room_on() -> None:
+def test_more_calls_than_the_window_wait_here_and_a_cancelled_one_passes_its_room_on(
+    go: Go,
+) -> None:
     """The replica never has more than the window under way."""
 
     async def scenario() -> None:
@@ -246,32 +274,162 @@ def test_more_calls_than_the_window_wait_here_and_a_cancelled_one_passes_its_roo
     go(scenario)
 
 
-def test_a_call_whose_caller_no_longer_waits_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_whose_caller_no_longer_waits_is_not_begun(go: Go) -> None:
     """A replica that was busy for longer than the deadline does not work for nobody."""
 
     async def scenario() -> None:
         async with a_fleet(1) as fleet:
-            replica = fleet.replicas[0]
-            loop = asyncio.get_running_loop()
-            real, ahead_s = loop.time, [0.0]
-            call_soon = loop.call_soon
-
-            def later(callback: object, *args: object, **kwargs: object) -> asyncio.Handle:
-                if getattr(callback, "__name__", "") == "_answer":
-                    ahead_s[0] += 2.0
-                return call_soon(callback, *args, **kwargs)  # type: ignore[arg-type]
-
-            monkeypatch.setattr(loop, "call_soon", later, raising=False)
-            monkeypatch.setattr(loop, "time", lambda: real() + ahead_s[0], raising=False)
-            before = replica.n_calls
-            with pytest.raises(TimeoutError):
-                await fleet.stage().call("double", "b1", {"x": np.asarray([1])}, 1.0)
-            assert replica.n_calls == before
+            slow = asyncio.ensure_future(ask(fleet.pool, method="linger"))
+            late = [asyncio.ensure_future(call_for(fleet, 0.1)) for _ in range(3)]
+            assert await asyncio.gather(*late) == ["timeout"] * 3
+            await slow
+            await ask(fleet.pool)
+            assert fleet.replicas[0].n_calls == 2
 
     go(scenario)
 
 
-def test_whoever_does_not_know_the_token_is_turned_away() -> None:
+async def call_for(fleet: Fleet, timeout_s: float) -> str:
+    """Who answered in time."""
+    try:
+        return who(await fleet.stage().call("double", "b1", {"x": np.asarray([1])}, timeout_s))
+    except TimeoutError:
+        return "timeout"
+
+
+def test_a_call_that_waited_for_room_has_only_what_is_left_of_its_time(go: Go) -> None:
+    """The replica is told what is left when it is sent."""
+
+    async def scenario() -> None:
+        async with a_fleet(1) as fleet:
+            freeze(fleet.replicas[0])
+            stuck = [asyncio.ensure_future(ask(fleet.pool)) for _ in range(WINDOW)]
+            await asyncio.sleep(0)
+            waiting = asyncio.ensure_future(ask(fleet.pool))
+            await asyncio.sleep(0.3)
+            new = Replica("new")
+            await new.start()
+            told_ms: list[int] = []
+            take = new.server.take
+
+            def watched(link: Any, frame: Frame) -> None:
+                told_ms.append(frame.time_left_ms)
+                take(link, frame)
+
+            new.server.take = watched  # type: ignore[method-assign]
+            fleet.listed.append(new.address)
+            await fleet.pool.refresh()
+            assert who(await waiting) == "new"
+            (left_ms,) = told_ms
+            assert 0 < left_ms <= 29_700
+            for call in stuck:
+                call.cancel()
+            await asyncio.wait(stuck)
+            await new.server.stop(0.0)
+
+    go(scenario)
+
+
+def test_a_stage_that_answers_no_numbers_fails_that_call_alone(go: Go) -> None:
+    """The calls beside it, and the link, are well."""
+
+    async def scenario() -> None:
+        async with a_fleet(2) as fleet:
+            before = dict(fleet.pool._links)
+            good = [asyncio.ensure_future(ask(fleet.pool, x)) for x in range(20)]
+            with pytest.raises(StageError, match="expected numbers"):
+                await ask(fleet.pool, method="say words")
+            with pytest.raises(ValueError, match="expected numbers"):
+                await fleet.pool.ask("double", "b1", {"x": np.asarray([None])}, 1.0)
+            assert all(answer is not None for answer in await asyncio.gather(*good))
+            assert fleet.pool._links == before
+
+    go(scenario)
+
+
+def test_a_replica_that_does_not_say_where_it_listens_holds_up_no_other(go: Go) -> None:
+    """Its own link stays as well, as long as it answers there."""
+
+    async def scenario() -> None:
+        async with a_fleet(2) as fleet:
+            fleet.silent.append("r0")
+            new = Replica("r2")
+            await new.start()
+            fleet.listed.append(new.address)
+            await fleet.pool.refresh()
+            names = {who(await ask(fleet.pool)) for _ in range(9)}
+            assert names == {"r0", "r1", "r2"}
+            await new.server.stop(0.0)
+
+    go(scenario)
+
+
+def test_a_new_replica_is_found_soon_after_an_old_one_is_lost(go: Go) -> None:
+    """Also where nothing had happened for a while, and Serve needs a moment to start it."""
+
+    async def scenario() -> None:
+        async with a_fleet(1) as fleet:
+            await asyncio.sleep(0.5)  # the pool has looked and found everybody there
+            fleet.listed.clear()
+            await fleet.replicas[0].server.stop(0.0)
+            await asyncio.sleep(0.6)
+            back = Replica("back")
+            await back.start()
+            fleet.listed.append(back.address)
+            async with asyncio.timeout(2.5):
+                await until(lambda: "back" in fleet.pool._links)
+            await back.server.stop(0.0)
+
+    go(scenario)
+
+
+def test_calls_that_wait_for_room_go_to_a_replica_that_comes(go: Go) -> None:
+    """The one that was there is full and silent."""
+
+    async def scenario() -> None:
+        async with a_fleet(1) as fleet:
+            freeze(fleet.replicas[0])
+            stuck = [asyncio.ensure_future(ask(fleet.pool)) for _ in range(WINDOW)]
+            waiting = [asyncio.ensure_future(ask(fleet.pool)) for _ in range(3)]
+            await asyncio.sleep(0)
+            new = Replica("new")
+            await new.start()
+            fleet.listed.append(new.address)
+            await fleet.pool.refresh()
+            assert {who(answer) for answer in await asyncio.gather(*waiting)} == {"new"}
+            for call in stuck:
+                call.cancel()
+            await asyncio.wait(stuck)
+            await new.server.stop(0.0)
+
+    go(scenario)
+
+
+def test_a_pool_that_stops_while_it_connects_leaves_no_connection(go: Go) -> None:
+    """Whoever listens there never greets."""
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+
+        async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+            ended.set()
+
+        server = await asyncio.start_server(listen, HOST, 0)
+        port = int(server.sockets[0].getsockname()[1])
+        address = LinkAddress("mute", HOST, port, b"token")
+        opening = asyncio.ensure_future(open_link(address, lambda: None, lambda: None))
+        await asyncio.sleep(0.1)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await ended.wait()
+        server.close()
+
+    go(scenario)
+
+
+def test_whoever_does_not_know_the_token_is_turned_away(go: Go) -> None:
     """A gateway with another token, a stranger that talks, and an impostor that listens."""
 
     async def scenario() -> None:
@@ -304,7 +462,7 @@ def call_without_greeting() -> bytes:
     return b"".join(pack_frame(Kind.CALL, 1, b"\x90", (), 1000))
 
 
-def test_a_stranger_that_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_that_says_nothing_is_let_go(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are not held open for nobody."""
     monkeypatch.setattr(link_server, "GREETING_S", 0.05)
 
@@ -321,7 +479,7 @@ def test_a_stranger_that_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch)
     go(scenario)
 
 
-def test_a_call_with_a_garbled_body_ends_the_link_and_the_pool_connects_again() -> None:
+def test_a_call_with_a_garbled_body_ends_the_link_and_the_pool_connects_again(go: Go) -> None:
     """Damage costs one connection, not the replica."""
 
     async def scenario() -> None:

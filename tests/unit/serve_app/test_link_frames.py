@@ -14,6 +14,7 @@ from recsys.types import Batch
 from serve_app.links.frame_reader import FrameReader
 from serve_app.links.frames import (
     HEADER,
+    ArrayNote,
     Buffer,
     Frame,
     FrameError,
@@ -44,6 +45,7 @@ def bytes_of(*frames: list[Buffer]) -> bytes:
 def received(data: bytes, *sizes: int) -> list[Frame]:
     """What a reader makes of reads of these sizes, the last one repeated."""
     reader, frames, begin = FrameReader(), list[Frame](), 0
+    reader.trust()
     for size in itertools.chain(sizes, itertools.repeat(sizes[-1])):
         space = reader.space()
         part = data[begin : begin + min(size, len(space))]
@@ -135,7 +137,43 @@ def test_a_description_that_does_not_fit_its_body_is_refused() -> None:
     (odd,) = received(bytes_of(pack_frame(Kind.CALL, 1, b"\xc1")), 1000)
     with pytest.raises(FrameError, match="describes nothing"):
         read_note(odd)
-    objects = pack_note(Kind.CALL, 1, CALL, {"o": np.zeros(2, "<U1")})
-    (frame,) = received(bytes_of(objects), 1000)
+
+
+def test_what_cannot_travel_is_refused_where_it_is_packed() -> None:
+    """Its receiver would have to cut the link, with everybody's calls on it."""
+    for array in (np.zeros(2, "<U1"), np.asarray([None])):
+        with pytest.raises(ValueError, match=r"array o of score is .*, expected numbers"):
+            pack_note(Kind.CALL, 1, CALL, {"o": array})
+    huge = np.broadcast_to(np.zeros(1), (2**25,))
+    with pytest.raises(ValueError, match="use smaller batches"):
+        pack_note(Kind.CALL, 1, CALL, {"o": huge})
+    note = Note("score", "b-1", (ArrayNote("o", "<U1", (2,)),))
     with pytest.raises(FrameError, match="expected numbers"):
-        read_batch(read_note(frame), frame.body)
+        read_batch(note, memoryview(bytes(16)))
+
+
+def test_before_a_peer_is_trusted_only_greetings_are_taken() -> None:
+    """Whatever length a header claims, no memory is held for it."""
+    reader = FrameReader()
+    data = bytes_of(pack_frame(Kind.CALL, 1, bytes(300)))
+    space = reader.space()
+    assert len(space) <= 256
+    space[: HEADER.size] = data[: HEADER.size]
+    with pytest.raises(FrameError, match="expected 256 at most"):
+        list(reader.took(HEADER.size))
+
+
+def test_a_frame_behind_the_one_that_brings_trust_is_read() -> None:
+    """They may come in one read."""
+    reader, found = FrameReader(), list[Kind]()
+    data = bytes_of(pack_frame(Kind.HELLO, description=bytes(48)), pack_frame(Kind.PING))
+    reader.space()[: len(data)] = data
+    for frame in reader.took(len(data)):
+        found.append(frame.kind)
+        if frame.kind is Kind.HELLO:
+            reader.trust()
+    assert found == [Kind.HELLO, Kind.PING]
+    large = bytes_of(pack_note(Kind.CALL, 1, CALL, {"k": np.zeros(1000)}))
+    reader.space()[: len(large)] = large
+    (frame,) = reader.took(len(large))
+    assert frame.kind is Kind.CALL
