@@ -378,6 +378,7 @@ def test_a_new_replica_is_found_soon_after_an_old_one_is_lost(go: Go) -> None:
             fleet.listed.append(back.address)
             async with asyncio.timeout(2.5):
                 await until(lambda: "back" in fleet.pool._links)
+            assert who(await ask(fleet.pool)) == "back"
             await back.server.stop(0.0)
 
     go(scenario)
@@ -424,6 +425,7 @@ def test_a_pool_that_stops_while_it_connects_leaves_no_connection(go: Go) -> Non
         opening.cancel()
         await asyncio.wait([opening])
         await ended.wait()
+        assert opening.cancelled()
         server.close()
 
     go(scenario)

@@ -101,19 +101,14 @@ def train_scorer(
         return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
     kept, learned = (examples.pick(np.flatnonzero(part)) for part in (is_kept, ~is_kept))
     slates = (
-        None if shown is None or not len(shown) else SlateSteps(shown, is_positive, _BETAS, rng)
+        SlateSteps(shown, is_positive, _BETAS, rng) if shown is not None and len(shown) else None
     )
     fitting = _Fitting(
         scorer, learned, kept, is_positive, settings, rng, clock_s, report, warm_rate_share, slates
     )
     fitting.run(is_warm)
-    metrics = {
-        **({} if slates is None else slates.metrics()),
-        "scorer_examples": float(len(examples)),
-        "scorer_is_warm": float(is_warm),
-        "scorer_blend": fitting.choice.share,
-        "scorer_validation_gain_ndcg@10": fitting.choice.gain,
-    }
+    metrics = {"scorer_examples": float(len(examples)), "scorer_is_warm": float(is_warm)}
+    metrics |= fitting.metrics() | ({} if slates is None else slates.metrics())
     return ScorerFit(calibrate(scorer, kept, is_positive, fitting.choice), metrics)
 
 
@@ -146,6 +141,11 @@ class _Fitting:
         self._slates = slates
         self._parameters = list(scorer.network.parameters())
         self._optimizer = AdamW(self._parameters, _WEIGHT_DECAY, _BETAS)
+
+    def metrics(self) -> dict[str, float]:
+        """What validation chose."""
+        choice = self.choice
+        return {"scorer_blend": choice.share, "scorer_validation_gain_ndcg@10": choice.gain}
 
     def run(self, is_warm: bool) -> None:
         """Train until the epochs or the minutes end; leave the best network in the scorer.
