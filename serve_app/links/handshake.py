@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from dataclasses import dataclass, field
 
 NONCE_BYTES = 16
-PROOF_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    """Where a replica listens and what opens it; told through Ray, whose callers are trusted."""
+
+    replica_id: str
+    host: str
+    port: int
+    token: bytes = field(repr=False)
 
 
 def new_token() -> bytes:

@@ -19,8 +19,14 @@ from serve_app.links.frames import (
     read_batch,
     read_note,
 )
-from serve_app.links.handshake import NONCE_BYTES, client_proof, is_same, new_nonce, server_proof
-from serve_app.links.link_server import LinkAddress
+from serve_app.links.handshake import (
+    NONCE_BYTES,
+    LinkAddress,
+    client_proof,
+    is_same,
+    new_nonce,
+    server_proof,
+)
 
 CONNECT_S = 2.0
 

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from recsys.types import Batch
+from serve_app.links.handshake import LinkAddress
 from serve_app.links.link import Link, LinkLost, open_link
-from serve_app.links.link_server import LinkAddress
 from serve_app.stages.placement import StageAway
 
 logger = logging.getLogger("ray.serve")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from recsys.types import Batch
@@ -26,6 +25,7 @@ from serve_app.links.frames import (
 )
 from serve_app.links.handshake import (
     NONCE_BYTES,
+    LinkAddress,
     client_proof,
     is_same,
     new_nonce,
@@ -43,16 +43,6 @@ _REASON_LENGTH = 500
 
 Run: TypeAlias = Callable[[str, str, Batch], Batch | None]
 """Method, bundle id and batch to the answer; None where the bundle is not held."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkAddress:
-    """Where a replica listens and what opens it; told through Ray, whose callers are trusted."""
-
-    replica_id: str
-    host: str
-    port: int
-    token: bytes = field(repr=False)
 
 
 class LinkServer:

@@ -7,8 +7,8 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from serve_app.links.handshake import LinkAddress
 from serve_app.links.link_pool import LinkPool, Roster
-from serve_app.links.link_server import LinkAddress
 from serve_app.stages.handle_calls import HandleCalls
 from serve_app.stages.placement import RemoteStage, StageClient
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from recsys.settings import Settings
 from recsys.types import Batch
-from serve_app.links.link_server import LinkAddress, LinkServer
+from serve_app.links.handshake import LinkAddress
+from serve_app.links.link_server import LinkServer
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
 from serve_app.residents.residency import Residency
 from serve_app.stages.handle_calls import PackedBatch, pack_batch, unpack_batch

@@ -17,9 +17,10 @@ import uvloop
 from recsys.types import Batch
 from serve_app.links import link_pool, link_server
 from serve_app.links.frames import Frame, Kind, pack_frame
+from serve_app.links.handshake import LinkAddress
 from serve_app.links.link import LinkLost, StageError, open_link
 from serve_app.links.link_pool import WINDOW, LinkPool, Roster
-from serve_app.links.link_server import LinkAddress, LinkServer
+from serve_app.links.link_server import LinkServer
 from serve_app.stages.placement import RemoteStage, StageAway
 
 pytestmark = pytest.mark.integration

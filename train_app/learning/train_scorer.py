@@ -92,8 +92,7 @@ def train_scorer(
     rng = np.random.default_rng((seed, 2))
     config = _first_config(examples, actions, negative_kinds, vectors, settings)
     network = ScorerNetwork(config, _DROPOUT)
-    facts = torch.from_numpy(vectors), torch.from_numpy(popularity)
-    scorer = CandidateScorer(config, network, *facts)
+    scorer = CandidateScorer(config, network, *map(torch.from_numpy, (vectors, popularity)))
     is_warm = warm_start is not None and start_scorer_from(network, actions, warm_start)
     is_positive = ~np.array(config.is_negative)
     if len(examples) < _MIN_EXAMPLES or is_kept.all() or not is_kept.any():
