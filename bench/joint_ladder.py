@@ -35,7 +35,7 @@ from train_app.examples.lake_examples import load_interactions
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
 from train_app.learning.scorer_examples import held_back_events
-from train_app.learning.train_joint import train_models
+from train_app.learning.train_joint import catch_up, planned_towers, train_models
 from train_app.publish import assemble
 
 JSON_FILE, MARKDOWN_FILE = Path("bench/joint_ladder.json"), Path("bench/joint_ladder.md")
@@ -61,9 +61,8 @@ def separately(settings: Settings, scratch: Path) -> Start:
         seed=settings.train.seed,
     )
     models = scratch / f"models-{settings.train.seed}"
-    train_models(
-        held_out.train, with_joint(settings, JointSettings()), models, warm_start=None, report=_say
-    )
+    alone = without_catch_up(with_joint(settings, JointSettings()))
+    train_models(held_out.train, alone, models, warm_start=None, report=_say)
     return Start(held_out, models, settings)
 
 
@@ -72,21 +71,34 @@ def climb(start: Start, recipe: str, joint: JointSettings, scratch: Path) -> Run
     settings = with_joint(start.settings, joint)
     train = start.held_out.train
     rng = np.random.default_rng((settings.train.seed, 0))
+    held_back = held_back_events(train, rng)
     pair = Pair(load_towers(start.models).eval(), load_scorer(start.models))
     began_s = time.process_time()
-    fit = train_jointly(train, held_back_events(train, rng), pair, settings, lambda share: None)
+    fit = train_jointly(train, held_back, pair, settings, lambda share: None)
     cpu_s = time.process_time() - began_s
     models, bundle = scratch / "models", scratch / "bundle"
-    shutil.rmtree(models, ignore_errors=True)
+    for stale in (models, scratch / "checkpoints"):
+        shutil.rmtree(stale, ignore_errors=True)
     shutil.copytree(start.models, models)
     save_towers(fit.pair.model, models)
     save_scorer(fit.pair.scorer, models)
+    # Whatever the recipe: else one that reads the newest events would win by that alone.
+    job = planned_towers(train, settings, held_back, None)
+    catch_up(job, train, settings, models, scratch / "checkpoints", _say)
     draft = assemble(models, bundle, train, settings, _say)
     parts = BundleParts.load(bundle, draft, settings)
     ranker = BundleRanker(parts, start.held_out.interactions, settings.retrieval.n_candidates)
     ranked = rank(start.held_out, [ranker], _say)
     users = start.held_out.users
     return Rung(recipe, settings.train.seed, users, ranked, fit.metrics, cpu_s)
+
+
+def without_catch_up(settings: Settings) -> Settings:
+    """The settings without the last pass over what was kept for the scorer."""
+    towers = settings.train.towers.model_copy(update={"catch_up": 0.0})
+    return settings.model_copy(
+        update={"train": settings.train.model_copy(update={"towers": towers})}
+    )
 
 
 def with_joint(settings: Settings, joint: JointSettings) -> Settings:

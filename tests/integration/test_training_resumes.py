@@ -44,6 +44,7 @@ settings = Settings.model_validate({
         "towers": {
             "embedding_dim": 16, "n_layers": 1, "history_length": 10, "batch_size": 4,
             "epochs": 5, "max_minutes": 60, "learning_rate": 0.003, "dropout": 0.0,
+            "catch_up": 0.0 if n_workers else 0.2,
         },
         "scorer": {"epochs": 1, "hidden_dims": [16, 8], "batch_size": 32},
     }

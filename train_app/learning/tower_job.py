@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from recsys.learning_settings import TowerSettings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import load_towers, save_towers
 from recsys.types import RowArray
-from train_app.learning.checkpoints import CheckpointFolder
+from train_app.learning.checkpoints import Checkpoint, CheckpointFolder
 from train_app.learning.sequence_batches import Sequences
+from train_app.learning.tower_watch import TowerWatch
 from train_app.learning.train_towers import Peers, TowerRun, TowerTrainer
 from train_app.learning.warm_start import start_from
 
@@ -53,6 +54,8 @@ class JobFacts:
     """With a warm start: the share in the learning rate of `settings`."""
     checkpoint_key: str = ""
     """Names the runs whose checkpoints it may go on from; empty, its own alone."""
+    go_on_from: str | None = None
+    """A folder of towers of these very items to start from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class TowerJob:
     sequences: Sequences
     content: RowArray  # [N, tokens]
     is_known: NDArray[np.bool_]  # [N]
+    watched: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Events that the towers do not learn from, to see by them when training goes too far."""
 
     def save(self, directory: Path) -> None:
         """Write the job where another process can read it."""
@@ -82,7 +87,8 @@ class TowerJob:
         document["settings"] = TowerSettings.model_validate(document["settings"])
         document["item_ids"] = tuple(document["item_ids"])
         content, is_known = arrays.pop("content"), arrays.pop("is_known")
-        return cls(JobFacts(**document), Sequences(**arrays), content, is_known)
+        watched = arrays.pop("watched")
+        return cls(JobFacts(**document), Sequences(**arrays), content, is_known, watched)
 
     def _arrays(self) -> dict[str, NDArray[np.generic]]:
         sequences = self.sequences
@@ -94,6 +100,7 @@ class TowerJob:
             "is_target": sequences.is_target,
             "content": self.content,
             "is_known": self.is_known,
+            "watched": self.watched,
         }
 
 
@@ -140,22 +147,13 @@ def run_tower_job(
     facts = job.facts
     torch.set_num_threads(facts.n_threads or len(os.sched_getaffinity(0)))
     torch.manual_seed(facts.seed)
-    model = TwoTower(facts.config, job.content, job.is_known)
-    if facts.warm_start is not None:
-        start_from(model, facts.item_ids, Path(facts.warm_start))
-    run = TowerRun(
-        job.sequences,
-        facts.settings,
-        facts.seed,
-        facts.use_bfloat16,
-        peers,
-        facts.warm_rate_share,
-    )
-    trainer = TowerTrainer(model, run, clock_s)
+    trainer = TowerTrainer(_starting_model(job), _tower_run(job, peers), clock_s)
     folder = CheckpointFolder(checkpoint_dir, facts.checkpoint_key or facts.run_key)
+    watch = TowerWatch(job.sequences, job.watched, measures=peers.rank == 0, tell=peers.sum_across)
     newest = folder.newest()
     if newest is not None:
         trainer.resume(newest)
+        watch.resume(newest.tensors, newest.numbers)
     metrics = {"tower_resumed_at_step": float(trainer.step)}
     taken_s, taken, most_loss = clock_s(), None, float("inf")
     for progress in trainer.train():
@@ -168,6 +166,38 @@ def run_tower_job(
             if progress.loss <= most_loss:
                 folder.write(taken)
             taken = None
+        if watch.look(trainer.model, progress.share_done):
+            break
         if peers.rank == 0 and clock_s() - taken_s >= facts.checkpoint_every_s:
-            taken, taken_s = trainer.checkpoint(), clock_s()
-    return TrainedTowers(model.eval(), metrics)
+            taken, taken_s = _with_watch(trainer.checkpoint(), watch), clock_s()
+    metrics |= watch.keep_best(trainer.model)
+    return TrainedTowers(trainer.model.eval(), metrics)
+
+
+def _starting_model(job: TowerJob) -> TwoTower:
+    facts = job.facts
+    if facts.go_on_from is not None:
+        return load_towers(Path(facts.go_on_from))
+    model = TwoTower(facts.config, job.content, job.is_known)
+    if facts.warm_start is not None:
+        start_from(model, facts.item_ids, Path(facts.warm_start))
+    return model
+
+
+def _tower_run(job: TowerJob, peers: Peers) -> TowerRun:
+    facts = job.facts
+    return TowerRun(
+        job.sequences,
+        facts.settings,
+        facts.seed,
+        facts.use_bfloat16,
+        peers,
+        facts.warm_rate_share,
+    )
+
+
+def _with_watch(checkpoint: Checkpoint, watch: TowerWatch) -> Checkpoint:
+    tensors, numbers = watch.state()
+    return Checkpoint(
+        checkpoint.step, {**checkpoint.tensors, **tensors}, {**checkpoint.numbers, **numbers}
+    )

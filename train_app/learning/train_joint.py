@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from recsys.settings import Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder, save_towers
 from train_app.examples.interactions import Interactions
+from train_app.learning.catch_up import catch_up_job
 from train_app.learning.checkpoints import run_key
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
@@ -46,6 +47,8 @@ METRICS_FILE = "training.json"
 _TOWERS_LABEL = "training the towers"
 _SCORER_LABEL = "training the scorer"
 _PAGE_LABEL = "training both together"
+_CATCH_UP_LABEL = "catching up with the newest"
+_MAX_WATCHED = 1_000
 _TOWER_SETTINGS = {"seed", "towers", "precision"}
 """Settings that change what the towers learn: with any other, a run that ended is not resumed."""
 _RATE_SETTINGS = {"towers": {"learning_rate"}, "precision": True}
@@ -79,7 +82,7 @@ def train_models(
     run_dir.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng((settings.train.seed, 0))
     held_back = held_back_events(train, rng)
-    job = _tower_job(train, settings, held_back, warm_start)
+    job = planned_towers(train, settings, held_back, warm_start)
     report(_TOWERS_LABEL, 0.0)
     trained = _towers(job, settings.train, run_dir, partial(report, _TOWERS_LABEL))
     report(_TOWERS_LABEL, 1.0)
@@ -87,9 +90,33 @@ def train_models(
     scorer_metrics = _train_scorer(
         train, settings, held_back, trained.model, workdir, warm_start, report
     )
+    catch_up(job, train, settings, workdir, run_dir, report)
     document = json.dumps({**trained.metrics, **scorer_metrics}, indent=1)
     (workdir / METRICS_FILE).write_text(document + "\n")
     shutil.rmtree(run_dir)
+
+
+def catch_up(
+    job: TowerJob,
+    train: Interactions,
+    settings: Settings,
+    models: Path,
+    run_dir: Path,
+    report: Report,
+) -> None:
+    """Let the towers in `models` learn what was kept for the scorer too, where that is on.
+
+    Raises:
+        FleetError: Ray could not train.
+        TrainingDiverged: a loss or gradient is not finite.
+    """
+    last_pass = catch_up_job(job, train, settings, models)
+    if last_pass is None:
+        return
+    report(_CATCH_UP_LABEL, 0.0)
+    trained = _towers(last_pass, settings.train, run_dir, partial(report, _CATCH_UP_LABEL))
+    report(_CATCH_UP_LABEL, 1.0)
+    save_towers(trained.model, models)
 
 
 def use_bfloat16(precision: str) -> bool:
@@ -100,12 +127,17 @@ def use_bfloat16(precision: str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _tower_job(
+def planned_towers(
     train: Interactions,
     settings: Settings,
     held_back: NDArray[np.int64],
     warm_start: Path | None,
 ) -> TowerJob:
+    """The job of training the towers, without the events `held_back`.
+
+    Raises:
+        DataError: there is nothing to learn from.
+    """
     towers, negative_kinds = settings.train.towers, settings.events.negative_kinds
     if warm_start is not None:
         towers = warm_towers(towers, settings.train.warm)
@@ -144,7 +176,20 @@ def _tower_job(
         warm_rate_share=settings.train.warm.rate_share if warm_start else None,
     )
     content = content_matrix(train.items, towers.n_content_buckets)
-    return TowerJob(facts, sequences, content, learned > 0)
+    watched = _watched(train, held_back, negative_kinds, settings.train.seed)
+    return TowerJob(facts, sequences, content, learned > 0, watched)
+
+
+def _watched(
+    train: Interactions, held_back: NDArray[np.int64], negative_kinds: Sequence[str], seed: int
+) -> NDArray[np.int64]:
+    """Some of the events kept for the scorer, ascending, to watch the towers by."""
+    negative = [i for i, kind in enumerate(train.kinds) if kind in set(negative_kinds)]
+    wanted = held_back[~np.isin(train.kind_ids[held_back], negative)]
+    if len(wanted) > _MAX_WATCHED:
+        rng = np.random.default_rng((seed, 5))
+        wanted = np.sort(rng.choice(wanted, _MAX_WATCHED, replace=False))
+    return wanted
 
 
 def _towers(
