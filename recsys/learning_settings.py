@@ -21,7 +21,8 @@ class TowerSettings(Branch):
     n_heads: Positive = 2
     history_length: Annotated[int, Field(ge=4, le=1000)] = 200
     """Engagements the user tower reads."""
-    dropout: Share = 0.2
+    dropout: Share | None = None
+    """None follows the data: 0.2 where items have a hundred engagements each, 0.5 where a dozen."""
     n_negatives: Annotated[int, Field(ge=0)] = 512
     """Shared sampled negatives per step, with log-Q correction; 0 is the full softmax."""
     batch_size: Positive = 32

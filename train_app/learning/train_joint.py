@@ -28,6 +28,7 @@ from recsys.settings import Settings
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder, save_towers
 from train_app.examples.interactions import Interactions
+from train_app.learning.adapted_settings import adapted
 from train_app.learning.catch_up import catch_up_job
 from train_app.learning.checkpoints import run_key
 from train_app.learning.page.joint_step import train_jointly
@@ -80,6 +81,7 @@ def train_models(
     """
     run_dir = workdir / "checkpoints"
     run_dir.mkdir(parents=True, exist_ok=True)
+    settings = adapted(settings, train)
     rng = np.random.default_rng((settings.train.seed, 0))
     held_back = held_back_events(train, rng)
     job = planned_towers(train, settings, held_back, warm_start)
@@ -138,6 +140,7 @@ def planned_towers(
     Raises:
         DataError: there is nothing to learn from.
     """
+    settings = adapted(settings, train)
     towers, negative_kinds = settings.train.towers, settings.events.negative_kinds
     if warm_start is not None:
         towers = warm_towers(towers, settings.train.warm)
@@ -151,7 +154,7 @@ def planned_towers(
         history_length=towers.history_length,
         kinds=train.kinds,
         n_content_buckets=towers.n_content_buckets,
-        dropout=towers.dropout,
+        dropout=towers.dropout or 0.0,
     )
     sequences = training_sequences(train, negative_kinds, is_held_back)
     n_targets = int(sequences.is_target.sum())

@@ -24,6 +24,7 @@ from train_app.evaluation.evaluation_run import Report, TrainModels
 from train_app.evaluation.evaluation_table import NDCG
 from train_app.evaluation.rankers import PAGE, BundleParts, BundleRanker
 from train_app.examples.interactions import Interactions
+from train_app.learning.adapted_settings import adapted
 from train_app.learning.divergence import TrainingDiverged
 from train_app.publish import assemble
 from train_app.run_directory import one_at_a_time
@@ -110,6 +111,7 @@ def run_search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     older = interactions.select(interactions.timestamps_ms < tools.cutoff_ms(interactions))
+    settings = adapted(settings, older)
     queries = validation_slice(older, settings, tools.cutoff_ms(older))
     with one_at_a_time(settings.data_dir / "train.lock", "a training"):
         study = _open_study(older, settings)

@@ -40,14 +40,17 @@ SPACE: Mapping[str, Range | tuple[int, ...]] = {
     "train.towers.id_dropout": Range(0.0, 0.2),
     "train.towers.embedding_dim": (32, 64, 128),
     "train.towers.n_layers": (1, 2, 3),
-    "train.towers.n_negatives": (128, 256, 512, 1024),
+    "train.towers.n_negatives": (256, 512, 1024, 2048),
     "train.towers.history_length": (50, 100, 200),
     "train.scorer.learning_rate": Range(3e-4, 3e-3, is_log=True),
 }
 
 
 def present_values(settings: Settings) -> dict[str, Value]:
-    """What the settings say now, kept within the ranges; the first thing to try."""
+    """What the settings say now, kept within the ranges; the first thing to try.
+
+    What they leave open stands in the middle of its range.
+    """
     document = settings.model_dump()
     values: dict[str, Value] = {}
     for name, span in SPACE.items():
@@ -115,6 +118,7 @@ def _possible(name: str, span: tuple[int, ...], settings: Settings) -> tuple[int
 
 def _kept(value: Any, span: Range | tuple[int, ...]) -> Value:
     if isinstance(span, Range):
-        return min(max(float(value), span.low), span.high)
+        wanted = (span.low + span.high) / 2 if value is None else float(value)
+        return min(max(wanted, span.low), span.high)
     kept: int = value
     return kept

@@ -62,7 +62,7 @@ def a_trainer(
 ) -> TowerTrainer:
     """A trainer of the cycles, from the same start each time."""
     torch.manual_seed(0)
-    config = TowerConfig(N_ITEMS, 16, 1, 2, LENGTH, ("view",), 8, settings.dropout)
+    config = TowerConfig(N_ITEMS, 16, 1, 2, LENGTH, ("view",), 8, settings.dropout or 0.0)
     content = np.full((N_ITEMS, 1), -1, dtype=np.int32)
     model = TwoTower(config, content, np.ones(N_ITEMS, dtype=bool))
     run = TowerRun(cycles(), settings, 0, use_bfloat16=False, peers=peers or Peers())
