@@ -1,0 +1,1 @@
+"""What evidence says of a canary beside its baseline: pure values, intervals and verdicts."""
