@@ -112,6 +112,18 @@ def off_policy(**options: Any) -> None:
     run_verb(run_off_policy, options, gives_way=True)
 
 
+@app.command("compose")
+@click.option("--base", required=True, metavar="BUNDLE", help="Whose retrieval it keeps.")
+@click.option("--scorer", metavar="BUNDLE", help="Whose scorer it takes.")
+@click.option("--ordering", metavar="BUNDLE", help="Whose ordering policy it takes.")
+@shared_options
+def compose_parts(**options: Any) -> None:
+    """Publish a bundle made of parts of others; serves nobody yet."""
+    from train_app.composing.compose_bundle import compose
+
+    run_verb(compose, options)
+
+
 for verb in DATA_VERBS:
     app.add_command(verb)
 

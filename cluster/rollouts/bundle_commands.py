@@ -1,4 +1,4 @@
-"""`cluster bundle`: look into the registry. Changes nothing there."""
+"""`cluster bundle`: list, show and verify, which change nothing; the rest is `bundle_changes`'s."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console, as_text
+from cluster.rollouts.bundle_changes import compose, diff, gc, pin
 from recsys.errors import BundleCorrupt, BundleError
 
 if TYPE_CHECKING:
@@ -26,10 +27,15 @@ OK = "ok"
       cluster bundle list
       cluster bundle show b20261122-091500-4e1c9a
       cluster bundle verify
+      cluster bundle gc --dry-run
     """
 )
 def bundle() -> None:
-    """Look into the registry of bundles."""
+    """Look into the registry of bundles, compare, compose and clean up."""
+
+
+for verb in (diff, compose, pin, gc):
+    bundle.add_command(verb)
 
 
 @bundle.command(
@@ -45,21 +51,24 @@ def list_bundles(console: Console) -> None:
     """List all bundles, newest first.
 
     State: stable answers; candidate is in an unfinished rollout; resident is kept loaded;
-    published serves nobody; broken cannot be read.
+    published serves nobody; broken cannot be read. Of a composed bundle, the parts column says
+    whose retrieval, scorer and ordering policy it has.
     """
     from rich.table import Table
 
     registry = _registry(console)
-    states = _states(console)
+    states, pinned = _states(console), _pinned(console)
     manifests, broken = registry.survey()
-    rows = [_summary(manifest, states) for manifest in manifests]
-    table = Table("id", "created", "state", "metrics", "parents")
+    rows = [_summary(manifest, states, pinned) for manifest in manifests]
+    table = Table("id", "created", "state", "metrics", "parents", "parts")
     for row in rows:
         parents = ", ".join(row["parents"])
         metrics = _metrics_text(row["metrics"])
-        table.add_row(row["bundle_id"], row["created_at"], row["state"], metrics, parents)
+        state = f"{row['state']}, pinned" if row["is_pinned"] else row["state"]
+        parts = _parts_text(row["composed"])
+        table.add_row(row["bundle_id"], row["created_at"], state, metrics, parents, parts)
     for bundle_id, reason in broken:
-        table.add_row(bundle_id, "", "broken", reason, "")
+        table.add_row(bundle_id, "", "broken", reason, "", "")
     document = {
         "registry": registry.url,
         "bundles": rows,
@@ -82,9 +91,10 @@ def show(console: Console, bundle_id: str) -> None:
     """Show one bundle's manifest."""
     manifest = _registry(console).manifest(bundle_id)
     state = _states(console).get(bundle_id, "published")
+    is_pinned = bundle_id in _pinned(console)
     lines = {
         "id": manifest.bundle_id,
-        "state": state,
+        "state": f"{state}, pinned" if is_pinned else state,
         "created": manifest.created_at,
         "parents": ", ".join(manifest.parents) or "none",
         "items": f"{manifest.n_items} x {manifest.embedding_dim} in {manifest.n_shards} shards",
@@ -97,7 +107,7 @@ def show(console: Console, bundle_id: str) -> None:
     }
     text = "\n".join(f"{key:<9}{value}" for key, value in lines.items())
     files = "\n".join(f"  {name}  {file.size}" for name, file in sorted(manifest.files.items()))
-    document = {"state": state, "manifest": asdict(manifest)}
+    document = {"state": state, "is_pinned": is_pinned, "manifest": asdict(manifest)}
     console.emit(document, f"{text}\nfiles (bytes)\n{files}")
 
 
@@ -173,16 +183,36 @@ def _states(console: Console) -> dict[str, str]:
     return states
 
 
-def _summary(manifest: Manifest, states: dict[str, str]) -> dict[str, Any]:
+def _pinned(console: Console) -> set[str]:
+    from cluster.bundles.pins import Pins
+
+    pins = Pins(console.settings.control_url)
+    try:
+        return {pin.bundle_id for pin in pins.read()}
+    finally:
+        pins.close()
+
+
+def _summary(manifest: Manifest, states: dict[str, str], pinned: set[str]) -> dict[str, Any]:
+    from recsys.bundles.composition import COMPOSED
+
     return {
         "bundle_id": manifest.bundle_id,
         "created_at": manifest.created_at,
         "state": states.get(manifest.bundle_id, "published"),
         "metrics": manifest.metrics,
+        "is_pinned": manifest.bundle_id in pinned,
+        "composed": manifest.lineage.get(COMPOSED),
         "parents": list(manifest.parents),
         "n_items": manifest.n_items,
         "n_bytes": manifest.n_bytes,
     }
+
+
+def _parts_text(composed: object) -> str:
+    if not isinstance(composed, dict):
+        return ""
+    return ", ".join(f"{part} {bundle_id}" for part, bundle_id in composed.items())
 
 
 def _metrics_text(metrics: dict[str, Any]) -> str:

@@ -36,6 +36,8 @@ AGE_OF_NEWEST_MS = 60_000
 RELATIVE_TOLERANCE = 2e-3
 """Of the largest expected magnitude: above the float noise of another processor or thread count,
 below any change of weights that matters."""
+MIN_SPREAD = 1e-6
+"""Of the largest utility: what float noise alone spreads equal estimates by."""
 MIN_OVERLAP = 0.9
 """Approximate search may swap near ties on another processor; it may not find other items."""
 
@@ -63,6 +65,29 @@ def make_golden(
     requests: list[Sequence[HistoryEvent]] = [*histories[: N_REQUESTS - 1], ()]
     now_ms = [AGE_OF_NEWEST_MS + (past[-1].timestamp_ms if past else 0) for past in requests]
     features = history_arrays(requests, row_of, schema, now_ms)
+    _write_answers(bundle_dir, facts, settings, features)
+
+
+def remake_golden(bundle_dir: Path, facts: BundleFacts, settings: Settings, golden: Golden) -> None:
+    """Write `golden.json` of a bundle that shares its towers, index and item table with another.
+
+    Args:
+        bundle_dir: as for `make_golden`.
+        golden: the other's; its requests are asked, and retrieval must answer as it did there.
+
+    Raises:
+        BundleError: retrieval answers otherwise, or a stage with a number that is not finite.
+    """
+    _write_answers(bundle_dir, facts, settings, _from_json(golden["requests"]))
+    answered = read_golden(bundle_dir)
+    _compare("scorer encode", _from_json(answered["encode"]), _from_json(golden["encode"]))
+    for name, found in answered["search"].items():
+        _compare_found(name, _from_json(found), _from_json(golden["search"][name]))
+
+
+def _write_answers(
+    bundle_dir: Path, facts: BundleFacts, settings: Settings, features: Batch
+) -> None:
     scorer = load_stage(SCORER, bundle_dir, facts, settings)
     encoded = scorer("encode", features)
     query = {**encoded, "k": np.asarray([N_FOUND], np.int32)}
@@ -115,6 +140,7 @@ def check_golden(stage_name: str, stage: Stage, golden: Golden) -> None:
         _compare("scorer encode", stage("encode", features), encoded)
         scored = stage("score", {**features, **encoded, **candidates})
         _compare("scorer score", scored, _from_json(golden["score"]), candidates["rows"])
+        _check_spread(scored["utility"], candidates["rows"])
     elif stage_name == ORDERING:
         _check_slates(stage, golden)
     elif stage_name in golden["search"]:
@@ -182,6 +208,21 @@ def _compare_numbers(what: str, got: NDArray[Any], wanted: NDArray[Any]) -> None
         raise BundleError(
             f"{what} differs from the golden answer by {difference:.3g}, allowed {allowed:.3g}; "
             "the bundle's files do not belong together or this machine computes otherwise"
+        )
+
+
+def _check_spread(utility: NDArray[np.float32], rows: RowArray) -> None:
+    """Refuse a scorer that tells no candidate from another, whatever its golden answers say."""
+    judged = [
+        values[found >= 0]
+        for values, found in zip(utility, rows, strict=True)
+        if len(np.unique(found[found >= 0])) > 1
+    ]
+    flat = [np.ptp(values) <= MIN_SPREAD * np.abs(values).max() for values in judged]
+    if judged and all(flat):
+        raise BundleError(
+            f"scorer answers the same utility ({float(judged[0][0]):.6g}) for every candidate of "
+            f"all {len(judged)} golden requests, expected it to tell them apart; train it again"
         )
 
 

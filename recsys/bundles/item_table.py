@@ -18,6 +18,7 @@ from recsys.types import NO_ROW, FloatArray, Item, RowArray
 
 ITEMS_FILE = "items.parquet"
 MS_PER_DAY = 86_400_000
+_ATTRIBUTES = ("title", "categories", "creator", "created_ms", "available")
 NO_CODE = -1
 """The code of an item without a category or creator; no cap counts it."""
 
@@ -102,6 +103,38 @@ def read_item_codes(directory: Path) -> ItemCodes:
     return _codes(columns["categories"].to_pylist(), columns["creator"].to_pylist())
 
 
+@dataclass(frozen=True, slots=True)
+class ItemFacts:
+    """What people know items by, from one bundle's table."""
+
+    item_ids: list[str]
+    """By row."""
+    by_id: Mapping[str, tuple[object, ...]]
+    """Item to title, categories, creator, creation time and availability."""
+
+
+def read_item_ids(content: bytes) -> list[str]:
+    """The item of each row, from the bytes of an `items.parquet`.
+
+    Raises:
+        ValueError: they are no item table.
+    """
+    item_ids: list[str] = _parse_columns(content, ["item_id"])["item_id"]
+    return item_ids
+
+
+def read_item_facts(content: bytes) -> ItemFacts:
+    """The attributes of every item, from the bytes of an `items.parquet`.
+
+    Raises:
+        ValueError: they are no item table.
+    """
+    columns = _parse_columns(content, ["item_id", *_ATTRIBUTES])
+    columns["categories"] = [tuple(names or ()) for names in columns["categories"]]
+    rows = zip(*(columns[name] for name in _ATTRIBUTES), strict=True)
+    return ItemFacts(columns["item_id"], dict(zip(columns["item_id"], rows, strict=True)))
+
+
 def write_item_table(directory: Path, items: Sequence[Item], popularity: FloatArray) -> None:
     """Write `items.parquet`; the order of `items` becomes the rows of the bundle.
 
@@ -126,6 +159,17 @@ def write_item_table(directory: Path, items: Sequence[Item], popularity: FloatAr
     )
     directory.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, directory / ITEMS_FILE, compression="zstd")
+
+
+def _parse_columns(content: bytes, names: list[str]) -> dict[str, list[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(content), columns=names)
+        return {name: table.column(name).to_pylist() for name in names}
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise ValueError(f"no item table: {error}") from error
 
 
 def _read_columns(directory: Path, names: list[str] | None) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """The registry: bundles by id, immutable, in a local directory or in any fsspec bucket.
 
-Its only writer is `train_app.publish`; everybody else lists, reads and verifies.
+Only `train_app.publish` adds to it and only `cluster.bundles.removal` takes away; everybody else
+lists, reads and verifies. A bundle goes in two steps, so that a killed removal leaves either the
+whole bundle or none: hidden, when it can still be shown again, and then purged.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +33,24 @@ class BundleStore(Protocol):
 
     def fetch(self, bundle_id: str, cache_dir: Path) -> Path:
         """A verified local directory of the bundle."""
+
+    def read_file(self, bundle_id: str, name: str) -> bytes:
+        """The bytes of one file as stored; `BundleCorrupt` if it is missing."""
+
+    def stored_s(self, bundle_id: str) -> float | None:
+        """Unix time in seconds at which it became visible; None where that cannot be told."""
+
+    def hidden(self) -> list[str]:
+        """Ids of bundles that were hidden and not purged."""
+
+    def hide(self, bundle_id: str) -> bool:
+        """Make a bundle invisible; False if it is not there."""
+
+    def show(self, bundle_id: str) -> bool:
+        """Make a hidden bundle visible again; False if parts of it are gone."""
+
+    def purge(self, bundle_id: str) -> None:
+        """Delete what is left of a hidden bundle; again is as good as once."""
 
 
 class Registry:
@@ -109,6 +130,44 @@ class Registry:
         """
         self.manifest(bundle_id)
         return self._store.fetch(bundle_id, cache_dir)
+
+    def read_file(self, manifest: Manifest, name: str) -> bytes:
+        """One file of a bundle, without fetching the others.
+
+        Raises:
+            BundleCorrupt: it is missing, or is not the published one.
+        """
+        where = f"{name} of bundle {manifest.bundle_id}"
+        if name not in manifest.files:
+            raise BundleCorrupt(f"{where} is missing: its manifest names no such file")
+        content = self._store.read_file(manifest.bundle_id, name)
+        if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
+            raise BundleCorrupt(f"{where} was changed: its sha256 is not the manifest's")
+        return content
+
+    def stored_s(self, bundle_id: str) -> float | None:
+        """When the bundle became visible, Unix seconds; None where that cannot be told."""
+        return self._store.stored_s(check_bundle_id(bundle_id))
+
+    def hidden(self) -> list[str]:
+        """Ids whose removal was begun and not finished."""
+        return sorted(self._store.hidden())
+
+    def hide(self, bundle_id: str) -> bool:
+        """Take a bundle out of sight; False if somebody did so before.
+
+        Raises:
+            StoreError: the registry could not be written.
+        """
+        return self._store.hide(check_bundle_id(bundle_id))
+
+    def show(self, bundle_id: str) -> bool:
+        """Bring a hidden bundle back; False if parts of it are gone."""
+        return self._store.show(check_bundle_id(bundle_id))
+
+    def purge(self, bundle_id: str) -> None:
+        """Delete a hidden bundle for good."""
+        self._store.purge(check_bundle_id(bundle_id))
 
     def _read(self, bundle_id: str) -> Manifest:
         manifest = self._store.read_manifest(check_bundle_id(bundle_id))

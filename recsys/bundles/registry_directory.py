@@ -1,4 +1,4 @@
-"""Bundles in a local directory: published by copy, fsync and rename.
+"""Bundles in a local directory: published by copy, fsync and rename; removed by rename and delete.
 
 Knows names and disks; that a bundle is right is `bundle.verify_bundle`'s word.
 """
@@ -10,14 +10,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from recsys.bundles.bundle import MANIFEST_NAME, Manifest, read_manifest, verify_bundle
-from recsys.errors import BundleError, StoreError
+from recsys.errors import BundleCorrupt, BundleError, StoreError
 
 LEFTOVER_AGE_S = 24 * 3600.0
 """A half-written publish or download older than this was killed and is removed."""
+_HIDDEN = ".gone"
+"""A hidden bundle is `.<bundle_id>.gone`; it is whole as long as it has its manifest."""
 
 
 class DirectoryStore:
@@ -66,6 +68,72 @@ class DirectoryStore:
         directory = (self._root / bundle_id).absolute()
         verify_bundle(directory)
         return directory
+
+    def read_file(self, bundle_id: str, name: str) -> bytes:
+        """The file in the bundle's directory."""
+        try:
+            return (self._root / bundle_id / name).read_bytes()
+        except OSError as error:
+            raise BundleCorrupt(
+                f"{name} of bundle {bundle_id} cannot be read: {error.strerror}"
+            ) from error
+
+    def stored_s(self, bundle_id: str) -> float | None:
+        """When its newest entry was written, which is when it was published: that copies."""
+        directory = self._root / bundle_id
+        try:
+            return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+        except OSError:
+            return None
+
+    def hidden(self) -> list[str]:
+        """Directories whose removal was begun."""
+        return [path.name[1 : -len(_HIDDEN)] for path in self._root.glob(f".*{_HIDDEN}")]
+
+    def hide(self, bundle_id: str) -> bool:
+        """Rename it, durably; whoever renames first removes it."""
+        target = self._hidden(bundle_id)
+        try:
+            if target.exists() and (self._root / bundle_id).exists():
+                self.purge(bundle_id)
+            (self._root / bundle_id).rename(target)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unwritable(bundle_id, error) from error
+        _fsync(self._root)
+        return True
+
+    def show(self, bundle_id: str) -> bool:
+        """Rename it back, if it is whole and nobody published it again."""
+        hidden = self._hidden(bundle_id)
+        if not (hidden / MANIFEST_NAME).exists():
+            return False
+        try:
+            hidden.rename(self._root / bundle_id)
+        except OSError:
+            return self.holds(bundle_id)
+        _fsync(self._root)
+        return True
+
+    def purge(self, bundle_id: str) -> None:
+        """Delete the manifest, after which it is whole no more, and then the rest."""
+        hidden = self._hidden(bundle_id)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (hidden / MANIFEST_NAME).unlink()
+        shutil.rmtree(hidden, ignore_errors=True)
+        if hidden.exists():
+            reason = OSError(errno.EACCES, "some of its files cannot be deleted")
+            raise self._unwritable(bundle_id, reason)
+
+    def _hidden(self, bundle_id: str) -> Path:
+        return self._root / f".{bundle_id}{_HIDDEN}"
+
+    def _unwritable(self, bundle_id: str, error: OSError) -> StoreError:
+        return StoreError(
+            f"bundle {bundle_id} in {self._root} could not be removed: "
+            f"{error.strerror or error}; check the directory's permissions and run it again"
+        )
 
 
 @contextmanager

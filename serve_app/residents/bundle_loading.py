@@ -1,13 +1,15 @@
 """What a replica loads of a bundle, and the checks it must pass before it may answer.
 
-Verified against the registry's checksums, the embedding space, the golden answers, and run once
-at the smallest and the largest batch, so that the first request meets a warm bundle.
+Verified against the registry's checksums, the embedding space, the golden answers, the memory the
+node has and the time the bundle beside it takes; and run once at the smallest and the largest
+batch, so that the first request meets a warm bundle.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +22,18 @@ from recsys.bundles.registry import Registry
 from recsys.errors import BundleCorrupt, BundleError, SpaceMismatch
 from recsys.features import FeatureSchema
 from recsys.settings import OrderingSettings, Settings
-from recsys.stages import ORDERING, SCORER, Stage, load_stage, stage_names
+from recsys.stages import GATEWAY, SCORER, Stage, load_stage, stage_names
 from recsys.types import RowArray
+from serve_app.residents.load_checks import (
+    METHODS,
+    SHARD_METHODS,
+    Memory,
+    Yardsticks,
+    check_room,
+    node_memory,
+)
 
 SETTINGS_FILE = "settings.json"
-METHODS = {SCORER: ("encode", "score"), ORDERING: ("order",)}
-SHARD_METHODS = ("search",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +64,24 @@ class BundleLoader:
     Args:
         stages: the stages to load; None for all the bundle has.
         is_gateway: whether the gateway's own part is needed.
+        memory: what the node has left, asked before each load.
     """
 
     def __init__(
-        self, settings: Settings, stages: tuple[str, ...] | None, *, is_gateway: bool
+        self,
+        settings: Settings,
+        stages: tuple[str, ...] | None,
+        *,
+        is_gateway: bool,
+        memory: Callable[[], Memory] = node_memory,
     ) -> None:
         self._settings = settings
         self._stages = stages
         self._is_gateway = is_gateway
+        self._memory = memory
         self._registry = Registry(settings.registry_location)
+        # The thread's own processor time: a loading thread waits for every other one of the node.
+        self._yardsticks = Yardsticks(time.thread_time, settings.serve.max_batch)
 
     def load(self, bundle_id: str) -> LoadedBundle:
         """Fetch, verify, load, check and warm up.
@@ -78,6 +95,8 @@ class BundleLoader:
         settings = with_bundle_ordering(self._settings, directory)
         golden = read_golden(directory)
         names = stage_names(manifest.n_shards) if self._stages is None else self._stages
+        parts = (*names, GATEWAY) if self._is_gateway else names
+        check_room(manifest, parts, self._memory())
         if SCORER in names:
             _check_space(directory, manifest)
         stages: dict[str, Stage] = {}
@@ -85,8 +104,11 @@ class BundleLoader:
             stage = load_stage(name, directory, manifest, settings)
             check_golden(name, stage, golden)
             _warm_up(name, stage, golden, settings.serve.max_batch)
+            self._yardsticks.check(name, stage, golden)
             stages[name] = stage
         gateway = _load_gateway(directory, manifest, settings, golden) if self._is_gateway else None
+        for name, stage in stages.items():
+            self._yardsticks.keep(bundle_id, name, stage, golden)
         return LoadedBundle(gateway, stages)
 
 

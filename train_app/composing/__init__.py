@@ -1,0 +1,1 @@
+"""Composing: a new bundle out of the parts of published ones."""
