@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 65.0
 """Above the longest deadline a request may ask for."""
 _OWN_COLUMNS = ("title", "source")
+_OWN_LINES = ("history", "seed", "features")
 
 
 @click.command(
@@ -167,15 +168,46 @@ def _plain(cell: str) -> Any:
 
 
 def explanation_text(explanation: object) -> str:
-    """An explanation as `name value` pairs, without what has its own column.
+    """An explanation in lines: the history, what it goes together with, the features, the rest.
 
-    Nested ones are flattened with dots.
+    The rest is `name value` pairs without what has its own column; nested ones are flattened with
+    dots.
     """
-    return ", ".join(
-        f"{name} {_value(value)}"
-        for name, value in _flat("", explanation)
-        if name not in _OWN_COLUMNS
-    )
+    if not isinstance(explanation, Mapping):
+        return ""
+    rest = {
+        name: value
+        for name, value in explanation.items()
+        if name not in {*_OWN_COLUMNS, *_OWN_LINES}
+    }
+    lines = [_because(explanation), _seed_line(explanation), _feature_line(explanation)]
+    lines.append(", ".join(f"{name} {_value(value)}" for name, value in _flat("", rest)))
+    return "\n".join(line for line in lines if line)
+
+
+def _because(explanation: Mapping[str, Any]) -> str:
+    if "history" not in explanation:
+        return ""
+    causes = explanation["history"]
+    if causes is None:
+        return "because of: could not be found out, see degraded"
+    named = [
+        f"{cause.get('title') or cause['item_id']} ({cause['kind']}) {cause['contribution']:+.4f}"
+        for cause in causes
+    ]
+    return f"because of: {', '.join(named) or 'nothing in the history'}"
+
+
+def _seed_line(explanation: Mapping[str, Any]) -> str:
+    seed = explanation.get("seed")
+    return f"goes together with: {seed.get('title') or seed['item_id']}" if seed else ""
+
+
+def _feature_line(explanation: Mapping[str, Any]) -> str:
+    features = explanation.get("features") or {}
+    ranked = sorted(features.items(), key=lambda feature: -abs(feature[1]))
+    told = ", ".join(f"{name} {contribution:+.4f}" for name, contribution in ranked)
+    return f"features: {told}" if told else ""
 
 
 def _flat(prefix: str, value: object) -> list[tuple[str, object]]:

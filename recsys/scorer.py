@@ -101,14 +101,19 @@ class CandidateScorer:
         """
         with torch.inference_mode():
             inputs, retrieval_scores = self.inputs(batch)
-            probabilities = action_probabilities(self.network(inputs), self.config)
-            utility = (probabilities @ self._weights).numpy()
+            probabilities, worth = self.estimates(inputs)
+        utility = worth.numpy()
         usable = (batch["rows"] >= 0) & np.isfinite(utility)
         return {
             "retrieval_scores": retrieval_scores.numpy(),
             "probabilities": probabilities.numpy(),
             "utility": np.where(usable, utility, -np.inf).astype(np.float32),
         }
+
+    def estimates(self, inputs: ScorerInputs) -> tuple[Tensor, Tensor]:
+        """Probability of each action [B, C, A], and the utility [B, C] they are worth together."""
+        probabilities = action_probabilities(self.network(inputs), self.config)
+        return probabilities, probabilities @ self._weights
 
     def _side(self, batch: Batch, rows: Tensor, scores: Tensor) -> Tensor:
         """Score, popularity, and per source whether it brought the candidate and at what rank.

@@ -101,6 +101,8 @@ class ServeSettings(Branch):
     """Retrieved and not scored candidates drawn for each impression's log; 0 draws none."""
     log_history: Annotated[int, Field(ge=0)] = 20
     """History items logged with each impression: the features as used."""
+    explain_events: Annotated[int, Field(ge=0, le=100)] = 20
+    """Newest events of a history that an explanation leaves out one at a time."""
     max_body_bytes: Positive = 65_536
     """Largest request body, in bytes."""
     max_events_body_bytes: Positive = 1_048_576
@@ -123,6 +125,8 @@ class ClusterSettings(Branch):
     fallback_port: Port = 8500
     metrics_port: Port = 8090
     """Prometheus series of this node."""
+    alarm_webhook_url: str = ""
+    """Where the controller posts alarms of rollouts as JSON; empty posts none."""
 
 
 class Settings(Branch):

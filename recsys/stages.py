@@ -32,6 +32,9 @@ GATEWAY = "gateway"
 VECTORS_FILE = "item_vectors.safetensors"
 TOWER_FILES = ("towers.json", "user_tower.safetensors", VECTORS_FILE)
 SCORER_FILES = ("scorer.json", "scorer.safetensors")
+ATTRIBUTED = ("history", "retrieval_score", "popularity", "source")
+"""Features that `attribute` leaves out one at a time: the whole history (a new user), the retrieval
+score and the popularity (those of the mean item), source with rank (one the scorer never met)."""
 
 
 class BundleFacts(Protocol):
@@ -99,7 +102,7 @@ def load_stage(stage: str, bundle_dir: Path, manifest: BundleFacts, settings: Se
 
 
 class ScorerStage:
-    """`encode` and `score`: everything that runs the network."""
+    """`encode`, `score` and `attribute`: everything that runs the network."""
 
     def __init__(self, encoder: UserEncoder, scorer: CandidateScorer, nbytes: int = 0) -> None:
         self._encoder = encoder
@@ -126,12 +129,16 @@ class ScorerStage:
         return cls(load_user_tower(bundle_dir), load_scorer(bundle_dir), nbytes)
 
     def __call__(self, method: str, batch: Batch) -> Batch:
-        """`encode` histories to `user_emb` [B, D], or `score` candidates."""
+        """`encode` histories to `user_emb` [B, D], `score` candidates, or `attribute` them."""
         if method == "encode":
             return {"user_emb": self._encoder.encode(batch)}
         if method == "score":
             return sink_unusable(self._scorer.score(batch), batch["rows"])
-        raise _no_method(SCORER, method, "encode, score")
+        if method == "attribute":
+            from recsys.leave_one_out import attribute
+
+            return attribute(self._encoder, self._scorer, batch)
+        raise _no_method(SCORER, method, "encode, score, attribute")
 
 
 class ShardStage:

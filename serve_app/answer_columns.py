@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidates import CandidateSet, best_columns
+from recsys.candidates import best_columns
 from recsys.dropped_candidates import DroppedDraw
 from recsys.history_columns import item_ids_of
+from recsys.settings import Settings
 from recsys.types import NO_ROW, RowArray, Source, UserState
-from serve_app.asks import Answer, Ask, Chosen, Dropped, Explanation
+from serve_app.asks import Answer, Ask, Chosen, Dropped
+from serve_app.explanations import BatchColumns, explain_shown, to_attribute
 from serve_app.residents.bundle_loading import GatewayBundle
-from serve_app.stages.ordering import Ordered
-from serve_app.stages.scoring import Scores
 
 SOURCE_NAMES = tuple(source.name.lower() for source in Source)
-PROPENSITY_NOISE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class BatchColumns:
-    """Everything known of a batch's candidates."""
-
-    candidates: CandidateSet
-    scores: Scores
-    ordered: Ordered
-    dropped: DroppedDraw
 
 
 def answers_of(
@@ -37,9 +25,7 @@ def answers_of(
     asks: Sequence[Ask],
     users: Sequence[UserState],
     columns: BatchColumns,
-    *,
-    n_unshown: int,
-    n_history: int,
+    settings: Settings,
 ) -> list[Answer]:
     """One answer per request; coverage, degraded reasons and timings are the caller's to add."""
     by_score = best_columns(columns.scores.utility, columns.scores.utility.shape[1])
@@ -47,7 +33,9 @@ def answers_of(
     requests = np.arange(len(by_score))[:, None]
     ranks[requests, by_score] = np.arange(by_score.shape[1], dtype=np.int32)
     shown = _choose(bundle, columns, ranks, columns.ordered.picked)
-    unshown = _choose(bundle, columns, ranks, _unshown(columns, by_score, n_unshown))
+    unshown = _choose(
+        bundle, columns, ranks, _unshown(columns, by_score, settings.serve.log_unshown)
+    )
     dropped = _dropped(bundle, columns.dropped)
     propensities = columns.ordered.propensity.tolist()
     return [
@@ -58,12 +46,21 @@ def answers_of(
             propensities=propensities[i][: len(shown[i].item_ids)],
             unshown=unshown[i],
             dropped=dropped[i],
-            explanations=_explain(bundle, columns, shown[i], i) if ask.request.explain else None,
+            explanations=(
+                explain_shown(bundle, columns, shown[i], i, settings)
+                if ask.request.explain
+                else None
+            ),
             coverage=1.0,
             degraded=(),
             history_version=users[i].version,
-            history_items=_newest_items(users[i], n_history),
+            history_items=_newest_items(users[i], settings.serve.log_history),
             stage_ms={},
+            to_attribute=(
+                to_attribute(bundle, columns, i, settings.serve.explain_events)
+                if ask.request.explain
+                else None
+            ),
         )
         for i, ask in enumerate(asks)
     ]
@@ -146,47 +143,3 @@ def _dropped(bundle: GatewayBundle, drawn: DroppedDraw) -> list[Dropped]:
 
 def _newest_items(user: UserState, n: int) -> tuple[str, ...]:
     return tuple(item_ids_of(user.history)[-n:]) if n else ()
-
-
-def _explain(
-    bundle: GatewayBundle, columns: BatchColumns, shown: Chosen, request: int
-) -> list[Explanation]:
-    picked = columns.ordered.picked[request]
-    probabilities = columns.scores.probabilities
-    greedy_at_least = 1.0 - bundle.ordering.exploration - PROPENSITY_NOISE
-    explanations = []
-    for position, item_id in enumerate(shown.item_ids):
-        better = shown.score_ranks[position] - sum(
-            rank < shown.score_ranks[position] for rank in shown.score_ranks[:position]
-        )
-        propensity = float(columns.ordered.propensity[request, position])
-        chances = (
-            {}
-            if probabilities is None
-            else dict(
-                zip(
-                    bundle.actions,
-                    map(float, probabilities[request, picked[position]]),
-                    strict=True,
-                )
-            )
-        )
-        explanations.append(
-            Explanation(
-                title=bundle.items.titles[bundle.items.row_of[item_id]],
-                source=shown.sources[position],
-                retrieval_score=shown.retrieval_scores[position],
-                retrieval_rank=shown.retrieval_ranks[position],
-                action_probabilities=chances,
-                score_rank=shown.score_ranks[position],
-                moved_by=_mover(better, propensity, greedy_at_least),
-            )
-        )
-    return explanations
-
-
-def _mover(n_better_left: int, propensity: float, greedy_at_least: float) -> str | None:
-    """What took the item past better-scored ones that the items above it left unshown."""
-    if propensity < greedy_at_least:
-        return "exploration"
-    return "diversity" if n_better_left > 0 else None

@@ -71,6 +71,7 @@ def impression_of(answer: Answer, event_id: str) -> Impression:
         timestamp_ms=answer.ask.received_at_ms,
         bundle_id=answer.bundle_id,
         variant=answer.ask.variant,
+        experiment=answer.ask.experiment,
         slate=tuple(_shown_items(answer)),
         unshown=tuple(_unshown_items(answer.unshown)),
         dropped=tuple(_dropped_items(answer.dropped)),

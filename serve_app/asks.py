@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import xxhash
 
+from recsys.bundles.item_table import ItemTable
+from recsys.features import FeatureSchema
+from recsys.types import Batch
 from serve_app.http.recommend_requests import RecommendRequest
 
 
@@ -19,6 +22,8 @@ class Ask:
     received_at_ms: int
     expires_at_s: float
     """On the monotonic clock."""
+    experiment: str | None = None
+    """What its slate is compared under; None where it is not."""
 
     @property
     def seed(self) -> int:
@@ -51,6 +56,26 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Seed:
+    """The item whose neighbour another one is."""
+
+    item_id: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryCause:
+    """One event of the user's history and what an item owes to it."""
+
+    item_id: str
+    title: str
+    kind: str
+    contribution: float
+    """The item's score less its score without this event; below 0 where the event spoke against
+    it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why one item stands where it stands."""
 
@@ -63,6 +88,24 @@ class Explanation:
     """Its rank by score, before ordering."""
     moved_by: str | None
     """`exploration` or `diversity` where it does not simply follow the score."""
+    places_moved: int = 0
+    """How many places ordering moved it up from its rank by score; below 0 is down."""
+    seed: Seed | None = None
+    """Of the neighbours source: what it goes together with."""
+    history: list[HistoryCause] | None = None
+    """What counted most, largest first, whatever the sign; null where it could not be found out."""
+    features: dict[str, float] | None = None
+    """Per feature the score less the score without it; null where it could not be found out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ToAttribute:
+    """What the scorer is asked about the items of one answer, and how to read its reply."""
+
+    batch: Batch
+    """As for `recsys.leave_one_out.attribute`, of one request."""
+    items: ItemTable
+    schema: FeatureSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +124,5 @@ class Answer:
     history_version: int
     history_items: tuple[str, ...]
     stage_ms: dict[str, float]
+    to_attribute: ToAttribute | None = None
+    """For an ask that wants explanations; None too where its candidates were not scored."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recsys.settings import Settings
-from recsys.stages import GATEWAY, Stage, stage_names
+from recsys.stages import GATEWAY, SCORER, Stage, stage_names
 from recsys.stores.open_features import open_features
 from recsys.stores.open_log import open_writer_log
 from serve_app.http.http_routes import HttpApp
@@ -19,6 +19,7 @@ from serve_app.recommender import Recommender
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
 from serve_app.residents.live_items import LiveItems
 from serve_app.residents.residency import Residency
+from serve_app.stages.explaining import EXPLAIN, Explainer
 from serve_app.stages.graph_stages import RemoteStages
 from serve_app.stages.placement import FusedStage, StageClient
 from serve_app.stages.stage_replica import replica_name, use_one_thread
@@ -34,7 +35,7 @@ class Graph:
     """The request path of one gateway replica; without Ray where every stage is fused.
 
     Args:
-        clients: a client per stage; None runs every stage in this process.
+        clients: a client per stage and one to explain with; None runs every stage in this process.
         replica_id: the name it reports readiness under.
         adds_request_id: see `HttpApp`.
     """
@@ -59,7 +60,10 @@ class Graph:
         self._event_log = open_writer_log(settings, replica_id)
         self.log = LogWriter(self._event_log, settings.events.max_queued)
         pipeline = Pipeline(stages, self._features, self._live, settings, self.telemetry)
-        self.recommender = Recommender(self.residency, pipeline, stages, settings.serve)
+        explainer = Explainer(
+            stages[EXPLAIN], settings.serve.stage_timeout_ms / 1000, self.telemetry
+        )
+        self.recommender = Recommender(self.residency, pipeline, stages, settings.serve, explainer)
         self.http = HttpApp(
             self.recommender,
             self.log,
@@ -127,7 +131,8 @@ class Graph:
             return find
 
         names = stage_names(self._settings.retrieval.n_shards)
-        return {name: FusedStage(name, finder(name)) for name in names}
+        fused = {name: FusedStage(name, finder(name)) for name in names}
+        return {**fused, EXPLAIN: fused[SCORER]}
 
 
 class GatewayReplica:

@@ -21,11 +21,12 @@ from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER
 from recsys.stores.feature_store import FeatureStore
 from recsys.types import Batch, UserState
-from serve_app.answer_columns import BatchColumns, answers_of
+from serve_app.answer_columns import answers_of
 from serve_app.asks import Answer, Ask
+from serve_app.explanations import BatchColumns
 from serve_app.micro_batch import IsLive
 from serve_app.residents.bundle_loading import GatewayBundle
-from serve_app.residents.live_items import LiveItems
+from serve_app.residents.live_items import LiveItems, LiveRows
 from serve_app.stages.dropped_draws import draw_for_log, seeds_of
 from serve_app.stages.ordering import order_candidates
 from serve_app.stages.placement import BundleMiss, StageClient, StageFailure, try_stage
@@ -145,6 +146,7 @@ class Pipeline:
                 None if user_emb is None else user_emb[kept],
                 take_requests(candidates, kept),
                 dropped.of(kept),
+                live,
                 trip,
             )
             outcome = self._finish(
@@ -197,6 +199,7 @@ class Pipeline:
         user_emb: np.ndarray | None,
         candidates: CandidateSet,
         dropped: DroppedDraw,
+        live: LiveRows,
         trip: _Trip,
     ) -> BatchColumns:
         scores = await score_candidates(
@@ -215,7 +218,7 @@ class Pipeline:
         )
         trip.failed(ordered.failure)
         trip.done("order")
-        return BatchColumns(candidates, scores, ordered, dropped)
+        return BatchColumns(features, candidates, scores, ordered, dropped, live.neighbours)
 
     def _finish(
         self,
@@ -226,14 +229,7 @@ class Pipeline:
         index: IndexAnswer,
         trip: _Trip,
     ) -> list[Answer | Exception]:
-        answers = answers_of(
-            bundle,
-            asks,
-            users,
-            columns,
-            n_unshown=self._settings.serve.log_unshown,
-            n_history=self._settings.serve.log_history,
-        )
+        answers = answers_of(bundle, asks, users, columns, self._settings)
         finished: list[Answer | Exception] = []
         for answer in answers:
             if index.coverage == 0 and not answer.shown.item_ids:

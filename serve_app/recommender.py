@@ -18,6 +18,7 @@ from serve_app.micro_batch import IsLive, MicroBatcher
 from serve_app.pipeline import Pipeline
 from serve_app.residents.bundle_loading import GatewayBundle, LoadedBundle
 from serve_app.residents.residency import Residency, stable_arm
+from serve_app.stages.explaining import Explainer
 from serve_app.stages.placement import BundleMiss, StageClient
 from serve_app.stages.reach import unreachable_stage
 
@@ -36,9 +37,11 @@ class Recommender:
         pipeline: Pipeline,
         stages: Mapping[str, StageClient],
         settings: ServeSettings,
+        explainer: Explainer,
     ) -> None:
         self._residency = residency
         self._pipeline = pipeline
+        self._explainer = explainer
         self._stages = stages
         self._settings = settings
         self._batchers: dict[str, MicroBatcher[Ask, Answer]] = {}
@@ -74,7 +77,10 @@ class Recommender:
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 try:
-                    ask = Ask(request, request_id, arm.variant, received_at_ms, expires_at_s)
+                    experiment = self._experiment_of(arm)
+                    ask = Ask(
+                        request, request_id, arm.variant, received_at_ms, expires_at_s, experiment
+                    )
                     return await self._submit(arm.bundle_id, ask)
                 except BundleMiss:
                     stable = self._stable()
@@ -126,7 +132,8 @@ class Recommender:
         batcher = self._batchers.get(bundle_id)
         if batcher is None:
             batcher = self._batchers[bundle_id] = self._new_batcher(bundle)
-        return await batcher.submit(ask)
+        answer = await batcher.submit(ask)
+        return await self._explainer.explain(answer) if ask.request.explain else answer
 
     def _new_batcher(self, bundle: GatewayBundle) -> MicroBatcher[Ask, Answer]:
         async def run(asks: Sequence[Ask], is_live: IsLive) -> Sequence[Answer | Exception]:
@@ -138,6 +145,10 @@ class Recommender:
             max_batch=self._settings.max_batch,
             max_in_flight=self._settings.max_batches_in_flight,
         )
+
+    def _experiment_of(self, arm: Arm) -> str | None:
+        plan = self._residency.plan
+        return None if plan is None else plan.experiment_of(arm.variant)
 
     def _find(self, bundle_id: str) -> GatewayBundle | None:
         loaded = self._residency.get(bundle_id)

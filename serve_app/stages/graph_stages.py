@@ -7,10 +7,12 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from recsys.stages import SCORER
 from serve_app.links.handshake import LinkAddress
 from serve_app.links.link_pool import LinkPool, Roster
+from serve_app.stages.explaining import EXPLAIN
 from serve_app.stages.handle_calls import HandleCalls
-from serve_app.stages.placement import RemoteStage, StageClient
+from serve_app.stages.placement import Ask, RemoteStage, StageClient
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -37,12 +39,23 @@ class RemoteStages:
         self._pools: list[LinkPool] = []
         self.clients: dict[str, StageClient] = {}
         for stage, handle in handles.items():
-            if placement == "handle":
-                self.clients[stage] = RemoteStage(stage, HandleCalls(stage, handle).ask)
-                continue
-            pool = LinkPool(stage, roster_by(handle), rng)
-            self._pools.append(pool)
-            self.clients[stage] = RemoteStage(stage, pool.ask)
+            ask = self._way_to(stage, handle, placement, rng)
+            self.clients[stage] = RemoteStage(stage, ask)
+            if stage == SCORER:
+                self.clients[EXPLAIN] = RemoteStage(stage, ask)
+
+    def _way_to(
+        self,
+        stage: str,
+        handle: DeploymentHandle[Any],
+        placement: Literal["link", "handle"],
+        rng: random.Random,
+    ) -> Ask:
+        if placement == "handle":
+            return HandleCalls(stage, handle).ask
+        pool = LinkPool(stage, roster_by(handle), rng)
+        self._pools.append(pool)
+        return pool.ask
 
     async def start(self) -> None:
         """Connect to the replicas that are there."""

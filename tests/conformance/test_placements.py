@@ -82,6 +82,8 @@ def requests() -> list[dict[str, Any]]:
         {"user_id": USERS[5], "k": 200},
         {"user_id": USERS[6], "exclude_item_ids": [f"i{n}" for n in range(40)]},
         {"user_id": USERS[7], "k": 5, "explain": True},
+        {"user_id": USERS[8], "k": 40, "explain": True},
+        {"user_id": "nobody", "explain": True},
     ]
 
 
@@ -133,9 +135,24 @@ def numbers(node: Any) -> list[float]:
     return [float(node)] if isinstance(node, int | float) else []
 
 
+def causes(answer: dict[str, Any]) -> list[tuple[str | None, list[tuple[str, str]]]]:
+    """Per explained item the seed that brought it, and the events it is owed to, in order."""
+    explained = (item["explanation"] for item in answer["items"] if "explanation" in item)
+    return [
+        (
+            one["seed"] and one["seed"]["item_id"],
+            [(cause["item_id"], cause["kind"]) for cause in one["history"]],
+        )
+        for one in explained
+    ]
+
+
 def test_every_placement_answers_alike(placements: Placements) -> None:
-    """Same items in the same order, same scores and propensities, one by one or in a batch."""
+    """Same items in the same order, same scores, propensities and explanations, one by one or in
+    a batch.
+    """
     sources: set[str] = set()
+    explained: list[Any] = []
     for there, here in zip(over_ray(placements), fused(placements), strict=True):
         sources |= {item["source"] for item in there["items"]}
         for name in ("request_id", "bundle_id", "variant", "coverage", "degraded"):
@@ -146,8 +163,13 @@ def test_every_placement_answers_alike(placements: Placements) -> None:
         assert [item["source"] for item in there["items"]] == [
             item["source"] for item in here["items"]
         ]
+        assert causes(there) == causes(here)
+        explained += causes(there)
         assert numbers(there["items"]) == pytest.approx(numbers(here["items"]), abs=1e-4)
     assert sources >= {"index", "neighbours", "trending"}
+    assert any(seed is not None for seed, _ in explained)
+    assert sum(len(named) == 3 for _, named in explained) >= 45
+    assert sum(not named for _, named in explained) == 20
 
 
 def test_both_say_they_are_ready_with_the_same_plan(placements: Placements) -> None:

@@ -31,6 +31,7 @@ from train_app.examples.interactions import Interactions
 from train_app.learning.adapted_settings import adapted
 from train_app.learning.catch_up import catch_up_job
 from train_app.learning.checkpoints import run_key
+from train_app.learning.label_free_counts import label_free_counts
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
 from train_app.learning.scorer_examples import collect_examples, held_back_events, kept_aside
@@ -233,9 +234,7 @@ def _train_scorer(
     vectors = model.item_vectors()
     encoder = UserEncoder.of(model)
     examples = collect_examples(train, held_back, encoder, vectors, settings)
-    is_older = np.ones(len(train), dtype=bool)
-    is_older[held_back] = False
-    counts = np.bincount(train.rows[is_older], minlength=train.n_items)
+    counts = label_free_counts(train, held_back)
     scorer_settings = settings.train.scorer
     if warm_start is not None:
         scorer_settings = warm_scorer(scorer_settings, settings.train.warm)

@@ -149,3 +149,38 @@ def test_an_explanation_is_flattened() -> None:
         == "a.b 0.500, a.c x, d 2"
     )
     assert not explanation_text(None)
+
+
+def test_an_explanation_is_told_in_lines_of_titles_and_signed_contributions() -> None:
+    """The history first, then what it goes together with, the features, and the rest."""
+    explanation = {
+        "title": "Heat",
+        "source": "neighbours",
+        "retrieval_rank": 3,
+        "moved_by": None,
+        "seed": {"item_id": "i4", "title": "Ronin [1998]"},
+        "history": [
+            {"item_id": "i4", "title": "Ronin [1998]", "kind": "like", "contribution": 0.125},
+            {"item_id": "i5", "title": "", "kind": "click", "contribution": -0.0625},
+        ],
+        "features": {"popularity": 0.01, "history": -0.5},
+    }
+    assert explanation_text(explanation).splitlines() == [
+        "because of: Ronin [1998] (like) +0.1250, i5 (click) -0.0625",
+        "goes together with: Ronin [1998]",
+        "features: history -0.5000, popularity +0.0100",
+        "retrieval_rank 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "line"),
+    [
+        ([], "because of: nothing in the history"),
+        (None, "because of: could not be found out, see degraded"),
+    ],
+)
+def test_nothing_to_name_and_nothing_found_out_are_told_apart(history: Any, line: str) -> None:
+    """A new user, and an explanation that came too late."""
+    explanation = {"history": history, "seed": None, "features": None}
+    assert explanation_text(explanation) == line

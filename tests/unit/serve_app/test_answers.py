@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from recsys.events import Impression, decode_event, encode_event
+from recsys.traffic import Arm, TrafficPlan
 from serve_app.answers import answer_json, impression_of
 from serve_app.asks import Answer, Ask, Chosen, Dropped, Explanation
 from serve_app.http.recommend_requests import RecommendRequest
@@ -92,3 +94,17 @@ def test_an_impression_of_an_older_release_dropped_nothing() -> None:
     old = decode_event(json.dumps(body).encode())
     assert isinstance(old, Impression)
     assert (old.dropped, old.n_dropped) == ((), 0)
+
+
+def test_an_impression_names_what_its_slate_is_compared_under() -> None:
+    """The plan's salt for canary and baseline; nobody compares stable."""
+    plan = TrafficPlan(
+        4, "r1", (Arm("stable", "b1", 0.8), Arm("baseline", "b1", 0.1), Arm("canary", "b2", 0.1))
+    )
+    answer = an_answer()
+    named = {}
+    for arm in plan.arms:
+        experiment = plan.experiment_of(arm.variant)
+        ask = replace(answer.ask, variant=arm.variant, experiment=experiment)
+        named[arm.variant] = impression_of(replace(answer, ask=ask), "e1").experiment
+    assert named == {"stable": None, "baseline": "r1", "canary": "r1"}

@@ -142,6 +142,21 @@ def test_every_route_answers_its_example_as_documented(
         assert problems(reply.json(), schema) == []
 
 
+def test_an_explained_slate_is_as_documented(graph: Graph) -> None:
+    """The document names what explanations hold, and they hold nothing else."""
+    schemas = DOCUMENT["components"]["schemas"]
+    assert set(schemas["HistoryCause"]["properties"]) == {
+        "item_id", "title", "kind", "contribution",
+    }  # fmt: skip
+    reply = asyncio.run(
+        call(graph.http, "POST", "/v1/recommend", b'{"user_id":"u","explain":true}')
+    )
+    assert problems(reply.json(), {"$ref": "#/components/schemas/AnswerBody"}) == []
+    for item in reply.json()["items"]:
+        assert set(item["explanation"]) == set(schemas["Explanation"]["properties"])
+        assert item["explanation"]["history"] == []
+
+
 @pytest.mark.parametrize(
     ("verb", "path", "body", "query", "status"),
     [
