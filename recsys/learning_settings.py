@@ -16,14 +16,14 @@ from recsys.settings_branch import Branch, Positive, Share
 class TowerSettings(Branch):
     """The two towers and their training."""
 
-    embedding_dim: Annotated[int, Field(ge=8, le=1024)] = 64
+    embedding_dim: Annotated[int, Field(ge=8, le=1024)] = 128
     n_layers: Positive = 2
     n_heads: Positive = 2
     history_length: Annotated[int, Field(ge=4, le=1000)] = 200
     """Engagements the user tower reads."""
     dropout: Share | None = None
     """None follows the data: 0.2 where items have a hundred engagements each, 0.5 where a dozen."""
-    n_negatives: Annotated[int, Field(ge=0)] = 512
+    n_negatives: Annotated[int, Field(ge=0)] = 2048
     """Shared sampled negatives per step, with log-Q correction; 0 is the full softmax."""
     batch_size: Positive = 32
     """Full-length histories per step; shorter ones fill the same number of tokens."""
@@ -32,7 +32,7 @@ class TowerSettings(Branch):
     epochs: Positive = 30
     max_steps: Annotated[int, Field(ge=0)] = 0
     """The schedule ends after so many steps if the epochs have not ended before; 0 is no limit."""
-    max_minutes: Annotated[float, Field(ge=0)] = 10.0
+    max_minutes: Annotated[float, Field(ge=0)] = 12.0
     """The schedule ends after this time if the epochs have not ended before; 0 is no limit, and
     then the same data and seed give the same weights."""
     catch_up: Share = 0.05

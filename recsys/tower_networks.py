@@ -25,6 +25,7 @@ N_GAP_BUCKETS = len(_GAP_BOUNDS_S) + 2
 _INITIAL_SCALE = 0.02
 """Small, so that the first steps of Adam already decide where a vector points."""
 _ROWS_AT_ONCE = 65_536
+_LEAST_SPREAD = 1e-12
 RESERVED_KINDS = 2
 """Kind index 0 is padding, 1 any kind the schema does not name."""
 
@@ -58,7 +59,8 @@ class ItemTower(nn.Module):
     """Item vector = id embedding + mean of content embeddings.
 
     An item whose id is hidden, or that no engagement trained, has the learned unknown-id vector in
-    place of its own, so that its content decides.
+    place of its own, so that its content decides. What retrieval takes for the vector of an item
+    that nothing trained is estimated from that, see `all_vectors`.
 
     Args:
         content: [N, tokens] content buckets, -1 padding.
@@ -88,11 +90,42 @@ class ItemTower(nn.Module):
         vectors = torch.where(known[:, None], vectors, self.unknown_id)
         return vectors + self._content_vectors(rows) if self.has_content else vectors
 
-    def all_vectors(self) -> Tensor:
-        """Vectors of every row, [N, D]."""
+    def all_vectors(self, start: Tensor) -> Tensor:
+        """Vectors of every row, [N, D]; of items that nothing trained, as `_estimated`.
+
+        Args:
+            start: [D] the embedding of a user without a history, to whom items score by how
+                popular they are.
+        """
         with torch.inference_mode():
-            rows = torch.split(torch.arange(len(self.ids)), _ROWS_AT_ONCE)
-            return torch.cat([self(chunk) for chunk in rows])
+            vectors = self._of(torch.arange(len(self.ids)), hidden=False)
+            known, unknown = self.is_known.nonzero()[:, 0], (~self.is_known).nonzero()[:, 0]
+            if len(known) and len(unknown):
+                vectors[unknown] = self._estimated(vectors, known, unknown, start)
+            return vectors
+
+    def _of(self, rows: Tensor, *, hidden: bool) -> Tensor:
+        """Vectors of rows [n], [n, D], some at a time."""
+        parts = torch.split(rows, _ROWS_AT_ONCE)
+        is_hidden = (torch.full_like(part, hidden, dtype=torch.bool) for part in parts)
+        return torch.cat([self(*pair) for pair in zip(parts, is_hidden, strict=True)])
+
+    def _estimated(self, vectors: Tensor, known: Tensor, unknown: Tensor, start: Tensor) -> Tensor:
+        """What items of the content of `unknown` have come to be, [n, D].
+
+        What content alone gives is short, because it is learned beside ids that carry most of an
+        item. So it is moved and stretched by the shift and the one factor that, over the known
+        items, meet the mean of their vectors and come nearest to each (least squares). An item
+        counts by the root of its share of first engagements: between the mean item, which is
+        less than what a new item may become, and the mean engagement, which is of the head.
+        """
+        content_only, own = self._of(known, hidden=True), vectors[known]
+        shares = torch.softmax(own @ start / 2, 0)[:, None]
+        center, mean = (shares * content_only).sum(0), (shares * own).sum(0)
+        spread = content_only - center
+        explained = (shares * spread * (own - mean)).sum()
+        factor = explained / (shares * spread**2).sum().clamp(min=_LEAST_SPREAD)
+        return mean + factor.clamp(min=0.0) * (vectors[unknown] - center)
 
     def _content_vectors(self, rows: Tensor) -> Tensor:
         tokens = self.content[rows]
@@ -145,4 +178,12 @@ class TwoTower(nn.Module):
 
     def item_vectors(self) -> FloatArray:
         """Vectors of every item, [N, D]."""
-        return self.item.all_vectors().float().numpy()
+        was_training = self.user.training
+        self.user.eval()
+        with torch.inference_mode():
+            nothing = torch.zeros(1, 0, dtype=torch.int64)
+            events = torch.zeros(1, 0, self.config.embedding_dim)
+            start = self.user.last_state(events, nothing, nothing, nothing.sum(1))[0]
+            vectors = self.item.all_vectors(start)
+        self.user.train(was_training)
+        return vectors.float().numpy()

@@ -49,7 +49,7 @@ def scores_ranker(name: str, scores: FloatArray) -> Ranker:
 
     def rank(queries: HeldOut) -> dict[str, RowArray]:
         everybody = np.broadcast_to(scores, (len(queries), len(scores)))
-        return {name: _top_lists(everybody, queries)}
+        return {name: top_lists(everybody, queries)}
 
     return rank
 
@@ -66,7 +66,7 @@ def history_ranker(
     """
 
     def rank(queries: HeldOut) -> dict[str, RowArray]:
-        return {name: _top_lists(scores_of(queries.histories(negative_kinds)), queries)}
+        return {name: top_lists(scores_of(queries.histories(negative_kinds)), queries)}
 
     return rank
 
@@ -243,7 +243,7 @@ def batch_size(n_items: int, n_cells: int = 8_000_000) -> int:
     return max(1, min(256, n_cells // max(1, n_items)))
 
 
-def _top_lists(scores: FloatArray, queries: HeldOut) -> RowArray:
+def top_lists(scores: FloatArray, queries: HeldOut) -> RowArray:
     """The best unseen items, or the best candidates where the protocol names them."""
     if queries.candidates is None:
         return _top_unseen(scores, queries.seen())

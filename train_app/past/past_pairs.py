@@ -1,13 +1,15 @@
 """Items that went together up to a past moment: the stream's pairs and neighbours over columns.
 
 The definitions are those of `recsys.feature_definitions`, written for arrays; a test holds both to
-the same answers. Legend: M engagements, P pairs, N items.
+the same answers. Legend: M engagements, H partners of one, N items. What is made of pairs
+is made a block of items at a time, because pairs are several times the engagements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +21,17 @@ from recsys.types import NO_ROW, RowArray
 from train_app.examples.interactions import Interactions
 
 _NAME_BITS = 0xFFFF_FFFF
+_EVENTS_AT_ONCE = 500_000
+_PAIRS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class PastPairs:
     """All pairs of a log; items are places in the order of their ids, which decides ties."""
 
-    firsts: RowArray  # [P]
-    seconds: RowArray  # [P]
-    timestamps_ms: NDArray[np.int64]  # [P], ascending
+    items: RowArray  # [M] of the positive engagements, in order of time
+    partners: RowArray  # [M, H] what each is a pair with, -1 for padding
+    timestamps_ms: NDArray[np.int64]  # [M], ascending
     row_of_place: RowArray  # [N]
     pair_days: int
 
@@ -39,19 +43,20 @@ class PastPairs:
         n_items = len(self.row_of_place)
         since_ms = (day_of(moment_ms) - self.pair_days + 1) * MS_PER_DAY
         begin, end = np.searchsorted(self.timestamps_ms, (since_ms, moment_ms)).tolist()
-        first, second = self.firsts[begin:end], self.seconds[begin:end]
-        degrees = np.bincount(first, minlength=n_items) + np.bincount(second, minlength=n_items)
-        one, other, n_pairs = _counted(first, second, n_items)
-        cosines = n_pairs / np.sqrt(degrees[one] * degrees[other])
-        scores = cosines * n_pairs / (n_pairs + NEIGHBOUR_SHRINKAGE)
-        order = np.argsort(_falling(one, scores), kind="stable")
-        one, other, scores = one[order], other[order], scores[order]
-        ranks = np.arange(len(one)) - np.searchsorted(one, one)
-        is_kept = ranks < n_kept
+        items, partners = self.items[begin:end], self.partners[begin:end]
+        degrees = _degrees(items, partners, n_items)
         table = NeighbourTable.empty(n_items, n_kept)
-        at = (self.row_of_place[one[is_kept]], ranks[is_kept])
-        table.rows[at] = self.row_of_place[other[is_kept]]
-        table.scores[at] = scores[is_kept]
+        for low, high in _blocks(degrees):
+            one, other, n_pairs = _counted(_keys(items, partners, low, high, n_items), n_items)
+            cosines = n_pairs / np.sqrt(degrees[one] * degrees[other])
+            scores = cosines * n_pairs / (n_pairs + NEIGHBOUR_SHRINKAGE)
+            order = np.argsort(_falling(one, scores), kind="stable")
+            one, other, scores = one[order], other[order], scores[order]
+            ranks = np.arange(len(one)) - np.searchsorted(one, one)
+            is_kept = ranks < n_kept
+            at = (self.row_of_place[one[is_kept]], ranks[is_kept])
+            table.rows[at] = self.row_of_place[other[is_kept]]
+            table.scores[at] = scores[is_kept]
         return table
 
 
@@ -63,16 +68,19 @@ def past_pairs(
     place_of_row = np.empty(log.n_items, np.int32)
     place_of_row[row_of_place] = np.arange(log.n_items, dtype=np.int32)
     is_positive = ~np.isin(log.kind_ids, _ids_of(log, negative_kinds))
-    items = place_of_row[log.rows[is_positive]]
-    users, times = log.user_of_event()[is_positive], log.timestamps_ms[is_positive]
-    partners = _partners(items, users, times, settings)
-    events, columns = np.nonzero(partners != NO_ROW)
-    order = np.argsort(times[events], kind="stable")
-    events, columns = events[order], columns[order]
+    items, times = place_of_row[log.rows[is_positive]], log.timestamps_ms[is_positive]
+    users = log.user_of_event()[is_positive]
+    partners = np.full((len(items), settings.pair_history), NO_ROW, np.int32)
+    bounds = np.unique(np.searchsorted(users, users[::_EVENTS_AT_ONCE])).tolist()
+    for begin, end in pairwise([*bounds, len(users)]):
+        part = slice(begin, end)  # of whole users
+        partners[part] = _partners(items[part], users[part], times[part], settings)
+    del users
+    order = np.argsort(times, kind="stable")
     return PastPairs(
-        items[events],
-        partners[events, columns],
-        times[events],
+        items[order],
+        partners[order],
+        times[order],
         row_of_place.astype(np.int32),
         settings.pair_days,
     )
@@ -118,21 +126,47 @@ def _oldest_in_window(
     return np.asarray(np.searchsorted(axis, axis - window_ms), np.int64)
 
 
-def _counted(
-    first: RowArray, second: RowArray, n_items: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Both directions of every distinct pair and how often it was made, in order of both items."""
-    keys = np.concatenate(
-        [first.astype(np.int64) * n_items + second, second.astype(np.int64) * n_items + first]
-    )
+def _degrees(items: RowArray, partners: RowArray, n_items: int) -> NDArray[np.int64]:
+    """In how many pairs each item is, [N]."""
+    degrees = np.zeros(n_items, np.int64)
+    for column in partners.T:
+        is_pair = column != NO_ROW
+        degrees += np.bincount(items[is_pair], minlength=n_items)
+        degrees += np.bincount(column[is_pair], minlength=n_items)
+    return degrees
+
+
+def _blocks(degrees: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Ranges of items of about `_PAIRS_AT_ONCE` pairs each, so that memory stays bounded."""
+    before = np.cumsum(degrees) - degrees
+    bounds = np.flatnonzero(np.diff(before // _PAIRS_AT_ONCE, prepend=-1)).tolist()
+    return list(pairwise([*bounds, len(degrees)]))
+
+
+def _keys(
+    items: RowArray, partners: RowArray, low: int, high: int, n_items: int
+) -> NDArray[np.int64]:
+    """Every pair seen from its items in [low, high), as that item x N + the other; in order."""
+    parts = [np.empty(0, np.int64)]
+    is_within = (items >= low) & (items < high)
+    for column in partners.T:
+        for chosen, one, other in (
+            (is_within & (column != NO_ROW), items, column),
+            ((column >= low) & (column < high), column, items),
+        ):
+            parts.append(one[chosen].astype(np.int64) * n_items + other[chosen])
+    keys = np.concatenate(parts)
     keys.sort()
+    return keys
+
+
+def _counted(
+    keys: NDArray[np.int64], n_items: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Both items of every distinct key and how often it is there, in order of both items."""
     starts = np.flatnonzero(np.diff(keys, prepend=-1))
     distinct = keys[starts]
-    return (
-        distinct // n_items,
-        distinct % n_items,
-        np.diff(starts, append=len(keys)),
-    )
+    return distinct // n_items, distinct % n_items, np.diff(starts, append=len(keys))
 
 
 def _falling(one: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.uint64]:

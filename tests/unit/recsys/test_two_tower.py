@@ -19,7 +19,7 @@ from recsys.two_tower import (
     load_user_tower,
     save_towers,
 )
-from recsys.types import Batch
+from recsys.types import Batch, FloatArray
 
 N_ITEMS = 30
 LENGTH = 12
@@ -124,15 +124,50 @@ def test_order_kinds_and_ages_of_a_history_matter() -> None:
 
 
 def test_an_item_nobody_engaged_with_is_placed_by_its_content() -> None:
-    """Two unknown items differ only by content; a known one also by its id."""
+    """Two unknown items differ by content; their own ids, which nothing trained, say nothing."""
     vectors = a_model().item_vectors()
     assert np.abs(vectors[28] - vectors[29]).max() > 1e-3  # other content
     model = a_model()
     with torch.no_grad():
-        model.item.ids += 1.0
-    moved = model.item_vectors()
-    np.testing.assert_array_equal(moved[28:], vectors[28:])
-    assert np.abs(moved[:28] - vectors[:28]).min() > 0.5
+        model.item.ids[28:] += 1.0
+    np.testing.assert_array_equal(model.item_vectors(), vectors)
+
+
+def content_only(model: TwoTower) -> FloatArray:
+    """What content alone gives of every item."""
+    rows = torch.arange(N_ITEMS)
+    with torch.inference_mode():
+        vectors = model.item(rows, torch.ones(N_ITEMS, dtype=torch.bool))
+    return np.asarray(vectors.numpy(), np.float32)
+
+
+def test_an_unknown_item_is_what_items_of_its_content_have_come_to_be() -> None:
+    """Ids that stretch and shift what content says do so for unknown items as well."""
+    model = a_model()
+    before, shift = content_only(model), torch.randn(16)
+    with torch.no_grad():
+        plain = torch.from_numpy(before)
+        model.item.ids.copy_(3.0 * plain + shift - (plain - model.item.unknown_id))
+    vectors = model.item_vectors()
+    np.testing.assert_allclose(vectors, 3.0 * before + shift.numpy(), atol=1e-5)
+
+
+def test_without_content_an_unknown_item_is_the_mean_item() -> None:
+    """The root of the shares of first engagements weighs; where all or none are known, nothing is
+    estimated."""
+    config = TowerConfig(4, 8, 1, 1, LENGTH, ("view",), 8)
+    nothing = np.full((4, 2), -1, np.int32)
+    some = TwoTower(config, nothing, np.asarray([True, True, True, False]))
+    with torch.no_grad():
+        some.item.ids.mul_(50.0)
+    vectors = some.item_vectors()
+    weights = np.exp(vectors[:3] @ UserEncoder.of(some).encode(histories([0]))[0] / 2)
+    assert weights.std() > 0.1
+    np.testing.assert_allclose(vectors[3], weights @ vectors[:3] / weights.sum(), atol=1e-5)
+    none = TwoTower(config, nothing, np.zeros(4, np.bool_))
+    assert not none.item_vectors().any()  # the unknown-id vector, as it begins
+    whole = TwoTower(config, nothing, np.ones(4, np.bool_))
+    np.testing.assert_array_equal(whole.item_vectors(), whole.item.ids.detach().numpy())
 
 
 def test_saved_towers_answer_as_before(tmp_path: Path) -> None:

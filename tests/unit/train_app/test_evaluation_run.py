@@ -34,6 +34,7 @@ from train_app.evaluation.evaluation_run import (
 )
 from train_app.evaluation.evaluation_table import DIVERSITY, Evaluation
 from train_app.evaluation.rankers import PAGE
+from train_app.evaluation.rivals.popularity_as_of import POPULARITY_TRENDING
 from train_app.evaluation.rivals.rank_all_methods import CutResult, rank_all_methods
 from train_app.examples.interactions import Interactions, interactions_from_columns
 from train_app.publish import assemble, publish_bundle, read_draft, write_bundle_manifest
@@ -92,6 +93,7 @@ def test_without_a_bundle_one_is_trained_and_nothing_is_left(tmp_path: Path, pro
     assert table.facts["train_s"] >= 0
     assert any("trained with the present settings" in note for note in table.notes)
     assert table.n_queries == 20
+    assert POPULARITY_TRENDING not in {row.method for row in table.figures}
     assert not list((tmp_path / "evaluations").iterdir())
 
 
@@ -107,6 +109,7 @@ def test_a_bundle_that_excludes_the_test_part_is_evaluated_and_compared(tmp_path
         for interval in difference.values()
     )
     assert table.facts["bundle_id"] == bundle_id
+    assert (PAGE, POPULARITY_TRENDING) in compared
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "ncf"])

@@ -109,6 +109,25 @@ def test_neighbours_as_of_a_moment_are_those_the_stream_would_serve(
         )
 
 
+def test_neighbours_are_the_same_however_many_pairs_are_counted_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of users and of items bound the memory and decide nothing."""
+    rng = np.random.default_rng(0)
+    times = START_MS + rng.integers(0, MS_PER_DAY, 400)
+    columns = (rng.integers(0, 9, 400), rng.integers(0, 30, 400))
+    users, items = ([f"x{number}" for number in column] for column in columns)
+    log = interactions_from_columns(users, items, ["click"] * 400, times)
+    moment_ms = int(times.max())
+    whole = past_pairs(log, NEGATIVE, FEATURES).neighbours(moment_ms, N_KEPT)
+    monkeypatch.setattr("train_app.past.past_pairs._EVENTS_AT_ONCE", 7)
+    monkeypatch.setattr("train_app.past.past_pairs._PAIRS_AT_ONCE", 11)
+    parts = past_pairs(log, NEGATIVE, FEATURES).neighbours(moment_ms, N_KEPT)
+    assert (whole.rows != NO_ROW).sum() > 50
+    np.testing.assert_array_equal(parts.rows, whole.rows)
+    np.testing.assert_array_equal(parts.scores, whole.scores)
+
+
 @examples_of(deadline=None, max_examples=50)
 @given(engagements)
 def test_trending_as_of_a_moment_is_what_the_list_would_have_said(

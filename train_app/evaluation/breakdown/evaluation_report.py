@@ -142,8 +142,9 @@ def _missing_notes(results: Sequence[CutResult], ranked: dict[str, Ranked]) -> l
 
 def _fixed_notes(protocol: Protocol) -> list[str]:
     by_time = [
-        "the page reads trends as of each query, as serving does; baselines know what was popular "
-        "until the cut, and of later events the user's own history alone"
+        "the page reads trends as of each query, as serving does, and so does 'popularity, "
+        "trending'; the other baselines know what was popular until the cut, and of later events "
+        "the user's own history alone"
     ]
     return [
         *(by_time if protocol == "time" else []),

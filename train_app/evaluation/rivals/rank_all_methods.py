@@ -25,6 +25,7 @@ from train_app.evaluation.evaluate import (
 from train_app.evaluation.evaluation_protocols import HeldOut
 from train_app.evaluation.evaluation_table import Ranked
 from train_app.evaluation.rankers import PAGE, POPULARITY, BundleParts, BundleRanker, Ranker
+from train_app.evaluation.rivals.popularity_as_of import fit_popularity_as_of
 from train_app.evaluation.rivals.rival_grids import Rival
 from train_app.evaluation.rivals.tune_rivals import Fitted, fit_rivals
 from train_app.evaluation.splits.user_pages import UserPages
@@ -77,6 +78,8 @@ def rank_all_methods(
         devices: of every query, "" where it is not known.
     """
     fitted, notes = fit_rivals(held_out, settings, tune=tune, report=report, rivals=rivals)
+    if held_out.protocol == "time":
+        fitted = [fit_popularity_as_of(held_out, settings, tune=tune), *fitted]
     popular = popularity_rankers(held_out.train, settings)
     baselines = [*popular, *(rival.ranker for rival in fitted)]
     names = (POPULARITY, POPULARITY_RECENT, *(rival.name for rival in fitted))
