@@ -70,6 +70,10 @@ class TrafficPlan:
                 return arm
         return in_order[-1]  # shares that sum to a hair below 1
 
+    def experiment_of(self, variant: str) -> str | None:
+        """What slates of a variant are compared under; None for stable, which nobody compares."""
+        return None if variant == STABLE else self.salt
+
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON object."""
         return {"epoch": self.epoch, "salt": self.salt, "arms": [asdict(arm) for arm in self.arms]}

@@ -175,7 +175,7 @@ def find_haproxy() -> Path:
 
 
 def serve_config(settings: Settings) -> dict[str, Any]:
-    """The two applications as Ray Serve's declarative configuration.
+    """The three applications as Ray Serve's declarative configuration.
 
     Equal to the `serveConfigV2` of a RayService, so a laptop and Kubernetes run the same thing.
     """
@@ -195,6 +195,12 @@ def serve_config(settings: Settings) -> dict[str, Any]:
                 "name": "workers",
                 "route_prefix": None,
                 "import_path": "train_app.workers:build",
+                "args": arguments,
+            },
+            {
+                "name": "control",
+                "route_prefix": None,
+                "import_path": "cluster.rollouts.controller_app:build",
                 "args": arguments,
             },
         ],

@@ -1,4 +1,4 @@
-"""`cluster canary`: start, follow, end and undo rollouts. The work is `rollout_runner`'s."""
+"""`cluster canary`: start, steer, end and undo rollouts. The work is `rollout_runner`'s."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cluster.console import Console
-from recsys.errors import FleetError, WaitTimeout
+from cluster.rollouts.canary_reading import (
+    emit_status,
+    explain,
+    follow,
+    history,
+    latest,
+    now_ms,
+    outcome_text,
+    status,
+)
+from cluster.rollouts.canary_simulate import simulate
 
 if TYPE_CHECKING:
-    from cluster.rollouts.control_writer import StoredRollout
     from cluster.rollouts.rollout_record import Rollout
     from cluster.rollouts.rollout_runner import RolloutRunner
-
-WAIT_POLL_S = 0.25
 
 
 @click.group(
     epilog="""\b
     Examples:
-      cluster canary start b20261122-091500-4e1c9a
-      cluster canary status --wait --timeout 120
+      cluster canary start b20261122-091500-4e1c9a --plan fast
+      cluster canary status --watch
+      cluster canary explain
       cluster canary undo
     """
 )
@@ -41,46 +47,98 @@ def canary() -> None:
     epilog="""\b
     Examples:
       cluster canary start b20261122-091500-4e1c9a
+      cluster canary start b20261122-091500-4e1c9a --plan fast --wait
+      cluster canary start b20261122-091500-4e1c9a --plan my-plan.toml
       cluster canary start b20261122-091500-4e1c9a --plan instant
 
-    Exits 3 if nothing runs, 4 if another rollout is unfinished, 5 if a replica refuses the bundle.
+    A plan with steps is driven by the controller in the cluster, and this returns at once; with
+    --wait it exits as 'cluster canary status --wait' does. 'instant' is driven from here.
+    Exits 2 for a plan that cannot be used, 3 if nothing runs or no controller lives, 4 if another
+    rollout is unfinished, 5 if a replica refuses the bundle.
     """
 )
 @click.argument("bundle_id", metavar="BUNDLE")
-@click.option("--plan", "plan_name", default="instant", help="How it gets its traffic: instant.")
-@click.pass_obj
-def start(console: Console, bundle_id: str, plan_name: str) -> None:
-    """Replace the stable bundle, once every replica has loaded and checked the new one.
-
-    Started again after its process was killed, it goes on where it was.
-    """
-    _run(console, lambda runner: runner.start(bundle_id, plan_name))
-
-
-@canary.command(
-    epilog="""\b
-    Examples:
-      cluster canary status
-      cluster canary status --wait --timeout 120
-
-    With --wait: 0 promoted, 3 nobody drives it or the fleet did not follow, 4 aborted by an
-    operator, 5 aborted because a replica refused the bundle, 7 timed out.
-    """
+@click.option(
+    "--plan",
+    "plan_name",
+    default="instant",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="instant, fast, standard, careful, or a TOML file.",
 )
 @click.option("--wait", is_flag=True, help="Return when the rollout has ended.")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0.0), help="Seconds, then exit 7."
 )
 @click.pass_obj
-def status(console: Console, wait: bool, timeout_s: float | None) -> None:
-    """Say where the unfinished rollout stands, or how the last one ended."""
-    from cluster.rollouts.rollout_runner import raise_for_outcome
+def start(
+    console: Console, bundle_id: str, plan_name: str, wait: bool, timeout_s: float | None
+) -> None:
+    """Replace the stable bundle step by step, as far as the evidence bears it.
 
-    stored = _wait(console, timeout_s) if wait else _latest(console)
-    document, text = _status(console, stored)
-    console.emit(document, text)
-    if wait and stored is not None:
-        raise_for_outcome(stored.rollout)
+    Started again after its process was killed, it goes on where it was.
+    """
+    _run(console, lambda runner: runner.start(bundle_id, plan_name), wait, timeout_s)
+
+
+@canary.command(
+    epilog="""\b
+    Examples:
+      cluster canary pause
+      cluster canary pause --message "look at the new slates first"
+    """
+)
+@click.option("--message", default="paused by the operator", help="Why, for the history.")
+@click.pass_obj
+def pause(console: Console, message: str) -> None:
+    """Hold the present step with its shares, whatever the evidence says."""
+    _steer(console, lambda runner: runner.pause(message))
+
+
+@canary.command(
+    epilog="""\b
+    Examples:
+      cluster canary resume
+    """
+)
+@click.option("--message", default="resumed by the operator", help="Why, for the history.")
+@click.pass_obj
+def resume(console: Console, message: str) -> None:
+    """Go on with a paused step, which gets its whole time again."""
+    _steer(console, lambda runner: runner.resume(message))
+
+
+@canary.command(
+    epilog="""\b
+    Examples:
+      cluster canary step
+      cluster canary step --message "known to be slow at night"
+
+    Exits 4 at the last step: 'cluster canary promote --full' gives it all traffic.
+    """
+)
+@click.option("--message", default="skipped by the operator", help="Why, for the history.")
+@click.pass_obj
+def step(console: Console, message: str) -> None:
+    """Go on to the next share without a verdict, which the history records."""
+    _steer(console, lambda runner: runner.step(message))
+
+
+@canary.command(
+    epilog="""\b
+    Examples:
+      cluster canary promote
+      cluster canary promote --full --message "the old index is damaged"
+
+    Exits 2 if the evidence does not pass the last step and --full was not given.
+    """
+)
+@click.option("--full", is_flag=True, help="All traffic now, whatever the evidence says.")
+@click.option("--message", default="", help="Why, for the history.")
+@click.pass_obj
+def promote(console: Console, full: bool, message: str) -> None:
+    """Give the canary all traffic, if its last step passes."""
+    _steer(console, lambda runner: runner.promote(full=full, message=message))
 
 
 @canary.command(
@@ -94,9 +152,7 @@ def status(console: Console, wait: bool, timeout_s: float | None) -> None:
 @click.pass_obj
 def abort(console: Console, message: str) -> None:
     """End the unfinished rollout; all traffic goes back to the old bundle first."""
-    with _runner(console) as runner:
-        rollout = runner.abort(message)
-    console.emit({"rollout": rollout.to_json()}, _outcome(rollout))
+    _steer(console, lambda runner: runner.abort(message))
 
 
 @canary.command(
@@ -116,52 +172,56 @@ def retry(console: Console) -> None:
     Examples:
       cluster canary undo
       cluster canary undo --to b20261121-170311-0b77d2
+      cluster canary undo --only scorer
     """
 )
 @click.option("--to", metavar="BUNDLE", help="Default: the bundle that was stable before.")
+@click.option("--only", type=click.Choice(["scorer", "ordering"]), help="This part alone.")
 @click.pass_obj
-def undo(console: Console, to: str | None) -> None:
+def undo(console: Console, to: str | None, only: str | None) -> None:
     """Lead back to an earlier stable bundle, by a new rollout.
 
+    With --only, to a bundle composed of the present one and the earlier one's part, if it fits.
     If nothing runs because the stable bundle is damaged, the earlier one becomes stable at once.
     """
+    if only is not None:
+        from cluster.rollouts.bundle_parts import undo_part
+
+        to = undo_part(console, only, to)
     _run(console, lambda runner: runner.undo(to))
 
 
-@canary.command(
-    epilog="""\b
-    Examples:
-      cluster canary history
-      cluster canary history -n 50
-    """
-)
-@click.option("-n", "n_lines", type=click.IntRange(min=1), default=20, help="Newest lines shown.")
-@click.pass_obj
-def history(console: Console, n_lines: int) -> None:
-    """List what was changed, when, by whom and why; the newest last."""
-    from cluster.rollouts.control_writer import ControlWriter
-
-    entries = ControlWriter(console.settings.control_url).history()[-n_lines:]
-    lines = [
-        f"{_time_text(entry.at_ms)}  {entry.verb:<10} {entry.what}  {entry.why}  ({entry.who})"
-        for entry in entries
-    ]
-    document = {"history": [asdict(entry) for entry in entries]}
-    console.emit(document, "\n".join(lines) or "nothing was changed yet")
+for _verb in (status, explain, history, simulate):
+    canary.add_command(_verb)
 
 
-def _run(console: Console, act: Callable[[RolloutRunner], Rollout | None]) -> None:
-    """Drive a rollout to its end and report it; an abort is an error with its own exit code."""
+def _run(
+    console: Console,
+    act: Callable[[RolloutRunner], Rollout | None],
+    wait: bool = False,
+    timeout_s: float | None = None,
+) -> None:
+    """Start or go on with a rollout and report it; an abort is an error with its exit code."""
     from cluster.rollouts.rollout_runner import raise_for_outcome
 
     with _runner(console) as runner:
         rollout = act(runner)
     if rollout is None:
-        document, text = _status(console, _latest(console))
-        console.emit(document, f"nothing runs; {text}; start it with 'cluster up --wait'")
+        emit_status(console, latest(console), "nothing runs; start it with 'cluster up --wait'")
         return
-    console.emit({"rollout": rollout.to_json()}, _outcome(rollout))
+    if wait and not rollout.is_closed:
+        stored = follow(console, timeout_s, rollout.rollout_id)
+        rollout = rollout if stored is None else stored.rollout
+    console.emit({"rollout": rollout.to_json()}, outcome_text(rollout))
+    if not rollout.is_closed:
+        console.note("follow it with 'cluster canary status --watch'")
     raise_for_outcome(rollout)
+
+
+def _steer(console: Console, act: Callable[[RolloutRunner], Rollout]) -> None:
+    with _runner(console) as runner:
+        rollout = act(runner)
+    console.emit({"rollout": rollout.to_json()}, outcome_text(rollout))
 
 
 @contextmanager
@@ -173,7 +233,7 @@ def _runner(console: Console) -> Generator[RolloutRunner]:
 
     settings = console.settings
     with console.progress("canary") as show:
-        operator = Operator(_who(), _now_ms, time.sleep, lambda line: show(line, None))
+        operator = Operator(_who(), now_ms, time.sleep, lambda line: show(line, None))
         yield RolloutRunner(
             settings,
             Registry(settings.registry_location),
@@ -182,94 +242,9 @@ def _runner(console: Console) -> Generator[RolloutRunner]:
         )
 
 
-def _wait(console: Console, timeout_s: float | None) -> StoredRollout | None:
-    """Follow the newest rollout until it is closed.
-
-    Raises:
-        WaitTimeout: it was not in time.
-        FleetError: nobody drives it.
-    """
-    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    with console.progress("canary") as show:
-        while (stored := _latest(console)) is not None and not stored.rollout.is_closed:
-            rollout = stored.rollout
-            show(f"{rollout.phase}: {rollout.message}", None)
-            if _is_abandoned(stored):
-                raise FleetError(f"rollout {rollout.rollout_id} is {rollout.phase}; {_LEFT}")
-            if deadline_s is not None and time.monotonic() >= deadline_s:
-                raise WaitTimeout(
-                    f"rollout {rollout.rollout_id} is still {rollout.phase} after {timeout_s} s "
-                    f"({rollout.message}), expected it to end; wait longer or abort it with "
-                    "'cluster canary abort'"
-                )
-            time.sleep(WAIT_POLL_S)
-    return stored
-
-
-_LEFT = (
-    "its process is gone: go on with 'cluster canary retry' or end it with 'cluster canary abort'"
-)
-
-
-def _latest(console: Console) -> StoredRollout | None:
-    from cluster.rollouts.control_writer import ControlWriter
-
-    writer = ControlWriter(console.settings.control_url)
-    rollouts = writer.rollouts()
-    unfinished = [stored for stored in rollouts if not stored.rollout.is_closed]
-    newest_last = unfinished or rollouts
-    return newest_last[-1] if newest_last else None
-
-
-def _status(console: Console, stored: StoredRollout | None) -> tuple[dict[str, Any], str]:
-    from cluster.rollouts.observation import living
-    from recsys.stores.control import ControlReader
-
-    reader = ControlReader(console.settings.control_url)
-    view = reader.view()
-    rows = living(reader.readiness(), _now_ms())
-    stable = view.aliases.get("stable")
-    document = {
-        "stable": stable,
-        "plan": None if view.plan is None else view.plan.to_json(),
-        "required": list(view.required),
-        "rollout": None if stored is None else stored.rollout.to_json(),
-        "is_abandoned": stored is not None and _is_abandoned(stored),
-        "driver": None if stored is None else stored.driver,
-        "replicas": [asdict(row) for row in rows],
-    }
-    lines = [f"stable is {stable or 'not set; run cluster up'}"]
-    if stored is not None:
-        lines.append(_outcome(stored.rollout))
-        if _is_abandoned(stored):
-            lines.append(_LEFT)
-    return document, "\n".join(lines)
-
-
-def _is_abandoned(stored: StoredRollout) -> bool:
-    from cluster.rollouts.rollout_runner import ABANDONED_MS
-
-    return not stored.rollout.is_closed and _now_ms() - stored.driven_ms > ABANDONED_MS
-
-
-def _outcome(rollout: Rollout) -> str:
-    return (
-        f"rollout {rollout.rollout_id} of {rollout.bundle_id} over {rollout.stable_id} is "
-        f"{rollout.phase}: {rollout.message}"
-    )
-
-
 def _who() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}:{os.getpid()}"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _time_text(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -1,4 +1,4 @@
-"""The only writer of traffic plan, aliases, required bundles, rollouts and history.
+"""The only writer of traffic plan, aliases, required bundles, rollouts, their turns and history.
 
 Every change is a compare-and-set in one transaction: it happens if the store still is what the
 caller saw, else `RolloutConflict` says what it is now. A change that is already there is done.
@@ -7,59 +7,35 @@ caller saw, else `RolloutConflict` says what it is now. A change that is already
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
+from cluster.rollouts.control_transactions import ControlTransactions
 from cluster.rollouts.rollout_record import Rollout
-from recsys.errors import RolloutConflict, StoreError
+from cluster.rollouts.rollout_rows import Fence as Fence
+from cluster.rollouts.rollout_rows import HistoryEntry as HistoryEntry
+from cluster.rollouts.rollout_rows import StoredRollout as StoredRollout
+from cluster.rollouts.rollout_rows import (
+    entry_of,
+    read_rollout,
+    read_turn,
+    rollout_columns,
+    turn_columns,
+)
+from cluster.rollouts.rollout_turn import RecordedTurn, Turn, Verb
+from recsys.errors import RolloutConflict
 from recsys.stores import control_tables as tables
 from recsys.traffic import TrafficPlan
-
-_SERIALIZATION_FAILURES = {"40001", "40P01"}
-"""SQLSTATE of a transaction that lost against a concurrent one."""
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRollout:
-    """A rollout as stored, with who moves it and when they last did."""
-
-    rollout: Rollout
-    revision: int
-    driver: str
-    driven_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One change of what runs."""
-
-    at_ms: int
-    who: str
-    verb: str
-    what: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """A change made for a rollout happens only while its record is at this revision."""
-
-    rollout_id: str
-    revision: int
 
 
 class ControlWriter:
     """Writes the control store at an SQLAlchemy URL; makes it at the first write."""
 
     def __init__(self, url: str) -> None:
-        self._engine = tables.open_engine(url, writes=True)
-        self._is_created = False
+        self._store = ControlTransactions(url)
 
     def set_plan(
         self, plan: TrafficPlan, expected_epoch: int, *, fence: Fence | None = None
@@ -125,39 +101,60 @@ class ControlWriter:
                 )
             tables.bump_revision(connection)
 
-    def start_rollout(self, rollout: Rollout, who: str, now_ms: int) -> StoredRollout:
-        """Record a new rollout, if every earlier one is closed."""
+    def start_rollout(
+        self, rollout: Rollout, who: str, now_ms: int, *, driven_ms: int | None = None
+    ) -> StoredRollout:
+        """Record a new rollout, if every earlier one is closed.
+
+        Args:
+            driven_ms: 0 leaves it to whoever drives rollouts; else the caller does.
+        """
+        stored = StoredRollout(rollout, 1, who, now_ms if driven_ms is None else driven_ms)
         with self._change(None) as connection:
             row = connection.execute(_open()).mappings().first()
             if row is not None:
-                raise _one_at_a_time(_stored(row).rollout)
+                raise _one_at_a_time(read_rollout(row).rollout)
             connection.execute(
                 tables.rollouts.insert().values(
                     rollout_id=rollout.rollout_id,
                     started_ms=rollout.started_ms,
-                    **_columns(rollout, 1, who, now_ms),
+                    **rollout_columns(stored),
                 )
             )
-            _append(connection, _entry(rollout, who, now_ms))
-        return StoredRollout(rollout, 1, who, now_ms)
+            started = turn_columns(stored, Turn(Verb.START, now_ms), now_ms)
+            connection.execute(tables.rollout_turns.insert().values(started))
+            _append(connection, entry_of(rollout, who, now_ms))
+        return stored
 
     def save_rollout(
-        self, rollout: Rollout, expected_revision: int, who: str, now_ms: int
+        self,
+        rollout: Rollout,
+        expected_revision: int,
+        who: str,
+        now_ms: int,
+        *,
+        turn: Turn | None = None,
+        driven_ms: int | None = None,
     ) -> StoredRollout:
-        """Replace a rollout's record; a new phase or reason also goes into the history."""
+        """Replace a rollout's record; a new phase or reason also goes into the history.
+
+        Args:
+            turn: what it was decided on; without one a replay begins anew at this record.
+            driven_ms: 0 leaves it to whoever drives rollouts; else the caller does.
+        """
         stored = tables.rollouts
         where = stored.c.rollout_id == rollout.rollout_id
+        driven_ms = now_ms if driven_ms is None else driven_ms
+        saved = StoredRollout(rollout, expected_revision + 1, who, driven_ms)
         with self._change(Fence(rollout.rollout_id, expected_revision)) as connection:
-            before = _stored(connection.execute(select(stored).where(where)).mappings().one())
-            connection.execute(
-                stored.update()
-                .where(where)
-                .values(_columns(rollout, expected_revision + 1, who, now_ms))
-            )
+            before = read_rollout(connection.execute(select(stored).where(where)).mappings().one())
+            connection.execute(stored.update().where(where).values(rollout_columns(saved)))
+            made = turn_columns(saved, turn or Turn(Verb.START, now_ms), now_ms)
+            connection.execute(tables.rollout_turns.insert().values(made))
             old = before.rollout
             if (old.phase, old.step, old.reason) != (rollout.phase, rollout.step, rollout.reason):
-                _append(connection, _entry(rollout, who, now_ms))
-        return StoredRollout(rollout, expected_revision + 1, who, now_ms)
+                _append(connection, entry_of(rollout, who, now_ms))
+        return saved
 
     def touch_rollout(self, fence: Fence, driver: str, now_ms: int) -> None:
         """Say that somebody still drives it; the record stays as it is."""
@@ -183,8 +180,9 @@ class ControlWriter:
         """All rollouts, oldest first."""
         stored = tables.rollouts
         order = select(stored).order_by(stored.c.started_ms, stored.c.rollout_id)
-        return self._read(
-            lambda connection: [_stored(row) for row in connection.execute(order).mappings()], []
+        return self._store.read(
+            lambda connection: [read_rollout(row) for row in connection.execute(order).mappings()],
+            [],
         )
 
     def open_rollout(self) -> StoredRollout | None:
@@ -196,45 +194,26 @@ class ControlWriter:
         """Every change of what runs, oldest first."""
         columns = [column for column in tables.history.c if column.name != "sequence"]
         order = select(*columns).order_by(tables.history.c.sequence)
-        return self._read(
+        return self._store.read(
             lambda connection: [
                 HistoryEntry(**row) for row in connection.execute(order).mappings()
             ],
             [],
         )
 
-    def _read(self, read: Callable[[Connection], T], empty: T) -> T:
-        try:
-            if not tables.has_tables(self._engine):
-                return empty
-            with self._engine.begin() as connection:
-                return read(connection)
-        except SQLAlchemyError as error:
-            raise _away(self._engine.url, error) from error
+    def turns(self, rollout_id: str) -> list[RecordedTurn]:
+        """Every move of a rollout, oldest first."""
+        kept = tables.rollout_turns
+        order = select(kept).where(kept.c.rollout_id == rollout_id).order_by(kept.c.number)
+        return self._store.read(
+            lambda connection: [read_turn(row) for row in connection.execute(order).mappings()], []
+        )
 
     @contextmanager
     def _change(self, fence: Fence | None) -> Generator[Connection]:
-        try:
-            if not self._is_created:
-                tables.create_tables(self._engine)
-                self._is_created = True
-            with self._engine.begin() as connection:
-                _check_fence(connection, fence)
-                yield connection
-        except IntegrityError as error:
-            raise RolloutConflict(_LOST_RACE) from error
-        except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) in _SERIALIZATION_FAILURES:
-                raise RolloutConflict(_LOST_RACE) from error
-            raise _away(self._engine.url, error) from error
-        except SQLAlchemyError as error:
-            raise _away(self._engine.url, error) from error
-
-
-_LOST_RACE = (
-    "somebody else changed the rollout at the same moment; "
-    "look with 'cluster canary status' and try again"
-)
+        with self._store.change() as connection:
+            _check_fence(connection, fence)
+            yield connection
 
 
 def _check_fence(connection: Connection, fence: Fence | None) -> None:
@@ -244,7 +223,7 @@ def _check_fence(connection: Connection, fence: Fence | None) -> None:
     where = stored.c.rollout_id == fence.rollout_id
     row = connection.execute(select(stored).where(where)).mappings().first()
     if row is None or row["revision"] != fence.revision:
-        now = "gone" if row is None else f"{_stored(row).rollout.phase} by {row['driver']}"
+        now = "gone" if row is None else f"{read_rollout(row).rollout.phase} by {row['driver']}"
         raise RolloutConflict(
             f"somebody else changed rollout {fence.rollout_id}, it is {now}; "
             "look with 'cluster canary status'"
@@ -253,26 +232,6 @@ def _check_fence(connection: Connection, fence: Fence | None) -> None:
 
 def _open() -> Any:
     return select(tables.rollouts).where(tables.rollouts.c.is_closed.is_(False))
-
-
-def _columns(rollout: Rollout, revision: int, who: str, now_ms: int) -> dict[str, Any]:
-    return {
-        "revision": revision,
-        "is_closed": rollout.is_closed,
-        "driver": who,
-        "driven_ms": now_ms,
-        "document": json.dumps(rollout.to_json()),
-    }
-
-
-def _stored(row: Any) -> StoredRollout:
-    rollout = Rollout.from_json(json.loads(row["document"]))
-    return StoredRollout(rollout, int(row["revision"]), str(row["driver"]), int(row["driven_ms"]))
-
-
-def _entry(rollout: Rollout, who: str, now_ms: int) -> HistoryEntry:
-    what = f"{rollout.rollout_id}: {rollout.stable_id} -> {rollout.bundle_id}"
-    return HistoryEntry(now_ms, who, str(rollout.phase), what, rollout.message)
 
 
 def _append(connection: Connection, entry: HistoryEntry) -> None:
@@ -288,11 +247,4 @@ def _one_at_a_time(rollout: Rollout) -> RolloutConflict:
         f"rollout {rollout.rollout_id} of {rollout.bundle_id} is {rollout.phase}, and there is one "
         "at a time; wait with 'cluster canary status --wait', go on with 'cluster canary retry' "
         "or end it with 'cluster canary abort'"
-    )
-
-
-def _away(url: object, error: SQLAlchemyError) -> StoreError:
-    return StoreError(
-        f"control store {url} cannot be written: {getattr(error, 'orig', None) or error}; "
-        "check its disk and permissions, or that its server runs"
     )

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from cluster.rollouts.control_writer import ControlWriter, Fence, HistoryEntry
-from cluster.rollouts.rollout import abort, actions_of
 from cluster.rollouts.rollout_actions import FleetControl, Operator
 from cluster.rollouts.rollout_record import (
     BundleHealth,
@@ -20,6 +18,7 @@ from cluster.rollouts.rollout_record import (
     Reason,
     Rollout,
 )
+from cluster.rollouts.rollout_turn import Turn, Verb, decide
 from recsys.bundles.bundle import Manifest
 from recsys.bundles.registry import Registry, bundle_cache
 from recsys.errors import BundleCorrupt, BundleError, FeatureSchemaMismatch
@@ -202,15 +201,16 @@ def _mend_rollout(
             stable=BundleHealth(health, stable_problem or ""),
             followed_epoch=None,
         )
-        rollout, _ = abort(rollout, seen, Reason.REFUSED, problem)
-        stored = writer.save_rollout(rollout, stored.revision, "cluster", now_ms)
+        turn = Turn(Verb.ABORT, now_ms, seen, None, Reason.REFUSED, problem)
+        rollout = decide(rollout, turn)
+        stored = writer.save_rollout(rollout, stored.revision, "cluster", now_ms, turn=turn)
         report(f"rollout {rollout.rollout_id} of {rollout.bundle_id}: {rollout.message}")
     if rollout.is_finished:
         _settle(writer, settings, rollout, stored.revision, now_ms)
     elif rollout.phase is not Phase.PROMOTING or problem is None:
         report(
-            f"rollout {rollout.rollout_id} of {rollout.bundle_id} is {rollout.phase}; go on with "
-            "'cluster canary retry' or end it with 'cluster canary abort'"
+            f"rollout {rollout.rollout_id} of {rollout.bundle_id} is {rollout.phase}; the "
+            "controller goes on with it, 'cluster canary abort' ends it"
         )
 
 
@@ -220,6 +220,6 @@ def _settle(
     """Carry out the actions of a finished rollout; while nothing runs, none of them waits."""
     operator = Operator("cluster", lambda: time.time_ns() // 1_000_000, time.sleep, _silent)
     control = FleetControl(settings, writer, ControlReader(settings.control_url), operator)
-    for action in actions_of(rollout):
-        control.perform(action, Fence(rollout.rollout_id, revision))
-    writer.save_rollout(replace(rollout, is_settled=True), revision, "cluster", now_ms)
+    if control.perform_all(rollout, Fence(rollout.rollout_id, revision)):
+        turn = Turn(Verb.SETTLED, now_ms)
+        writer.save_rollout(decide(rollout, turn), revision, "cluster", now_ms, turn=turn)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cluster.rollouts.rollout_plan import OnTimeout
 from cluster.rollouts.rollout_record import (
     Action,
     Health,
@@ -19,9 +20,14 @@ from cluster.rollouts.rollout_record import (
     Rollout,
     SetAlias,
     SetPlan,
-    Verdict,
 )
+from recsys.evidence.comparison import Verdict
+from recsys.evidence.judgement import Judgement
 from recsys.traffic import BASELINE, CANARY, STABLE, Arm, TrafficPlan
+
+JUDGED = frozenset({Phase.CANARY})
+"""Phases in which evidence is asked for."""
+_STEPPING = frozenset({Phase.CANARY, Phase.PAUSED})
 
 
 def actions_of(rollout: Rollout) -> tuple[Action, ...]:
@@ -30,7 +36,7 @@ def actions_of(rollout: Rollout) -> tuple[Action, ...]:
         case Phase.PREPARING:
             ids = (rollout.stable_id, *rollout.resident_before, rollout.bundle_id)
             return (Require(tuple(dict.fromkeys(ids))),)
-        case Phase.CANARY | Phase.PROMOTING:
+        case Phase.CANARY | Phase.PAUSED | Phase.PROMOTING:
             return (SetPlan(_plan(rollout)),)
         case Phase.PROMOTED:
             return (
@@ -46,7 +52,7 @@ def actions_of(rollout: Rollout) -> tuple[Action, ...]:
 
 
 def advance(
-    rollout: Rollout, seen: Observation, verdict: Verdict = Verdict.INCONCLUSIVE
+    rollout: Rollout, seen: Observation, judgement: Judgement | None = None
 ) -> tuple[Rollout, tuple[Action, ...]]:
     """One turn: the next record and what it asks for.
 
@@ -63,7 +69,7 @@ def advance(
             if seen.candidate.health is Health.FAILED:
                 return abort(rollout, seen, Reason.REFUSED, seen.candidate.message)
             if rollout.phase is Phase.CANARY:
-                return _judge(rollout, seen, verdict)
+                return _judge(rollout, seen, judgement)
             return _await_fleet(rollout, seen)
         case _:
             return rollout, ()
@@ -87,18 +93,36 @@ def abort(
 
 def pause(rollout: Rollout, now_ms: int, message: str) -> Rollout:
     """Hold a canary step with its present shares; anything else stays as it is."""
-    if rollout.phase is not Phase.CANARY or not rollout.is_settled:
+    if rollout.phase is not Phase.CANARY:
         return rollout
     return replace(
         rollout, phase=Phase.PAUSED, reason=Reason.OPERATOR, message=message, since_ms=now_ms
     )
 
 
-def resume(rollout: Rollout, seen: Observation) -> tuple[Rollout, tuple[Action, ...]]:
-    """Go on with a paused step."""
+def resume(
+    rollout: Rollout, seen: Observation, message: str = "resumed"
+) -> tuple[Rollout, tuple[Action, ...]]:
+    """Go on with a paused step, which gets its whole time again."""
     if rollout.phase is not Phase.PAUSED:
         return rollout, ()
-    return _enter(rollout, seen, Phase.CANARY, Reason.OPERATOR, "resumed", step=rollout.step)
+    return _enter(rollout, seen, Phase.CANARY, Reason.OPERATOR, message, step=rollout.step)
+
+
+def skip(rollout: Rollout, seen: Observation, message: str) -> tuple[Rollout, tuple[Action, ...]]:
+    """Go on to the next share without a verdict; the last step is left by a promotion alone."""
+    if rollout.phase not in _STEPPING or rollout.step + 1 >= len(rollout.steps):
+        return rollout, ()
+    return _enter(rollout, seen, Phase.CANARY, Reason.SKIPPED, message, step=rollout.step + 1)
+
+
+def promote(
+    rollout: Rollout, seen: Observation, reason: Reason, message: str
+) -> tuple[Rollout, tuple[Action, ...]]:
+    """Give all traffic to a canary that every replica holds; anything else stays as it is."""
+    if rollout.phase not in _STEPPING or seen.candidate.health is not Health.READY:
+        return rollout, ()
+    return _enter(rollout, seen, Phase.PROMOTING, reason, message, step=len(rollout.steps))
 
 
 def retry(rollout: Rollout, now_ms: int) -> Rollout:
@@ -113,7 +137,9 @@ def _await_fleet(rollout: Rollout, seen: Observation) -> tuple[Rollout, tuple[Ac
     is_ready = seen.candidate.health is Health.READY
     waits_for = seen.candidate.message or "replicas that report"
     if rollout.phase is Phase.PREPARING and is_ready:
-        return _next_step(rollout, seen, "every replica is ready", step=0)
+        if not rollout.steps or seen.totals is not None:
+            return _next_step(rollout, seen, "every replica is ready", step=0)
+        waits_for = seen.evidence_problem or "the evidence store to be read"
     if rollout.phase is Phase.PROMOTING and is_ready:
         if seen.followed_epoch is not None and seen.followed_epoch >= rollout.epoch:
             return _enter(rollout, seen, Phase.PROMOTED, Reason.FOLLOWED, "every gateway follows")
@@ -127,15 +153,40 @@ def _await_fleet(rollout: Rollout, seen: Observation) -> tuple[Rollout, tuple[Ac
 
 
 def _judge(
-    rollout: Rollout, seen: Observation, verdict: Verdict
+    rollout: Rollout, seen: Observation, judgement: Judgement | None
 ) -> tuple[Rollout, tuple[Action, ...]]:
+    """What the evidence of the present step decides."""
+    if judgement is not None:
+        rollout = replace(rollout, judgement=judgement.to_json())
+    at = f"step {rollout.step + 1} of {len(rollout.steps)}"
+    verdict = Verdict.INCONCLUSIVE if judgement is None else judgement.verdict
+    said = seen.evidence_problem or "no evidence yet"
+    said = said if judgement is None else judgement.message
     if verdict is Verdict.FAIL:
-        return abort(rollout, seen, Reason.EVIDENCE, f"step {rollout.step} failed")
+        return abort(rollout, seen, Reason.EVIDENCE, f"{at} failed: {said}")
     if seen.candidate.health is not Health.READY:
         return _hold(rollout, Reason.NO_DATA, f"waits for {seen.candidate.message or 'replicas'}")
-    if verdict is Verdict.INCONCLUSIVE:
-        return _hold(rollout, Reason.NO_DATA, f"step {rollout.step} is undecided")
-    return _next_step(rollout, seen, f"step {rollout.step} passed", step=rollout.step + 1)
+    waited_s = (seen.now_ms - rollout.since_ms) / 1000
+    if verdict is Verdict.PASS and rollout.plan is not None:
+        least_s = rollout.plan.min_time_s(rollout.step)
+        if waited_s >= least_s:
+            return _next_step(rollout, seen, f"{at} passed: {said}", step=rollout.step + 1)
+        return _hold(
+            rollout, Reason.STEP_TIME, f"{at} passes so far, and lasts at least {least_s:g} s"
+        )
+    return _undecided(rollout, seen, waited_s, judgement is None, f"{at} is undecided: {said}")
+
+
+def _undecided(
+    rollout: Rollout, seen: Observation, waited_s: float, is_silent: bool, message: str
+) -> tuple[Rollout, tuple[Action, ...]]:
+    step = rollout.present_step
+    if step is not None and step.max_s is not None and waited_s > step.max_s:
+        message = f"{message}; its longest time of {step.max_s:g} s is over"
+        if step.on_timeout is OnTimeout.ABORT:
+            return abort(rollout, seen, Reason.UNDECIDED, message)
+        message += ", and 'cluster canary step', 'promote --full' or 'abort' ends it"
+    return _hold(rollout, Reason.NO_DATA if is_silent else Reason.UNDECIDED, message)
 
 
 def _next_step(
@@ -143,6 +194,8 @@ def _next_step(
 ) -> tuple[Rollout, tuple[Action, ...]]:
     reason = Reason.PASSED if step else Reason.READY
     phase = Phase.CANARY if step < len(rollout.steps) else Phase.PROMOTING
+    if phase is Phase.CANARY and rollout.opened_ms is None:
+        rollout = replace(rollout, opening=seen.totals, opened_ms=seen.now_ms)
     return _enter(rollout, seen, phase, reason, message, step=step)
 
 
@@ -176,7 +229,7 @@ def _hold(rollout: Rollout, reason: Reason, message: str) -> tuple[Rollout, tupl
 def _plan(rollout: Rollout) -> TrafficPlan:
     """The shares of this phase: canary and baseline are equal slices, stable has the rest."""
     salt = rollout.rollout_id
-    if rollout.phase is not Phase.CANARY:
+    if rollout.phase not in _STEPPING:
         bundle_id = rollout.bundle_id if rollout.phase is Phase.PROMOTING else rollout.stable_id
         return TrafficPlan.single(bundle_id, rollout.epoch, salt)
     share = rollout.steps[rollout.step]

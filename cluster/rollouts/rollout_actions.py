@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.rollouts.control_writer import ControlWriter, Fence
 from cluster.rollouts.observation import (
@@ -12,6 +13,7 @@ from cluster.rollouts.observation import (
     followed_epoch,
     gateway_epochs,
 )
+from cluster.rollouts.rollout import actions_of
 from cluster.rollouts.rollout_record import (
     Action,
     Observation,
@@ -57,8 +59,12 @@ class FleetControl:
         self._reader = reader
         self._operator = operator
 
-    def observe(self, rollout: Rollout) -> Observation:
-        """What one turn of the rollout decides on."""
+    def observe(self, rollout: Rollout, totals: Mapping[str, Any] | None = None) -> Observation:
+        """What one turn of the rollout decides on.
+
+        Args:
+            totals: what is counted without a rollout's name (`evidence_source`), if it was read.
+        """
         rows = self._reader.readiness()
         plan = self._reader.view().plan
         now_ms = self._operator.clock()
@@ -68,19 +74,34 @@ class FleetControl:
             candidate=bundle_health(rows, self._expected, rollout.bundle_id, now_ms),
             stable=bundle_health(rows, self._expected, rollout.stable_id, now_ms),
             followed_epoch=followed_epoch(rows, self._expected, now_ms),
+            totals=totals,
         )
 
     def is_alive(self) -> bool:
         """Whether any gateway reported lately."""
         return bool(gateway_epochs(self._reader.readiness(), self._operator.clock()))
 
-    def perform(self, action: Action, fence: Fence) -> None:
-        """Carry out one action; again is as good as once.
+    def perform_all(self, rollout: Rollout, fence: Fence) -> bool:
+        """Carry out the actions of a record in their order; again is as good as once.
+
+        Returns:
+            False while a gateway has to be waited for: ask again.
 
         Raises:
             RolloutConflict: the rollout, or what it changes, is no longer what it was.
-            FleetError: a gateway does not follow the traffic plan.
         """
+        return all(self._perform(action, fence) for action in actions_of(rollout))
+
+    def laggard(self, epoch: int) -> FleetError:
+        """The error of a fleet that does not follow a traffic plan."""
+        epochs = gateway_epochs(self._reader.readiness(), self._operator.clock())
+        return FleetError(
+            f"a gateway follows traffic plan {epochs[0] if epochs else 'none'} after "
+            f"{self._settings.cluster.ready_timeout_s} s, expected {epoch}; look for its log with "
+            "'cluster doctor', then run 'cluster canary retry'"
+        )
+
+    def _perform(self, action: Action, fence: Fence) -> bool:
         view = self._reader.view()
         match action:
             case Require(bundle_ids):
@@ -91,20 +112,9 @@ class FleetControl:
             case SetAlias(name, bundle_id, instead_of):
                 self._writer.set_alias(name, bundle_id, instead_of, fence=fence)
             case Release(bundle_ids, epoch):
-                self._wait_until_followed(epoch)
+                # No bundle goes while a gateway may still send requests to it.
+                epochs = gateway_epochs(self._reader.readiness(), self._operator.clock())
+                if epochs and epochs[0] < epoch:
+                    return False
                 self._writer.set_required(bundle_ids, view.required, fence=fence)
-
-    def _wait_until_followed(self, epoch: int) -> None:
-        """No bundle goes while a gateway may still send requests to it."""
-        timeout_s = self._settings.cluster.ready_timeout_s
-        deadline_ms = self._operator.clock() + timeout_s * 1000
-        while epochs := gateway_epochs(self._reader.readiness(), self._operator.clock()):
-            if epochs[0] >= epoch:
-                return
-            if self._operator.clock() > deadline_ms:
-                raise FleetError(
-                    f"a gateway follows traffic plan {epochs[0]} after {timeout_s} s, expected "
-                    f"{epoch}; look for its log with 'cluster doctor', then run "
-                    "'cluster canary retry'"
-                )
-            self._operator.sleep(POLL_S)
+        return True

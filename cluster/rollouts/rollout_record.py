@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cluster.rollouts.rollout_plan import PlanStep, RolloutPlan
 from recsys.errors import StoreError
+from recsys.evidence.comparison import Verdict as Verdict
 from recsys.traffic import TrafficPlan
 
 
@@ -35,21 +37,21 @@ class Reason(StrEnum):
     LOADING = "loading"
     READY = "ready"
     NO_DATA = "no_data"
+    UNDECIDED = "undecided"
+    """There is evidence, and it does not decide."""
+    STEP_TIME = "step_time"
+    """It passes, and the step's shortest time is not over."""
     PASSED = "passed"
+    SKIPPED = "skipped"
+    """An operator went on to the next step without a verdict."""
+    FORCED = "forced"
+    """An operator promoted it without a verdict."""
     FOLLOWED = "followed"
     OPERATOR = "operator"
     REFUSED = "bundle_refused"
     EVIDENCE = "evidence"
     LATE = "not_in_time"
     HALTED = "halted"
-
-
-class Verdict(StrEnum):
-    """What the judge says of a canary step."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
 
 
 class Health(StrEnum):
@@ -80,6 +82,10 @@ class Observation:
     stable: BundleHealth
     followed_epoch: int | None
     """Lowest plan epoch among the gateways; None while not all that are expected report."""
+    totals: Mapping[str, Any] | None = None
+    """What is counted without the rollout's name (`EvidenceSource.totals`); None where unread."""
+    evidence_problem: str = ""
+    """Why the evidence could not be read; empty where it could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,20 @@ class Rollout:
     message: str = "rollout requested"
     is_settled: bool = True
     """Whether the actions of this phase and step are known to be done."""
+    plan: RolloutPlan | None = None
+    """The plan as it was when the rollout started; None in records of before there were any."""
+    opening: Mapping[str, Any] | None = None
+    """`Observation.totals` at the canary's first user, taken off those of later turns."""
+    opened_ms: int | None = None
+    """When the canary got its first user."""
+    judgement: Mapping[str, Any] | None = None
+    """The latest `Judgement`, as JSON."""
+
+    @property
+    def present_step(self) -> PlanStep | None:
+        """The plan's step it stands at; None before, after, and without a plan."""
+        steps = () if self.plan is None else self.plan.steps
+        return steps[self.step] if self.step < len(steps) else None
 
     @property
     def is_finished(self) -> bool:

@@ -1,40 +1,43 @@
-"""Drives a rollout to its end from the operator's process: observe, decide, record, act.
+"""What an operator does to rollouts: start, steer, abort, undo; and the drive of instant ones.
 
-The decisions are `rollout`'s. Whatever kills this process leaves a record to go on from.
+The decisions are `rollout`'s. A rollout with steps is driven by the controller (`controller`);
+whatever kills this process leaves a record that it, or another operator, goes on from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import NoReturn
 
 from cluster.rollouts.control_writer import ControlWriter, Fence, StoredRollout
-from cluster.rollouts.first_stable import RESTORE, check_bundle, problem_of, set_stable, way_back
+from cluster.rollouts.controller_lease import ControllerLease
+from cluster.rollouts.first_stable import RESTORE, check_bundle, problem_of, set_stable
 from cluster.rollouts.first_stable import adopt_first as adopt_first
 from cluster.rollouts.first_stable import restore_plan as restore_plan
-from cluster.rollouts.rollout import abort, actions_of, advance, retry
 from cluster.rollouts.rollout_actions import POLL_S, FleetControl, Operator
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout, earlier_stables
+from cluster.rollouts.rollout_outcome import raise_for_outcome as raise_for_outcome
+from cluster.rollouts.rollout_outcome import raise_halted
+from cluster.rollouts.rollout_plan import INSTANT, RolloutPlan
+from cluster.rollouts.rollout_plan_file import plan_named
+from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.rollout_request import RolloutRequest
+from cluster.rollouts.rollout_steer import steered
+from cluster.rollouts.rollout_turn import Turn, Verb, decide
 from recsys.bundles.registry import Registry
-from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RecsysError, RolloutConflict
+from recsys.errors import FleetError, RecsysError, RolloutConflict
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
-from recsys.traffic import STABLE
 
-INSTANT = "instant"
-PLANS: dict[str, tuple[float, ...]] = {INSTANT: ()}
-"""Plan name to the traffic shares of its steps."""
 ABANDONED_MS = 10_000
 """A rollout nobody moved for so long was left by its driver."""
 TOUCH_MS = 2_000
 """How often its driver says that it still drives."""
-_ABORT_ATTEMPTS = 20
+_ATTEMPTS = 20
 
 
 class RolloutRunner:
-    """Starts, drives, aborts and undoes rollouts."""
+    """Starts, steers, aborts and undoes rollouts."""
 
     def __init__(
         self, settings: Settings, registry: Registry, writer: ControlWriter, operator: Operator
@@ -45,65 +48,115 @@ class RolloutRunner:
         self._operator = operator
         self._reader = ControlReader(settings.control_url)
         self._control = FleetControl(settings, writer, self._reader, operator)
+        self._lease = ControllerLease(settings.control_url)
+        self._request = RolloutRequest(settings, registry, writer, self._reader)
 
-    def start(self, bundle_id: str, plan_name: str = INSTANT, *, is_undo: bool = False) -> Rollout:
+    def start(
+        self, bundle_id: str, plan: str | RolloutPlan = INSTANT, *, is_undo: bool = False
+    ) -> Rollout:
         """Replace the stable bundle by this one, or go on with the rollout of it that was left.
 
+        Args:
+            plan: a built-in plan's name, the path of a TOML file, or a plan.
+
         Returns:
-            The closed rollout; see `raise_for_outcome`.
+            An instant rollout when it is closed (see `raise_for_outcome`); any other at once, as
+            recorded for the controller.
 
         Raises:
+            ConfigError: the plan cannot be used, or the bundle is stable already.
             RolloutConflict: another rollout is unfinished.
-            FleetError: nothing runs, or the fleet does not follow.
+            FleetError: nothing runs, no controller lives, or the fleet does not follow.
             BundleError: the bundle cannot be loaded under these settings.
         """
-        if plan_name not in PLANS:
-            raise ConfigError(
-                f"rollout plan '{plan_name}' does not exist, expected one of {', '.join(PLANS)}; "
-                f"use '--plan {INSTANT}'"
-            )
+        chosen = plan_named(plan) if isinstance(plan, str) else plan
         left = self._writer.open_rollout()
         if left is not None and left.rollout.bundle_id == bundle_id and self.is_abandoned(left):
             return self.retry()
         if left is None:
-            self._check_can_start(bundle_id)
-        rollout = self._new_rollout(bundle_id, plan_name, is_undo=is_undo)
-        stored = self._writer.start_rollout(rollout, self._operator.who, self._operator.clock())
+            self._request.check(bundle_id, is_undo=is_undo)
+            self._check_alive(chosen)
+        now_ms = self._operator.clock()
+        rollout = self._request.new_rollout(bundle_id, chosen, now_ms, is_undo=is_undo)
+        left_to = 0 if rollout.steps else None
+        stored = self._writer.start_rollout(rollout, self._operator.who, now_ms, driven_ms=left_to)
         self._operator.report(f"{rollout.phase}: {rollout.message}")
-        return self._drive(stored)
+        return rollout if rollout.steps else self._drive(stored)
+
+    def pause(self, message: str = "paused by the operator") -> Rollout:
+        """Hold the present step with its shares, whatever the evidence says.
+
+        Raises:
+            RolloutConflict: no rollout is at a canary step.
+        """
+        return self._steer(Verb.PAUSE, Reason.OPERATOR, message)
+
+    def resume(self, message: str = "resumed by the operator") -> Rollout:
+        """Go on with a paused step, which gets its whole time again.
+
+        Raises:
+            RolloutConflict: no rollout is paused.
+        """
+        return self._steer(Verb.RESUME, Reason.OPERATOR, message)
+
+    def step(self, message: str = "skipped by the operator") -> Rollout:
+        """Go on to the next share without a verdict, which the record says.
+
+        Raises:
+            RolloutConflict: no rollout is at a canary step, or it is at its last one.
+        """
+        return self._steer(Verb.SKIP, Reason.SKIPPED, message)
+
+    def promote(self, *, full: bool = False, message: str = "") -> Rollout:
+        """Give all traffic to the canary: if its last step passes, or with `full` in any case.
+
+        Raises:
+            ConfigError: the evidence does not pass it and `full` was not asked for.
+            RolloutConflict: no rollout is at a canary step.
+            FleetError: not every replica holds the bundle.
+        """
+        reason = Reason.FORCED if full else Reason.PASSED
+        said = message or (
+            "promoted by the operator without waiting for evidence"
+            if full
+            else "promoted by the operator"
+        )
+        return self._steer(Verb.PROMOTE, reason, said)
 
     def retry(self) -> Rollout:
-        """Go on with the unfinished rollout that its driver left or that halted."""
+        """Go on with the unfinished rollout that its driver left or that halted.
+
+        Returns:
+            As `start` does.
+        """
         stored = self._open("go on with")
-        if not self.is_abandoned(stored) and stored.driver != self._operator.who:
+        is_controlled = bool(stored.rollout.steps) and self.is_controller_alive()
+        if not (is_controlled or self.is_abandoned(stored) or stored.driver == self._operator.who):
             raise RolloutConflict(
                 f"rollout {stored.rollout.rollout_id} is driven by {stored.driver}; "
                 "follow it with 'cluster canary status --wait'"
             )
-        now_ms = self._operator.clock()
-        again = retry(stored.rollout, now_ms)
+        if stored.rollout.steps and not is_controlled:
+            raise _no_controller(stored.rollout.plan_name)
+        turn = Turn(Verb.RETRY, self._operator.clock())
+        again = decide(stored.rollout, turn)
         if again != stored.rollout:
-            stored = self._save(again, stored)
-        return self._drive(stored)
+            stored = self._save(again, stored, turn, driven_ms=0 if again.steps else None)
+        return stored.rollout if stored.rollout.steps else self._drive(stored)
 
     def abort(self, message: str = "aborted by the operator") -> Rollout:
-        """End the unfinished rollout, all traffic back to the old bundle.
+        """End the unfinished rollout, all traffic back to the old bundle; driven from here.
 
         Raises:
             RolloutConflict: there is none.
             FleetError: it is promoting and the old bundle is not known to be healthy.
         """
-        for _ in range(_ABORT_ATTEMPTS):
-            stored = self._open("abort")
+
+        def turn_of(stored: StoredRollout) -> Turn:
             seen = self._control.observe(stored.rollout)
-            ended, _ = abort(stored.rollout, seen, Reason.OPERATOR, message)
-            try:
-                stored = stored if ended == stored.rollout else self._save(ended, stored)
-            except RolloutConflict:
-                # Its driver moved it in between; what it is now can be aborted as well.
-                continue
-            return self._drive(stored)
-        raise RolloutConflict("the rollout changes faster than it can be aborted; try again")
+            return Turn(Verb.ABORT, seen.now_ms, seen, None, Reason.OPERATOR, message)
+
+        return self._drive(self._change("abort", turn_of, driven_ms=None))
 
     def undo(self, to: str | None = None) -> Rollout | None:
         """Lead back to an earlier stable bundle, by a new rollout.
@@ -111,8 +164,8 @@ class RolloutRunner:
         While nothing runs and the stable bundle is damaged, so that nothing could start, the
         earlier bundle becomes stable at once and None is returned.
         """
-        stable_id = self._stable_id()
-        target = to or self._previous(stable_id)
+        stable_id = self._request.stable_id()
+        target = to or self._request.previous(stable_id)
         if not self._control.is_alive() and self._writer.open_rollout() is None:
             problem = problem_of(self._registry, stable_id, self._settings)
             if problem is not None:
@@ -123,32 +176,74 @@ class RolloutRunner:
         return self.start(target, is_undo=True)
 
     def is_abandoned(self, stored: StoredRollout) -> bool:
-        """Whether nobody drives an unfinished rollout any more."""
-        return self._operator.clock() - stored.driven_ms > ABANDONED_MS
+        """Whether nobody drives an unfinished rollout any more: no operator and no controller."""
+        is_left = self._operator.clock() - stored.driven_ms > ABANDONED_MS
+        return is_left and not (stored.rollout.steps and self.is_controller_alive())
+
+    def is_controller_alive(self) -> bool:
+        """Whether a controller drives rollouts with steps."""
+        return self._lease.is_held(self._operator.clock())
+
+    def _steer(self, verb: Verb, reason: Reason, message: str) -> Rollout:
+        """An operator's word to a rollout that the controller drives."""
+
+        def turn_of(stored: StoredRollout) -> Turn:
+            seen = self._control.observe(stored.rollout)
+            return steered(stored.rollout, Turn(verb, seen.now_ms, seen, None, reason, message))
+
+        return self._change(str(verb), turn_of, driven_ms=0).rollout
+
+    def _change(
+        self, verb: str, turn_of: Callable[[StoredRollout], Turn], *, driven_ms: int | None
+    ) -> StoredRollout:
+        for _ in range(_ATTEMPTS):
+            stored = self._open(verb)
+            turn = turn_of(stored)
+            moved = decide(stored.rollout, turn)
+            if moved == stored.rollout:
+                return stored
+            with suppress(RolloutConflict):
+                # Its driver moved it in between; what it is now can be changed as well.
+                return self._save(moved, stored, turn, driven_ms=driven_ms)
+            self._operator.sleep(POLL_S / 10)
+        raise RolloutConflict(
+            f"the rollout changes faster than it can be told to {verb}; try again"
+        )
 
     def _drive(self, stored: StoredRollout) -> Rollout:
         """Turn after turn to the end; every write is fenced by the record's revision."""
+        give_up_ms = self._operator.clock() + self._settings.cluster.ready_timeout_s * 1000
         try:
             while not stored.rollout.is_closed and stored.rollout.phase is not Phase.PAUSED:
                 if stored.rollout.reason is Reason.HALTED:
-                    _raise_halted(stored.rollout)
-                stored = self._turn(stored)
+                    raise_halted(stored.rollout)
+                before = stored.rollout
+                stored = self._turn(stored, give_up_ms)
+                if stored.rollout.phase is not before.phase:
+                    give_up_ms = (
+                        self._operator.clock() + self._settings.cluster.ready_timeout_s * 1000
+                    )
         except BaseException:
             self._let_go(stored)
             raise
         return stored.rollout
 
-    def _turn(self, stored: StoredRollout) -> StoredRollout:
+    def _turn(self, stored: StoredRollout, give_up_ms: int) -> StoredRollout:
         rollout = stored.rollout
         fence = Fence(rollout.rollout_id, stored.revision)
         if not rollout.is_settled:
-            for action in actions_of(rollout):
-                self._control.perform(action, fence)
-            return self._save(replace(rollout, is_settled=True), stored)
-        moved, _ = advance(rollout, self._control.observe(rollout))
-        if moved != rollout:
-            self._operator.report(f"{moved.phase}: {moved.message}")
-            return self._save(moved, stored)
+            if self._control.perform_all(rollout, fence):
+                turn = Turn(Verb.SETTLED, self._operator.clock())
+                return self._save(decide(rollout, turn), stored, turn)
+            if self._operator.clock() > give_up_ms:
+                raise self._control.laggard(rollout.epoch)
+        else:
+            seen = self._control.observe(rollout)
+            turn = Turn(Verb.ADVANCE, seen.now_ms, seen)
+            moved = decide(rollout, turn)
+            if moved != rollout:
+                self._operator.report(f"{moved.phase}: {moved.message}")
+                return self._save(moved, stored, turn)
         now_ms = self._operator.clock()
         if now_ms - stored.driven_ms > TOUCH_MS:
             self._writer.touch_rollout(fence, self._operator.who, now_ms)
@@ -164,9 +259,16 @@ class RolloutRunner:
                 fence = Fence(stored.rollout.rollout_id, current.revision)
                 self._writer.touch_rollout(fence, self._operator.who, 0)
 
-    def _save(self, rollout: Rollout, before: StoredRollout) -> StoredRollout:
+    def _save(
+        self, rollout: Rollout, before: StoredRollout, turn: Turn, driven_ms: int | None = None
+    ) -> StoredRollout:
         return self._writer.save_rollout(
-            rollout, before.revision, self._operator.who, self._operator.clock()
+            rollout,
+            before.revision,
+            self._operator.who,
+            self._operator.clock(),
+            turn=turn,
+            driven_ms=driven_ms,
         )
 
     def _open(self, verb: str) -> StoredRollout:
@@ -178,84 +280,19 @@ class RolloutRunner:
             )
         return stored
 
-    def _stable_id(self) -> str:
-        stable_id = self._reader.view().aliases.get(STABLE)
-        if stable_id is None:
-            raise FleetError(
-                "no bundle is stable yet, expected one to replace; "
-                "run 'cluster up --wait', which takes the newest bundle"
-            )
-        return stable_id
-
-    def _previous(self, stable_id: str) -> str:
-        rollouts = [stored.rollout for stored in self._writer.rollouts()]
-        earlier = earlier_stables(rollouts, stable_id)
-        if not earlier:
-            view = self._reader.view()
-            raise ConfigError(
-                f"no bundle was stable before {stable_id}; name one with 'cluster canary undo "
-                f"--to BUNDLE': {way_back(self._registry, self._settings, view, (stable_id,))}"
-            )
-        return earlier[0]
-
-    def _check_can_start(self, bundle_id: str) -> None:
-        if bundle_id == self._stable_id():
-            raise ConfigError(
-                f"bundle {bundle_id} is already stable, expected another one; "
-                "see 'cluster bundle list'"
-            )
+    def _check_alive(self, plan: RolloutPlan) -> None:
         if not self._control.is_alive():
             raise FleetError(
                 "no gateway reports to the control store, expected at least 1; "
                 "start the cluster with 'cluster up --wait' and run it again"
             )
-        check_bundle(self._registry, bundle_id, self._settings)
-
-    def _new_rollout(self, bundle_id: str, plan_name: str, *, is_undo: bool) -> Rollout:
-        now_ms = self._operator.clock()
-        stable_id = self._stable_id()
-        earlier = earlier_stables([stored.rollout for stored in self._writer.rollouts()], stable_id)
-        required = self._reader.view().required
-        resident = [name for name in earlier if name in required and name != bundle_id]
-        moment = datetime.fromtimestamp(now_ms / 1000, UTC)
-        return Rollout(
-            rollout_id=f"r{moment:%Y%m%d-%H%M%S}-{now_ms % 1000:03d}",
-            bundle_id=bundle_id,
-            stable_id=stable_id,
-            plan_name=plan_name,
-            steps=PLANS[plan_name],
-            resident_before=required,
-            resident_after=(
-                bundle_id,
-                *(stable_id, *resident)[: self._settings.serve.keep_resident],
-            ),
-            started_ms=now_ms,
-            ready_timeout_ms=self._settings.cluster.ready_timeout_s * 1000,
-            since_ms=now_ms,
-            is_undo=is_undo,
-        )
+        if plan.steps and not self.is_controller_alive():
+            raise _no_controller(plan.name)
 
 
-def _raise_halted(rollout: Rollout) -> NoReturn:
-    raise FleetError(f"rollout {rollout.rollout_id} {rollout.message}")
-
-
-def raise_for_outcome(rollout: Rollout) -> None:
-    """Say by an error how a closed rollout failed; promoted is no error.
-
-    Raises:
-        AbortedByEvidence: replicas refused the bundle, or the judge did.
-        RolloutConflict: an operator aborted it.
-        FleetError: the fleet did not load or follow it in time.
-    """
-    if rollout.phase is not Phase.ABORTED:
-        return
-    message = (
-        f"rollout {rollout.rollout_id} of {rollout.bundle_id} was aborted: {rollout.message}; "
-        f"{rollout.stable_id} answers"
+def _no_controller(plan_name: str) -> FleetError:
+    return FleetError(
+        f"no controller reports to the control store, expected one to drive plan '{plan_name}'; "
+        "see application 'control' in 'cluster status', run 'cluster up --wait', "
+        "or use '--plan instant'"
     )
-    if rollout.reason is Reason.OPERATOR:
-        raise RolloutConflict(message)
-    if rollout.reason is Reason.LATE:
-        raise FleetError(f"{message}; see 'cluster status', then start it again")
-    raise AbortedByEvidence(message)

@@ -1,8 +1,8 @@
 """Tables of the control store and how a connection to it is opened, for SQLite and Postgres.
 
-Plan, aliases, required bundles, rollouts and history have one writer,
-`cluster.rollouts.control_writer`; a replica's readiness rows have one writer, the replica,
-through `control.ReadinessReporter`.
+Plan, aliases, required bundles, rollouts, their turns and history have one writer,
+`cluster.rollouts.control_writer`; the lease has `cluster.rollouts.controller_lease`; a replica's
+readiness rows have one writer, the replica, through `control.ReadinessReporter`.
 """
 
 from __future__ import annotations
@@ -115,6 +115,28 @@ history = Table(
     Column("what", Text, nullable=False),
     Column("why", Text, nullable=False),
 )
+
+rollout_turns = Table(
+    "rollout_turns",
+    _metadata,
+    Column("rollout_id", _Id, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("who", String(256), nullable=False),
+    Column("turn", Text, nullable=False),
+    Column("after", Text, nullable=False),
+)
+"""What every move of a rollout was decided on; `number` is the revision it led to."""
+
+leases = Table(
+    "control_leases",
+    _metadata,
+    Column("name", _Id, primary_key=True),
+    Column("owner", String(256), nullable=False),
+    Column("renewed_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+"""Who does what only one should do at a time; saves work, and is not what correctness rests on."""
 
 
 def open_engine(url: str, *, writes: bool, is_durable: bool = True) -> Engine:

@@ -128,9 +128,9 @@ def test_a_rollout_from_start_to_undo(tmp_path: Path) -> None:
     assert len(document(run(settings, "history"))["history"]) > 5
 
 
-def test_only_the_instant_plan_exists(tmp_path: Path) -> None:
+def test_a_plan_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     """Exit 2."""
-    result = run(a_cluster(tmp_path), "start", "b2", "--plan", "fast")
+    result = run(a_cluster(tmp_path), "start", "b2", "--plan", "quick")
     assert isinstance(result.exception, ConfigError)
     assert "expected one of instant" in str(result.exception)
 
@@ -224,7 +224,23 @@ def test_how_a_rollout_was_aborted_is_its_exit_code(
     assert "so it was" in str(result.exception)
 
 
-@pytest.mark.parametrize("verb", ["start", "status", "abort", "retry", "undo", "history"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "start",
+        "status",
+        "pause",
+        "resume",
+        "step",
+        "promote",
+        "abort",
+        "retry",
+        "undo",
+        "explain",
+        "simulate",
+        "history",
+    ],
+)
 def test_every_verb_explains_itself_with_examples(verb: str) -> None:
     """Without settings."""
     result = CliRunner().invoke(canary, [verb, "--help"])

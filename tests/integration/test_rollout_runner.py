@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.controller import Controller
+from cluster.rollouts.controller_lease import ControllerLease
+from cluster.rollouts.evidence_source import EvidenceSource
 from cluster.rollouts.first_stable import adopt_first, restore_plan
 from cluster.rollouts.observation import expected_replicas
-from cluster.rollouts.rollout_actions import Operator
+from cluster.rollouts.rollout_actions import FleetControl, Operator
 from cluster.rollouts.rollout_record import Phase, Reason, Rollout
 from cluster.rollouts.rollout_runner import RolloutRunner, raise_for_outcome
 from recsys.bundles.bundle import write_manifest
@@ -30,6 +33,7 @@ from recsys.errors import (
 from recsys.features import FeatureSchema
 from recsys.settings import ClusterSettings, ServeSettings, Settings
 from recsys.stores.control import ControlReader, ReadinessReporter
+from recsys.stores.evidence import EvidenceReader
 from recsys.traffic import TrafficPlan
 
 pytestmark = pytest.mark.integration
@@ -242,6 +246,8 @@ def test_what_cannot_be_loaded_is_refused_before_it_is_required(tmp_path: Path) 
     world.publish("other-shards", n_shards=3)
     world.publish("other-schema", feature_schema_hash="9a02")
     world.publish("no-schema", feature_schema={})
+    blind = FeatureSchema(("like",), 10, 16)
+    world.publish("fewer-kinds", feature_schema=blind.to_json(), feature_schema_hash=blind.hash)
     world.damage("b2")
     expected: dict[str, tuple[type[Exception], str]] = {
         "b2": (BundleCorrupt, "item_vectors"),
@@ -249,13 +255,14 @@ def test_what_cannot_be_loaded_is_refused_before_it_is_required(tmp_path: Path) 
         "other-shards": (BundleError, "3 index shards, the setting retrieval.n_shards is 2"),
         "other-schema": (FeatureSchemaMismatch, "9a02"),
         "no-schema": (FeatureSchemaMismatch, "cannot be read"),
+        "fewer-kinds": (FeatureSchemaMismatch, "no kinds view, expected all that stable reads"),
         "b1": (ConfigError, "already stable"),
     }
     for bundle_id, (error, message) in expected.items():
         with pytest.raises(error, match=message):
             world.runner().start(bundle_id)
-    with pytest.raises(ConfigError, match="'fast' does not exist, expected one of instant"):
-        world.runner().start("b2", "fast")
+    with pytest.raises(ConfigError, match="'quick' does not exist, expected one of instant"):
+        world.runner().start("b2", "quick")
     assert (world.writer.rollouts(), world.reader.view().required) == ([], ("b1",))
 
 
@@ -549,3 +556,79 @@ def test_a_lost_plan_is_made_again_from_the_stable_bundle(tmp_path: Path) -> Non
     plan = world.reader.view().plan
     assert plan is not None
     assert plan.epoch == 8
+
+
+def at_a_step(world: World) -> ControllerLease:
+    """A rollout of b2 by the fast plan at its first step, as its controller leaves it."""
+    lease = ControllerLease(world.settings.control_url)
+    assert lease.take("controller", world.now_ms)
+    started = world.runner().start("b2", "fast")
+    assert (started.phase, started.plan_name) == (Phase.STARTING, "fast")
+    controller = a_controller(world)
+    for _ in range(8):
+        controller.turn()
+        world.poll()
+    stored = world.writer.open_rollout()
+    assert stored is not None
+    assert (stored.rollout.phase, stored.rollout.step) == (Phase.CANARY, 0)
+    return lease
+
+
+def a_controller(world: World) -> Controller:
+    """The controller that holds the lease, over evidence that was never written."""
+    operator = Operator("controller", lambda: world.now_ms, world.poll, lambda line: None)
+    source = EvidenceSource(EvidenceReader(world.settings.evidence_url), operator.clock)
+    return Controller(
+        world.writer,
+        FleetControl(world.settings, world.writer, world.reader, operator),
+        ControllerLease(world.settings.control_url),
+        source,
+        operator,
+        lambda moved: None,
+    )
+
+
+def test_a_plan_with_steps_needs_a_controller(tmp_path: Path) -> None:
+    """Exit 3, and nothing was recorded."""
+    world = a_world(tmp_path)
+    with pytest.raises(FleetError, match="no controller reports") as caught:
+        world.runner().start("b2", "standard")
+    assert caught.value.exit_code == 3
+    assert world.writer.rollouts() == []
+
+
+def test_an_operator_steers_a_rollout_that_the_controller_drives(tmp_path: Path) -> None:
+    """Pause, resume, step; a promotion without evidence has to be asked for in full."""
+    world = a_world(tmp_path)
+    at_a_step(world)
+    runner, controller = world.runner(), a_controller(world)
+    assert runner.pause("lunch").phase is Phase.PAUSED
+    assert controller.turn() > 0
+    assert set(world.arms()) == {"b1", "b2"}
+    runner.resume()
+    skipped = runner.step("seen enough")
+    assert (skipped.step, skipped.reason) == (1, Reason.SKIPPED)
+    with pytest.raises(ConfigError, match="--full") as caught:
+        runner.promote()
+    assert caught.value.exit_code == 2
+    forced = runner.promote(full=True)
+    assert (forced.phase, forced.reason) == (Phase.PROMOTING, Reason.FORCED)
+    for _ in range(6):
+        controller.turn()
+        world.poll()
+    assert world.stable() == "b2"
+    said = [(entry.who, entry.why) for entry in world.writer.history()]
+    assert ("ann", "seen enough") in said
+    assert ("ann", "promoted by the operator without waiting for evidence") in said
+
+
+def test_an_abort_of_a_canary_is_driven_by_whoever_asks_for_it(tmp_path: Path) -> None:
+    """With the controller dead or alive."""
+    world = a_world(tmp_path)
+    at_a_step(world)
+    assert set(world.arms()) == {"b1", "b2"}
+    before_ms = world.now_ms
+    aborted = world.runner("bob").abort("wrong catalogue")
+    assert (aborted.phase, aborted.is_closed) == (Phase.ABORTED, True)
+    assert (world.arms(), world.reader.view().required) == (("b1",), ("b1",))
+    assert world.now_ms - before_ms <= 2_000

@@ -151,7 +151,7 @@ def test_the_wrapper_moves_the_statistics_binds_to_loopback(tmp_path: object) ->
     assert binds == ["bind 127.0.0.1:9101", "bind *:8000", "bind 127.0.0.1:8404"]
 
 
-def test_the_serve_configuration_names_both_applications_and_carries_the_settings() -> None:
+def test_the_serve_configuration_names_its_applications_and_carries_the_settings() -> None:
     """What is deployed is a plain document that any cluster can be given."""
     import json
 
@@ -162,6 +162,7 @@ def test_the_serve_configuration_names_both_applications_and_carries_the_setting
     assert paths == {
         "recommend": ("/", "serve_app.app:build"),
         "workers": (None, "train_app.workers:build"),
+        "control": (None, "cluster.rollouts.controller_app:build"),
     }
     for application in json.loads(json.dumps(config))["applications"]:
         carried = Settings.model_validate(application["args"]["settings"])

@@ -9,9 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.rollouts.observation import bundle_health, expected_replicas, followed_epoch
-from cluster.rollouts.rollout import abort, actions_of, advance, pause, resume, retry
+from cluster.rollouts.rollout import (
+    abort,
+    actions_of,
+    advance,
+    pause,
+    promote,
+    resume,
+    retry,
+    skip,
+)
+from cluster.rollouts.rollout_plan import OnTimeout, PlanStep, RolloutPlan
 from cluster.rollouts.rollout_record import (
-    Action,
     BundleHealth,
     Health,
     Observation,
@@ -22,10 +31,12 @@ from cluster.rollouts.rollout_record import (
     Rollout,
     SetAlias,
     SetPlan,
-    Verdict,
     earlier_stables,
 )
+from cluster.rollouts.rollout_turn import RecordedTurn, Turn, Verb, decide, plain, replay
 from recsys.errors import StoreError
+from recsys.evidence.comparison import Verdict
+from recsys.evidence.judgement import Judgement
 from recsys.settings import ServeSettings, Settings
 from recsys.stores.control import Readiness
 from recsys.traffic import TrafficPlan
@@ -34,15 +45,27 @@ TIMEOUT_MS = 10_000
 UNFINISHED = [phase for phase in Phase if phase not in {Phase.PROMOTED, Phase.ABORTED}]
 
 
+def a_plan(steps: tuple[float, ...], **changes: object) -> RolloutPlan:
+    """A plan of these shares, whose steps need no time unless said otherwise."""
+    return RolloutPlan("p", tuple(PlanStep(share, **changes) for share in steps))  # type: ignore[arg-type]
+
+
+def judged(verdict: Verdict) -> Judgement:
+    """A judgement that says this."""
+    return Judgement(verdict, "error_rate", f"so it is a {verdict}", (), None, {})
+
+
 def a_rollout(phase: Phase = Phase.STARTING, **changes: object) -> Rollout:
-    """A rollout of b2 over b1, settled in its phase."""
-    steps = (0.1, 0.5) if phase in {Phase.CANARY, Phase.PAUSED} else ()
+    """A rollout of b2 over b1, settled in its phase, with a plan for its steps."""
+    is_stepping = phase in {Phase.CANARY, Phase.PAUSED}
+    steps = changes.pop("steps", (0.1, 0.5) if is_stepping else ())
+    changes.setdefault("plan", a_plan(steps))  # type: ignore[arg-type]
     rollout = Rollout(
         rollout_id="r1",
         bundle_id="b2",
         stable_id="b1",
         plan_name="instant",
-        steps=steps,
+        steps=steps,  # type: ignore[arg-type]
         resident_before=("b1", "b0"),
         resident_after=("b2", "b1"),
         started_ms=0,
@@ -67,6 +90,7 @@ def seen(
         BundleHealth(candidate, f"b2 {candidate}"),
         BundleHealth(stable, f"b1 {stable}"),
         followed_epoch,
+        {"since_ms": 0, "arms": {}},
     )
 
 
@@ -101,15 +125,15 @@ def test_a_judged_rollout_takes_its_steps_one_by_one() -> None:
         ("baseline", "b1", 0.1),
         ("canary", "b2", 0.1),
     ]
-    rollout, actions = advance(settled(rollout), seen(), Verdict.PASS)
+    rollout, actions = advance(settled(rollout), seen(), judged(Verdict.PASS))
     assert (rollout.phase, rollout.step, rollout.epoch) == (Phase.CANARY, 1, 7)
-    rollout, actions = advance(settled(rollout), seen(), Verdict.PASS)
+    rollout, actions = advance(settled(rollout), seen(), judged(Verdict.PASS))
     assert (rollout.phase, rollout.epoch) == (Phase.PROMOTING, 8)
 
 
 def test_a_failed_step_leads_traffic_back_before_the_bundle_is_let_go() -> None:
     """The order of the actions is the order they are done in."""
-    rollout, actions = advance(a_rollout(Phase.CANARY), seen(), Verdict.FAIL)
+    rollout, actions = advance(a_rollout(Phase.CANARY), seen(), judged(Verdict.FAIL))
     assert (rollout.phase, rollout.reason) == (Phase.ABORTED, Reason.EVIDENCE)
     assert actions == (SetPlan(TrafficPlan.single("b1", 6, "r1")), Release(("b1", "b0"), 6))
 
@@ -117,7 +141,7 @@ def test_a_failed_step_leads_traffic_back_before_the_bundle_is_let_go() -> None:
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.CANARY, Phase.PROMOTING])
 def test_a_replica_that_refuses_the_bundle_aborts_with_its_reason(phase: Phase) -> None:
     """Whatever else was seen."""
-    rollout, _ = advance(a_rollout(phase), seen(Health.FAILED), Verdict.PASS)
+    rollout, _ = advance(a_rollout(phase), seen(Health.FAILED), judged(Verdict.PASS))
     assert (rollout.phase, rollout.reason) == (Phase.ABORTED, Reason.REFUSED)
     assert rollout.message == "b2 failed"
 
@@ -126,7 +150,7 @@ def test_a_replica_that_refuses_the_bundle_aborts_with_its_reason(phase: Phase) 
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.CANARY, Phase.PROMOTING])
 def test_no_data_never_promotes(phase: Phase, health: Health) -> None:
     """A fleet that says nothing of the bundle holds the rollout where it is."""
-    rollout, actions = advance(a_rollout(phase), seen(health), Verdict.PASS)
+    rollout, actions = advance(a_rollout(phase), seen(health), judged(Verdict.PASS))
     assert (rollout.phase, rollout.step, actions) == (phase, 0, ())
     assert rollout.message.startswith("waits for")
 
@@ -138,10 +162,83 @@ def test_gateways_that_do_not_report_never_promote() -> None:
 
 
 def test_an_undecided_step_holds_with_the_reason() -> None:
-    """Which is what no evidence is."""
+    """Which no evidence is, too."""
     rollout, actions = advance(a_rollout(Phase.CANARY), seen())
     assert (rollout.phase, rollout.reason, actions) == (Phase.CANARY, Reason.NO_DATA, ())
-    assert "undecided" in rollout.message
+    assert rollout.message == "step 1 of 2 is undecided: no evidence yet"
+    undecided = judged(Verdict.INCONCLUSIVE)
+    rollout, actions = advance(a_rollout(Phase.CANARY), seen(), undecided)
+    assert (rollout.phase, rollout.reason, actions) == (Phase.CANARY, Reason.UNDECIDED, ())
+    assert rollout.judgement == undecided.to_json()
+
+
+def test_a_step_that_passes_lasts_its_shortest_time_and_says_so() -> None:
+    """And the window of labels where reactions are judged."""
+    plan = a_plan((0.1, 0.5), min_s=60.0)
+    early, _ = advance(a_rollout(Phase.CANARY, plan=plan), seen(), judged(Verdict.PASS))
+    assert (early.phase, early.step, early.reason) == (Phase.CANARY, 0, Reason.STEP_TIME)
+    passed, _ = advance(early, seen(now_ms=60_000), judged(Verdict.PASS))
+    assert (passed.step, passed.reason) == (1, Reason.PASSED)
+    reacting = replace(a_plan((0.1, 0.5), metrics=("ctr",)), label_window_s=120.0)
+    early, _ = advance(
+        a_rollout(Phase.CANARY, plan=reacting), seen(now_ms=60_000), judged(Verdict.PASS)
+    )
+    assert (early.step, early.reason) == (0, Reason.STEP_TIME)
+
+
+@pytest.mark.parametrize(
+    ("on_timeout", "phase"), [(OnTimeout.HOLD, Phase.CANARY), (OnTimeout.ABORT, Phase.ABORTED)]
+)
+def test_a_step_that_stays_undecided_ends_as_its_plan_says(
+    on_timeout: OnTimeout, phase: Phase
+) -> None:
+    """Never by going on."""
+    plan = a_plan((0.1, 0.5), max_s=60.0, on_timeout=on_timeout)
+    rollout, _ = advance(a_rollout(Phase.CANARY, plan=plan), seen(now_ms=60_001))
+    assert rollout.phase is phase
+    assert "longest time of 60 s is over" in rollout.message
+
+
+def test_the_first_user_comes_after_the_opening_sums_are_read() -> None:
+    """Evidence of before must not count for this rollout."""
+    blind = replace(seen(), totals=None, evidence_problem="the disk is gone")
+    preparing = a_rollout(Phase.PREPARING, steps=(0.1,))
+    held, _ = advance(preparing, blind)
+    assert (held.phase, held.message) == (Phase.PREPARING, "waits for the disk is gone")
+    opened, _ = advance(preparing, seen())
+    assert (opened.phase, opened.opening, opened.opened_ms) == (
+        Phase.CANARY,
+        {"since_ms": 0, "arms": {}},
+        1_000,
+    )
+    later, _ = advance(settled(opened), replace(seen(), totals=None), judged(Verdict.PASS))
+    assert later.opening == opened.opening
+
+
+def test_an_operator_may_skip_a_step_and_promote_without_evidence() -> None:
+    """The record says that nobody judged it; nothing skips the last step but a promotion."""
+    at_first = a_rollout(Phase.CANARY)
+    skipped, actions = skip(at_first, seen(), "ann knows")
+    assert (skipped.step, skipped.reason, skipped.message) == (1, Reason.SKIPPED, "ann knows")
+    assert actions == actions_of(skipped)
+    assert skip(settled(skipped), seen(), "again") == (settled(skipped), ())
+    forced, _ = promote(at_first, seen(), Reason.FORCED, "ann knows")
+    assert (forced.phase, forced.reason) == (Phase.PROMOTING, Reason.FORCED)
+    loading = seen(Health.LOADING)
+    assert promote(at_first, loading, Reason.FORCED, "now") == (at_first, ())
+    finished = a_rollout(Phase.PROMOTED)
+    assert promote(finished, seen(), Reason.FORCED, "now") == (finished, ())
+
+
+def test_a_record_of_before_there_were_plans_still_reads() -> None:
+    """With its steps, and no evidence can pass them."""
+    document = a_rollout(Phase.CANARY).to_json()
+    for name in ("plan", "opening", "opened_ms", "judgement"):
+        del document[name]
+    old = Rollout.from_json(document)
+    assert (old.plan, old.steps) == (None, (0.1, 0.5))
+    held, _ = advance(old, seen(), judged(Verdict.PASS))
+    assert (held.phase, held.step) == (Phase.CANARY, 0)
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.PROMOTING])
@@ -194,8 +291,12 @@ def test_an_abort_while_promoting_halts_if_the_old_bundle_is_not_healthy(stable:
 def test_pausing_holds_the_shares_and_resuming_sets_them_again() -> None:
     """Only a canary step can be paused."""
     paused = pause(a_rollout(Phase.CANARY, step=1), 7, "lunch")
-    assert (paused.phase, paused.step, actions_of(paused)) == (Phase.PAUSED, 1, ())
-    assert advance(paused, seen(), Verdict.PASS) == (paused, ())
+    assert (paused.phase, paused.step, actions_of(paused)) == (
+        Phase.PAUSED,
+        1,
+        (SetPlan(actions_of(a_rollout(Phase.CANARY, step=1))[0].plan),),  # type: ignore[union-attr]
+    )
+    assert advance(paused, seen(), judged(Verdict.PASS)) == (paused, ())
     resumed, actions = resume(paused, seen())
     assert (resumed.phase, resumed.step, resumed.epoch) == (Phase.CANARY, 1, 6)
     assert actions == actions_of(resumed)
@@ -211,54 +312,83 @@ observations = st.builds(
     st.builds(BundleHealth, st.sampled_from(Health), st.just("x")),
     st.builds(BundleHealth, st.sampled_from(Health), st.just("x")),
     st.none() | st.integers(0, 60),
+    st.none() | st.just({"since_ms": 0}),
+    st.sampled_from(["", "the evidence cannot be read"]),
 )
+VERBS = (*[Verb.ADVANCE] * 6, *[verb for verb in Verb if verb not in {Verb.START, Verb.SETTLED}])
 turns = st.lists(
-    st.tuples(observations, st.sampled_from(Verdict), st.sampled_from("aaaaaxpr")), max_size=30
+    st.builds(
+        lambda seen, verdict, verb: Turn(
+            verb, seen.now_ms, seen, judged(verdict) if verdict else None, Reason.FORCED, "word"
+        ),
+        observations,
+        st.none() | st.sampled_from(Verdict),
+        st.sampled_from(VERBS),
+    ),
+    max_size=30,
 )
 
 
-def one_turn(
-    rollout: Rollout, now: Observation, verdict: Verdict, verb: str
-) -> tuple[Rollout, tuple[Action, ...]]:
-    """The controller's turn, or an operator's word in between."""
-    match verb:
-        case "x":
-            return abort(rollout, now, Reason.OPERATOR, "stop")
-        case "p":
-            return pause(rollout, now.now_ms, "wait"), ()
-        case "r":
-            return resume(rollout, now)
-        case _:
-            return advance(rollout, now, verdict)
+def check_move(before: Rollout, after: Rollout, turn: Turn) -> None:
+    """What holds of every move, whoever made it."""
+    now = turn.seen
+    assert now is not None
+    if before.is_finished:
+        assert after == before
+    assert after.epoch >= before.epoch
+    if after.phase is Phase.PROMOTED and before.phase is not Phase.PROMOTED:
+        assert now.candidate.health is Health.READY
+        assert now.followed_epoch is not None
+        assert now.followed_epoch >= after.epoch
+    if turn.verb is Verb.ADVANCE and before.phase is Phase.CANARY and after.step > before.step:
+        assert turn.judgement is not None
+        assert turn.judgement.verdict is Verdict.PASS
+    if turn.verb is Verb.ABORT and before.phase not in {Phase.PROMOTING, *FINISHED}:
+        assert after.phase is Phase.ABORTED
+    for action in actions_of(after):
+        if isinstance(action, SetPlan):
+            assert sum(arm.share for arm in action.plan.arms) == pytest.approx(1.0)
+            moved = (before.phase, before.step) != (after.phase, after.step)
+            if moved and after.phase is not Phase.PAUSED:
+                assert action.plan.epoch > max(before.epoch, now.plan_epoch)
+
+
+FINISHED = (Phase.PROMOTED, Phase.ABORTED)
 
 
 @settings(max_examples=50, deadline=None)
 @given(turns, st.sampled_from([(), (0.1,), (0.05, 0.5)]))
-def test_no_history_of_turns_breaks_a_rule(
-    history: list[tuple[Observation, Verdict, str]], steps: tuple[float, ...]
-) -> None:
-    """Shares sum to one, epochs only grow, what finished stays, promotion needs a ready fleet."""
+def test_no_history_of_turns_breaks_a_rule(history: list[Turn], steps: tuple[float, ...]) -> None:
+    """Whatever is seen, judged and asked for; and its recorded turns lead to the same records."""
     rollout = a_rollout(steps=steps)
-    for now, verdict, verb in history:
-        before = rollout
-        rollout, actions = one_turn(before, now, verdict, verb)
-        if before.is_closed:
-            assert (rollout, actions) == (before, ())
-        if before.is_finished:
-            assert rollout == before
-        if rollout.phase is Phase.PROMOTED and before.phase is not Phase.PROMOTED:
-            assert now.candidate.health is Health.READY
-            assert now.followed_epoch is not None
-            assert now.followed_epoch >= rollout.epoch
-        for action in actions:
-            if isinstance(action, SetPlan):
-                assert sum(arm.share for arm in action.plan.arms) == pytest.approx(1.0)
-                assert before == rollout or action.plan.epoch > max(before.epoch, now.plan_epoch)
-        assert actions in {(), actions_of(rollout)}
-        assert Rollout.from_json(rollout.to_json()) == rollout
-        if actions:
-            assert advance(rollout, now, verdict) == (rollout, actions), "a replay changes nothing"
-            rollout = settled(rollout)
+    recorded = [RecordedTurn("r1", 1, "ann", Turn(Verb.START, 0), rollout)]
+    for turn in history:
+        before, rollout = rollout, decide(rollout, turn)
+        check_move(before, rollout, turn)
+        assert Rollout.from_json(plain(rollout)) == rollout
+        read = Turn.from_json(turn.to_json())
+        recorded.append(RecordedTurn("r1", len(recorded) + 1, "ann", read, rollout))
+        if not rollout.is_settled:
+            again, actions = advance(rollout, turn.seen, turn.judgement)  # type: ignore[arg-type]
+            assert (again, actions) == (rollout, actions_of(rollout)), "a replay changes nothing"
+            done = Turn(Verb.SETTLED, 0)
+            rollout = decide(rollout, done)
+            recorded.append(RecordedTurn("r1", len(recorded) + 1, "ann", done, rollout))
+    assert replay(recorded) == ()
+
+
+def test_a_record_that_was_tampered_with_does_not_replay() -> None:
+    """The turn is named, with both records."""
+    start = a_rollout()
+    forged = a_rollout(Phase.PROMOTED)
+    turns = [
+        RecordedTurn("r1", 1, "ann", Turn(Verb.START, 0), start),
+        RecordedTurn("r1", 2, "ann", Turn(Verb.ADVANCE, 1_000, seen()), forged),
+    ]
+    found = replay(turns)
+    assert [(one.number, one.recorded.phase, one.replayed.phase) for one in found] == [
+        (2, Phase.PROMOTED, Phase.PREPARING)
+    ]
 
 
 def test_a_record_of_another_shape_is_a_store_error() -> None:

@@ -1,0 +1,254 @@
+"""`cluster canary status`, `explain` and `history`: read the control store alone, change nothing.
+
+They work while no controller, no replica and no evidence store does.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster.console import Console, as_text
+from recsys.errors import ConfigError, FleetError, WaitTimeout
+
+if TYPE_CHECKING:
+    from cluster.rollouts.control_writer import StoredRollout
+    from cluster.rollouts.rollout_record import Rollout
+
+WAIT_POLL_S = 0.25
+WATCH_POLL_S = 1.0
+_LEFT = "nobody drives it: go on with 'cluster canary retry' or end it with 'cluster canary abort'"
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      cluster canary status
+      cluster canary status --watch
+      cluster canary status --wait --timeout 120
+
+    With --wait, and with --watch once it has ended: 0 promoted, 3 nobody drives it or the fleet
+    did not follow, 4 aborted by an operator, 5 aborted by the evidence or because a replica
+    refused the bundle, 7 timed out.
+    """
+)
+@click.option("--wait", is_flag=True, help="Return when the rollout has ended.")
+@click.option("--watch", is_flag=True, help="Show it live until it has ended.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0.0), help="Seconds, then exit 7."
+)
+@click.pass_obj
+def status(console: Console, wait: bool, watch: bool, timeout_s: float | None) -> None:
+    """Say where the unfinished rollout stands, or how the last one ended."""
+    from cluster.rollouts.rollout_runner import raise_for_outcome
+
+    is_live = watch and not console.as_json and sys.stdout.isatty()
+    if is_live:
+        stored = _watch_live(console, timeout_s)
+    elif wait or watch:
+        stored = follow(console, timeout_s)
+    else:
+        stored = latest(console)
+    if not is_live:
+        emit_status(console, stored)
+    if (wait or watch) and stored is not None:
+        raise_for_outcome(stored.rollout)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      cluster canary explain
+      cluster canary explain r20261122-091500-041
+      cluster --json canary explain | jq .deciding
+    """
+)
+@click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
+@click.pass_obj
+def explain(console: Console, rollout_id: str | None) -> None:
+    """Say why a rollout stands where it stands, and tell how it came there."""
+    from cluster.rollouts.canary_explain import (
+        chapter_line,
+        chapters,
+        deciding_comparison,
+        why_lines,
+    )
+    from cluster.rollouts.control_writer import ControlWriter
+
+    stored = latest(console, rollout_id)
+    if stored is None:
+        raise ConfigError(
+            f"there is no rollout {rollout_id or 'yet'}, expected one to explain; "
+            "see 'cluster canary history'"
+        )
+    rollout = stored.rollout
+    turns = ControlWriter(console.settings.control_url).turns(rollout.rollout_id)
+    told = chapters(turns)
+    lines = why_lines(rollout, now_ms())
+    story = [chapter_line(chapter, rollout.started_ms) for chapter in told]
+    document = {
+        "rollout": rollout.to_json(),
+        "why": lines,
+        "deciding": deciding_comparison(rollout),
+        "judgement": rollout.judgement,
+        "story": [asdict(chapter) for chapter in told],
+        "n_turns": len(turns),
+    }
+    console.emit(document, "\n".join([*lines, "", f"{len(turns)} recorded turns:", *story]))
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      cluster canary history
+      cluster canary history -n 50
+    """
+)
+@click.option("-n", "n_lines", type=click.IntRange(min=1), default=20, help="Newest lines shown.")
+@click.pass_obj
+def history(console: Console, n_lines: int) -> None:
+    """List what was changed, when, by whom and why; the newest last."""
+    from cluster.rollouts.control_writer import ControlWriter
+
+    entries = ControlWriter(console.settings.control_url).history()[-n_lines:]
+    lines = [
+        f"{_time_text(entry.at_ms)}  {entry.verb:<10} {entry.what}  {entry.why}  ({entry.who})"
+        for entry in entries
+    ]
+    document = {"history": [asdict(entry) for entry in entries]}
+    console.emit(document, "\n".join(lines) or "nothing was changed yet")
+
+
+def latest(console: Console, rollout_id: str | None = None) -> StoredRollout | None:
+    """The unfinished rollout, or else the newest; or the one of this id."""
+    from cluster.rollouts.control_writer import ControlWriter
+
+    rollouts = ControlWriter(console.settings.control_url).rollouts()
+    if rollout_id is not None:
+        found = [stored for stored in rollouts if stored.rollout.rollout_id == rollout_id]
+        return found[-1] if found else None
+    unfinished = [stored for stored in rollouts if not stored.rollout.is_closed]
+    newest_last = unfinished or rollouts
+    return newest_last[-1] if newest_last else None
+
+
+def follow(
+    console: Console, timeout_s: float | None, rollout_id: str | None = None
+) -> StoredRollout | None:
+    """Follow a rollout until it is closed, in lines on stderr.
+
+    Raises:
+        WaitTimeout: it was not in time.
+        FleetError: nobody drives it.
+    """
+    from cluster.rollouts.canary_view import rollout_line
+
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    with console.progress("canary") as show:
+        while (stored := latest(console, rollout_id)) is not None and not stored.rollout.is_closed:
+            rollout_id = stored.rollout.rollout_id
+            show(rollout_line(stored.rollout, now_ms()), None)
+            _check_waiting(console, stored, deadline_s, timeout_s)
+            time.sleep(WAIT_POLL_S)
+    return stored
+
+
+def emit_status(console: Console, stored: StoredRollout | None, advice: str = "") -> None:
+    """Write the status of a rollout and of the fleet that the control store tells of."""
+    from cluster.rollouts.canary_view import rollout_document, rollout_page
+    from cluster.rollouts.observation import living
+    from recsys.stores.control import ControlReader
+
+    reader = ControlReader(console.settings.control_url)
+    view = reader.view()
+    stable = view.aliases.get("stable")
+    is_left = stored is not None and _is_abandoned(console, stored)
+    document: dict[str, Any] = {
+        "stable": stable,
+        "plan": None if view.plan is None else view.plan.to_json(),
+        "required": list(view.required),
+        "rollout": None if stored is None else stored.rollout.to_json(),
+        "view": None if stored is None else rollout_document(stored.rollout, now_ms()),
+        "is_abandoned": is_left,
+        "driver": None if stored is None else stored.driver,
+        "replicas": [asdict(row) for row in living(reader.readiness(), now_ms())],
+    }
+    lines = [f"stable is {stable or 'not set; run cluster up'}"]
+    if stored is not None:
+        page = "" if console.as_json else as_text(rollout_page(stored.rollout, now_ms()))
+        lines.append(page)
+    lines += [line for line in (_LEFT if is_left else "", advice) if line]
+    console.emit(document, "\n".join(lines))
+
+
+def outcome_text(rollout: Rollout) -> str:
+    """Where a rollout stands, as a sentence."""
+    return (
+        f"rollout {rollout.rollout_id} of {rollout.bundle_id} over {rollout.stable_id} is "
+        f"{rollout.phase}: {rollout.message}"
+    )
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _watch_live(console: Console, timeout_s: float | None) -> StoredRollout | None:
+    """Redraw the page until the rollout is closed; the last page stays."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from cluster.rollouts.canary_view import rollout_page
+
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    stored = latest(console)
+    if stored is None:
+        console.emit({}, "there is no rollout yet; start one with 'cluster canary start BUNDLE'")
+        return None
+    with Live(Text(""), auto_refresh=False) as live:
+        while stored is not None:
+            live.update(rollout_page(stored.rollout, now_ms()), refresh=True)
+            if stored.rollout.is_closed:
+                break
+            _check_waiting(console, stored, deadline_s, timeout_s)
+            time.sleep(WATCH_POLL_S)
+            stored = latest(console, stored.rollout.rollout_id)
+    return stored
+
+
+def _check_waiting(
+    console: Console, stored: StoredRollout, deadline_s: float | None, timeout_s: float | None
+) -> None:
+    rollout = stored.rollout
+    if _is_abandoned(console, stored):
+        raise FleetError(f"rollout {rollout.rollout_id} is {rollout.phase}; {_LEFT}")
+    if deadline_s is not None and time.monotonic() >= deadline_s:
+        raise WaitTimeout(
+            f"rollout {rollout.rollout_id} is still {rollout.phase} after {timeout_s} s "
+            f"({rollout.message}), expected it to end; wait longer or abort it with "
+            "'cluster canary abort'"
+        )
+
+
+def _is_abandoned(console: Console, stored: StoredRollout) -> bool:
+    """Whether an unfinished rollout is moved by nobody: no operator, and no living controller."""
+    from cluster.rollouts.controller_lease import ControllerLease
+    from cluster.rollouts.rollout_record import Phase
+    from cluster.rollouts.rollout_runner import ABANDONED_MS
+
+    rollout = stored.rollout
+    if rollout.is_closed or (rollout.phase is Phase.PAUSED and rollout.is_settled):
+        return False
+    is_left = now_ms() - stored.driven_ms > ABANDONED_MS
+    lease = ControllerLease(console.settings.control_url)
+    return is_left and not (rollout.steps and lease.is_held(now_ms()))
+
+
+def _time_text(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"

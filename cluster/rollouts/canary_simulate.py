@@ -1,0 +1,162 @@
+"""`cluster canary simulate`: what a plan would decide on traffic like this, before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster.console import Console, as_text
+from cluster.rollouts.canary_view import duration_text
+from recsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cluster.rollouts.simulation.simulation_report import RuleReport, Share
+    from cluster.rollouts.simulation.traffic_shape import TrafficShape
+
+_COLUMNS = (
+    ("effect", "left"),
+    ("rule", "left"),
+    ("aborted", "right"),
+    ("promoted", "right"),
+    ("held", "right"),
+    ("time to abort, median", "right"),
+    ("p90", "right"),
+    ("users exposed, median", "right"),
+)
+
+
+@click.command(
+    epilog="""\b
+    Examples:
+      cluster canary simulate
+      cluster canary simulate --plan my-plan.toml --effect ctr=-0.05 --rollouts 500
+      cluster canary simulate --plan fast --effect error_rate=0.1 --requests-per-minute 60
+    """
+)
+@click.option("--plan", "plan_name", default="standard", show_default=True, metavar="NAME|FILE")
+@click.option(
+    "--effect", "effect_text", default="ctr=-0.05", show_default=True, metavar="NAME=CHANGE,..."
+)
+@click.option("--rollouts", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--looks", type=click.IntRange(2, 10_000), default=60, show_default=True)
+@click.option("--requests-per-minute", type=float, help="Default: as counted, else 600.")
+@click.option("--users", type=int, help="Who come back at all. Default: as counted, else 20000.")
+@click.option("--ctr", type=float, help="Chance that a slate is engaged with.")
+@click.option("--activity-skew", type=float, help="Sigma of the lognormal of users' rates.")
+@click.option("--value-skew", type=float, help="Sigma of the lognormal of values.")
+@click.option("--daily-drift", type=float, help="How far the day's best hour is above its mean.")
+@click.option(
+    "--from-log/--no-log", default=None, help="Traffic as the evidence store has counted it."
+)
+@click.pass_obj
+def simulate(
+    console: Console,
+    /,
+    plan_name: str,
+    effect_text: str,
+    rollouts: int,
+    seed: int,
+    looks: int,
+    from_log: bool | None,
+    **given: Any,
+) -> None:
+    """Play a plan on simulated users: false aborts without an effect, and what it does with one.
+
+    Beside the plan's own rule stand a fixed-horizon z test, raw thresholds and a z test at every
+    look, on the same users.
+    """
+    from cluster.rollouts.rollout_plan_file import plan_named
+    from cluster.rollouts.simulation.simulated_rollout import usual_looks
+    from cluster.rollouts.simulation.simulation_report import simulate_setting
+    from cluster.rollouts.simulation.traffic_shape import Effect, changed, parse_effect
+
+    plan, effect = plan_named(plan_name), parse_effect(effect_text)
+    if not plan.steps:
+        raise ConfigError(
+            f"rollout plan '{plan.name}' has no steps, expected some to simulate; "
+            "use '--plan standard'"
+        )
+    known, source = _known_traffic(console, from_log)
+    shape = changed(known, given)
+    chosen = usual_looks(plan, looks)
+    reports: list[RuleReport] = []
+    with console.progress("simulate") as show:
+        for planted in dict.fromkeys((Effect(), effect)):
+
+            def told(done: int, name: str = planted.text) -> None:
+                if done % max(rollouts // 10, 1) == 0:
+                    show(f"effect {name}", done / rollouts)
+
+            reports += simulate_setting(plan, shape, planted, rollouts, chosen, seed, told)
+    document = {
+        "plan": plan.name,
+        "traffic": asdict(shape),
+        "traffic_from": source,
+        "looks": asdict(chosen),
+        "seed": seed,
+        "rollouts": rollouts,
+        "reports": [report.to_json() for report in reports],
+    }
+    head = (
+        f"plan {plan.name}, {rollouts} rollouts each, {shape.requests_per_minute:,.1f} requests a "
+        f"minute of {shape.users:,} users, ctr {shape.ctr:.3g} ({source}); judged every "
+        f"{duration_text(chosen.every_s)} for at most {duration_text(chosen.until_s)}"
+    )
+    text = "" if console.as_json else as_text(head, report_table(reports))
+    console.emit(document, text)
+
+
+def report_table(reports: Sequence[RuleReport]) -> RenderableType:
+    """The reports as a table."""
+    from rich.table import Table
+
+    table = Table()
+    for name, side in _COLUMNS:
+        table.add_column(name, justify="right" if side == "right" else "left")
+    for report in reports:
+        table.add_row(
+            report.effect,
+            report.rule,
+            *(_share_text(share) for share in (report.aborted, report.promoted, report.held)),
+            _time_text(report.detect_s_median),
+            _time_text(report.detect_s_p90),
+            f"{report.exposed_median:,.0f}",
+        )
+    return table
+
+
+def _known_traffic(console: Console, from_log: bool | None) -> tuple[TrafficShape, str]:
+    """The traffic that was counted, or the usual one; and where it is from."""
+    from cluster.rollouts.simulation.logged_traffic import MIN_SLATES, logged_traffic
+    from cluster.rollouts.simulation.traffic_shape import TrafficShape
+    from recsys.stores.evidence import EvidenceReader
+
+    if from_log is False:
+        return TrafficShape(), "from options"
+    reader = EvidenceReader(console.settings.evidence_url)
+    try:
+        found = logged_traffic(reader)
+    finally:
+        reader.close()
+    if found is not None:
+        return found.shape, f"from {found.slates:,} slates of {found.hours:.1f} h"
+    if from_log:
+        raise ConfigError(
+            f"the evidence store holds fewer than {MIN_SLATES} slates of the last days, expected "
+            "more to take traffic from; leave --from-log out, or serve requests first"
+        )
+    return TrafficShape(), "from options"
+
+
+def _share_text(share: Share) -> str:
+    return f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"
+
+
+def _time_text(seconds: float | None) -> str:
+    return "-" if seconds is None else duration_text(seconds)

@@ -1,0 +1,183 @@
+"""Drives rollouts by evidence: observe, judge, advance, record, act; one turn at a time.
+
+The decisions are `rollout`'s and `recsys.evidence`'s. Every move is recorded by compare-and-set
+before anything is done, and what is done is safe to repeat, so a controller that is killed
+anywhere, or two at once, end in the same state. Serving needs no controller.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cluster.rollouts.control_writer import ControlWriter, Fence, StoredRollout
+from cluster.rollouts.controller_lease import ControllerLease
+from cluster.rollouts.evidence_source import EvidenceSource
+from cluster.rollouts.rollout_actions import FleetControl, Operator
+from cluster.rollouts.rollout_record import Observation, Phase, Reason, Rollout
+from cluster.rollouts.rollout_runner import ABANDONED_MS, TOUCH_MS
+from cluster.rollouts.rollout_turn import Turn, Verb, decide
+from recsys.errors import RolloutConflict, StoreError
+from recsys.evidence.judgement import Judgement, judge
+from recsys.traffic import BASELINE, CANARY
+
+BUSY_S = 0.25
+"""Between turns of a rollout that moves."""
+IDLE_S = 1.0
+"""Between looks where nothing is to be driven, and after the control store was away."""
+_LEAST_REFRESH_MS = 2_000
+_MOST_REFRESH_MS = 30_000
+_REFRESHES = 60
+"""A step that only waits is recorded about so often while its age doubles, so that a step of
+minutes can be watched and one of days does not fill the store."""
+
+log = logging.getLogger("cluster.rollouts.controller")
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One recorded turn, for whoever tells people of it."""
+
+    before: Rollout
+    after: Rollout
+
+
+class Controller:
+    """One controller; `turn` again and again is all of it.
+
+    Args:
+        operator: its name, unlike any other's, and its clock.
+        tell: called after each recorded turn, moved or not; must not raise.
+    """
+
+    def __init__(
+        self,
+        writer: ControlWriter,
+        control: FleetControl,
+        lease: ControllerLease,
+        source: EvidenceSource,
+        operator: Operator,
+        tell: Callable[[Moved], None],
+    ) -> None:
+        self._writer = writer
+        self._control = control
+        self._lease = lease
+        self._source = source
+        self._operator = operator
+        self._tell = tell
+        self._recorded_ms = 0
+        self._leased_ms = 0
+
+    def turn(self) -> float:
+        """One turn; returns the seconds until the next is due.
+
+        Raises:
+            StoreError: the control store is away; the next turn tries again.
+        """
+        try:
+            if not self._has_lease():
+                return IDLE_S
+            stored = self._writer.open_rollout()
+            if stored is None or not self._is_mine(stored):
+                return IDLE_S
+            self._move(self._claimed(stored))
+        except RolloutConflict as conflict:
+            # An operator or another controller moved it first; the next turn sees what it is.
+            log.info("%s", conflict)
+        return BUSY_S
+
+    def let_go(self) -> None:
+        """Let another controller follow at once."""
+        self._lease.give_back(self._operator.who)
+
+    def _has_lease(self) -> bool:
+        now_ms = self._operator.clock()
+        if 0 <= now_ms - self._leased_ms < TOUCH_MS:
+            return True
+        if not self._lease.take(self._operator.who, now_ms):
+            return False
+        self._leased_ms = now_ms
+        return True
+
+    def _is_mine(self, stored: StoredRollout) -> bool:
+        """Whether nobody else drives it, and it waits for nobody."""
+        rollout = stored.rollout
+        if rollout.reason is Reason.HALTED or (
+            rollout.phase is Phase.PAUSED and rollout.is_settled
+        ):
+            return False
+        is_left = self._operator.clock() - stored.driven_ms > ABANDONED_MS
+        return stored.driver == self._operator.who or is_left
+
+    def _claimed(self, stored: StoredRollout) -> StoredRollout:
+        """The rollout, once it says that this controller drives it."""
+        now_ms = self._operator.clock()
+        if stored.driver == self._operator.who and now_ms - stored.driven_ms <= TOUCH_MS:
+            return stored
+        fence = Fence(stored.rollout.rollout_id, stored.revision)
+        self._writer.touch_rollout(fence, self._operator.who, now_ms)
+        return replace(stored, driver=self._operator.who, driven_ms=now_ms)
+
+    def _move(self, stored: StoredRollout) -> None:
+        rollout = stored.rollout
+        if not rollout.is_settled:
+            fence = Fence(rollout.rollout_id, stored.revision)
+            if self._control.perform_all(rollout, fence):
+                self._record(stored, Turn(Verb.SETTLED, self._operator.clock()))
+            return
+        seen, judgement = self._look(rollout)
+        turn = Turn(Verb.ADVANCE, seen.now_ms, seen, judgement)
+        moved = decide(rollout, turn)
+        if moved != rollout and self._is_worth_recording(rollout, moved, seen.now_ms):
+            self._record(stored, turn)
+
+    def _look(self, rollout: Rollout) -> tuple[Observation, Judgement | None]:
+        """What there is to decide on; evidence that cannot be read is no evidence."""
+        totals, judgement, problem = None, None, ""
+        try:
+            if rollout.phase is Phase.PREPARING and rollout.steps:
+                totals = self._source.totals(rollout)
+            elif rollout.phase is Phase.CANARY and rollout.plan is not None:
+                judgement = self._judge(rollout)
+        except StoreError as error:
+            problem = str(error)
+        return replace(
+            self._control.observe(rollout), totals=totals, evidence_problem=problem
+        ), judgement
+
+    def _judge(self, rollout: Rollout) -> Judgement | None:
+        plan, step = rollout.plan, rollout.present_step
+        if plan is None or step is None:
+            return None
+        samples = self._source.samples(rollout)
+        return judge(
+            plan.rules_of(rollout.step),
+            samples[BASELINE],
+            samples[CANARY],
+            alpha=plan.alpha,
+            min_users=step.min_users,
+            min_requests=step.min_requests,
+            n_critical=plan.n_critical,
+        )
+
+    def _is_worth_recording(self, rollout: Rollout, moved: Rollout, now_ms: int) -> bool:
+        if _place(moved) != _place(rollout):
+            return True
+        waited_ms = (now_ms - rollout.since_ms) // _REFRESHES
+        pause_ms = min(max(waited_ms, _LEAST_REFRESH_MS), _MOST_REFRESH_MS)
+        return abs(now_ms - self._recorded_ms) >= pause_ms
+
+    def _record(self, stored: StoredRollout, turn: Turn) -> None:
+        before = stored.rollout
+        moved = decide(before, turn)
+        now_ms = self._operator.clock()
+        self._writer.save_rollout(moved, stored.revision, self._operator.who, now_ms, turn=turn)
+        self._recorded_ms = now_ms
+        if _place(moved) != _place(before):
+            self._operator.report(f"{moved.phase}: {moved.message}")
+        self._tell(Moved(before, moved))
+
+
+def _place(rollout: Rollout) -> tuple[Phase, int, Reason, bool]:
+    return rollout.phase, rollout.step, rollout.reason, rollout.is_settled

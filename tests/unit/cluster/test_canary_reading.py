@@ -1,0 +1,96 @@
+"""`cluster canary status`, `explain` and `simulate` on a control store, while nothing runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from cluster.console import Console
+from cluster.rollouts.canary_commands import canary
+from cluster.rollouts.canary_reading import now_ms
+from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.rollout_plan import built_in
+from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RolloutConflict
+from recsys.settings import Settings
+
+
+def run(folder: Path, *arguments: str, as_json: bool = True) -> Result:
+    """The command, as `cluster canary ARGUMENTS`."""
+    console = Console(Settings(data_dir=folder), as_json=as_json)
+    return CliRunner().invoke(canary, list(arguments), obj=console)
+
+
+def document(result: Result) -> Any:
+    """The one JSON document on stdout."""
+    return json.loads(result.stdout)
+
+
+def put(folder: Path, driven_ms: int, **changes: Any) -> None:
+    """Record one rollout of plan fast at its first step."""
+    plan = built_in("fast")
+    values: dict[str, Any] = {"phase": Phase.CANARY, "plan": plan, "opened_ms": driven_ms}
+    rollout = Rollout(
+        "r1",
+        "b2",
+        "b1",
+        plan.name,
+        plan.shares,
+        ("b1",),
+        ("b2", "b1"),
+        driven_ms,
+        60_000,
+        driven_ms,
+        **values | changes,
+    )
+    settings = Settings(data_dir=folder)
+    ControlWriter(settings.control_url).start_rollout(rollout, "c1", now_ms(), driven_ms=driven_ms)
+
+
+def test_status_shows_a_rollout_that_no_controller_drives(tmp_path: Path) -> None:
+    """And waiting for it is refused with what to do."""
+    put(tmp_path, now_ms() - 60_000)
+    seen = document(run(tmp_path, "status"))
+    assert (seen["is_abandoned"], seen["view"]["steps"][0]["state"]) == (True, "present")
+    assert "nobody drives it" in run(tmp_path, "status", as_json=False).stdout
+    for flag in ("--wait", "--watch"):
+        assert isinstance(run(tmp_path, "status", flag, as_json=False).exception, FleetError)
+
+
+def test_watching_an_ended_rollout_ends_with_its_exit_code(tmp_path: Path) -> None:
+    """In lines, where stdout is no terminal."""
+    put(tmp_path, now_ms(), phase=Phase.ABORTED, reason=Reason.EVIDENCE, message="errors")
+    result = run(tmp_path, "status", "--watch", as_json=False)
+    assert isinstance(result.exception, AbortedByEvidence)
+    assert "aborted: errors" in result.stdout
+
+
+def test_explaining_tells_the_recorded_turns(tmp_path: Path) -> None:
+    """And a rollout that does not exist is bad usage."""
+    assert isinstance(run(tmp_path, "explain").exception, ConfigError)
+    put(tmp_path, now_ms())
+    told = document(run(tmp_path, "explain"))
+    assert (told["n_turns"], told["story"][0]["phase"]) == (1, "canary")
+    assert "1 recorded turns" in run(tmp_path, "explain", "r1", as_json=False).stdout
+    assert isinstance(run(tmp_path, "explain", "r2").exception, ConfigError)
+
+
+def test_steering_nothing_is_somebody_elses_change(tmp_path: Path) -> None:
+    """Exit 4 for every word."""
+    for words in (["pause"], ["resume"], ["step"], ["promote", "--full"], ["abort"]):
+        assert isinstance(run(tmp_path, *words).exception, RolloutConflict), words
+
+
+def test_simulating_prints_both_effects_under_every_rule(tmp_path: Path) -> None:
+    """From options where nothing was counted; asking for the log then is bad usage."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[steps]]\nshare = 0.5\nmin_s = 10.0\nmetrics = ["ctr"]\n')
+    words = ["simulate", "--plan", str(plan), "--rollouts", "1", "--looks", "2", "--users", "200"]
+    found = document(run(tmp_path, *words))
+    assert found["traffic_from"] == "from options"
+    assert [report["effect"] for report in found["reports"]] == ["none"] * 4 + ["ctr=-0.05"] * 4
+    assert isinstance(run(tmp_path, *words, "--from-log").exception, ConfigError)
+    assert isinstance(run(tmp_path, "simulate", "--plan", "instant").exception, ConfigError)
