@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.svg_curves import svg_curves
-from cluster.rollouts.rollout_plan import RolloutPlan, built_in
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan, built_in
 from cluster.rollouts.simulation.simulated_rollout import Looks, usual_looks
 from cluster.rollouts.simulation.simulation_report import (
     SEQUENTIAL,

@@ -278,7 +278,7 @@ def _parse_document(output: bytes) -> dict[str, Any]:
 
 def _start_canary(console: Console, bundle_id: str, training: dict[str, Any]) -> None:
     """Start the rollout of a bundle just published; prints both results as one."""
-    from cluster.rollouts.canary_commands import canary
+    from cluster.rollouts.verbs.canary_commands import canary
 
     said: list[str] = []
     inner = Console(console.settings, console.as_json, console.debug, write=said.append)

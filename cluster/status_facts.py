@@ -77,8 +77,8 @@ def _serve_status(files: RunFiles, now_ms: int) -> dict[str, Any]:
 
 
 def _control(settings: Settings, now_ms: int) -> dict[str, Any]:
-    from cluster.rollouts.control_writer import ControlWriter
-    from cluster.rollouts.observation import living
+    from cluster.rollouts.deciding.observation import living
+    from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.stores.control import ControlReader
 
     reader = ControlReader(settings.control_url)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.bundle import Manifest, space_fingerprint, write_manifest
 from recsys.bundles.golden import make_golden
 from recsys.bundles.item_table import MS_PER_DAY, write_item_table

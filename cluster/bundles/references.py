@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from cluster.bundles.pins import Pins
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.observation import living
-from cluster.rollouts.rollout_record import Rollout, earlier_stables
+from cluster.rollouts.deciding.observation import living
+from cluster.rollouts.deciding.rollout_record import Rollout, earlier_stables
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import ConfigError
 from recsys.stores.control import NO_BUNDLE, ControlReader
 from recsys.traffic import STABLE

@@ -200,7 +200,7 @@ def serve_config(settings: Settings) -> dict[str, Any]:
             {
                 "name": "control",
                 "route_prefix": None,
-                "import_path": "cluster.rollouts.controller_app:build",
+                "import_path": "cluster.rollouts.driving.controller_app:build",
                 "args": arguments,
             },
         ],

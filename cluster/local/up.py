@@ -74,8 +74,8 @@ def _adopt_bundle(console: Console, settings: Settings) -> None:
         FleetError: none is published.
         BundleError: the stable one is damaged.
     """
-    from cluster.rollouts.control_writer import ControlWriter
-    from cluster.rollouts.first_stable import adopt_first
+    from cluster.rollouts.driving.first_stable import adopt_first
+    from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.bundles.registry import Registry
 
     adopted = adopt_first(

@@ -1,7 +1,8 @@
 """What a running replica reads from the control store, and the readiness it reports back.
 
-Reads plan, required bundles and aliases, whose only writer is `cluster.rollouts.control_writer`;
-the readiness rows of a replica are written here, by that replica alone.
+Reads plan, required bundles and aliases, whose only writer is
+`cluster.rollouts.storing.control_writer`; the readiness rows of a replica are written here, by
+that replica alone.
 """
 
 from __future__ import annotations

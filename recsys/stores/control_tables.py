@@ -1,8 +1,8 @@
 """Tables of the control store and how a connection to it is opened, for SQLite and Postgres.
 
 Plan, aliases, required bundles, rollouts, their turns and history have one writer,
-`cluster.rollouts.control_writer`; the lease has `cluster.rollouts.controller_lease`; a replica's
-readiness rows have one writer, the replica, through `control.ReadinessReporter`.
+`cluster.rollouts.storing.control_writer`; the lease has
+`cluster.rollouts.driving.controller_lease`; a replica's readiness rows have one writer, the replica, through `control.ReadinessReporter`.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster.console import Console
-from cluster.rollouts.canary_commands import canary
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.rollout_runner import adopt_first
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.driving.rollout_runner import adopt_first
+from cluster.rollouts.storing.control_writer import ControlWriter
+from cluster.rollouts.verbs.canary_commands import canary
 from recsys.bundles.bundle import write_manifest
 from recsys.bundles.registry import Registry
 from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RolloutConflict, WaitTimeout

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from cluster.bundles.bundle_commands import bundle
+from cluster.bundles.bundle_parts import undo_part
 from cluster.console import Console
-from cluster.rollouts.bundle_commands import bundle
-from cluster.rollouts.bundle_parts import undo_part
-from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, verify_bundle
 from recsys.bundles.golden import read_golden, warm_up_batch
 from recsys.bundles.registry import Registry

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.controller_lease import ControllerLease
-from cluster.rollouts.rollout_plan import PlanStep, RolloutPlan
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.rollout_turn import replay
+from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_turn import replay
+from cluster.rollouts.driving.controller_lease import ControllerLease
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.settings import ServeSettings, Settings
 from recsys.stores.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 CONTROLLER = """
 import sys, threading
-from cluster.rollouts.controller_loop import ControllerLoop, open_controller
+from cluster.rollouts.driving.controller_loop import ControllerLoop, open_controller
 from recsys.settings import Settings
 controller = open_controller(Settings.model_validate_json(sys.argv[1]), sys.argv[2])
 loop = ControllerLoop(controller.turn, controller.let_go)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.controller import Controller
-from cluster.rollouts.controller_lease import ControllerLease
-from cluster.rollouts.evidence_source import EvidenceSource
-from cluster.rollouts.first_stable import adopt_first, restore_plan
-from cluster.rollouts.observation import expected_replicas
-from cluster.rollouts.rollout_actions import FleetControl, Operator
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.rollout_runner import RolloutRunner, raise_for_outcome
+from cluster.rollouts.deciding.observation import expected_replicas
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.driving.controller import Controller
+from cluster.rollouts.driving.controller_lease import ControllerLease
+from cluster.rollouts.driving.evidence_source import EvidenceSource
+from cluster.rollouts.driving.first_stable import adopt_first, restore_plan
+from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
+from cluster.rollouts.driving.rollout_runner import RolloutRunner, raise_for_outcome
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.bundle import write_manifest
 from recsys.bundles.registry import Registry
 from recsys.errors import (
@@ -360,7 +360,7 @@ def test_one_rollout_at_a_time_and_a_living_driver_is_not_disturbed(tmp_path: Pa
 
 
 def _fence(world: World) -> Any:
-    from cluster.rollouts.control_writer import Fence
+    from cluster.rollouts.storing.control_writer import Fence
 
     stored = world.writer.open_rollout()
     assert stored is not None

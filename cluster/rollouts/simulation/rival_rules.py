@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cluster.rollouts.rollout_plan import RolloutPlan
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan
 from cluster.rollouts.simulation.simulated_rollout import Looks, Outcome, SimulatedEnd
 from cluster.rollouts.simulation.simulated_slices import SimulatedSlices
 from cluster.rollouts.simulation.traffic_shape import Effect, TrafficShape

@@ -7,9 +7,15 @@ from enum import StrEnum
 
 import numpy as np
 
-from cluster.rollouts.rollout import advance
-from cluster.rollouts.rollout_plan import RolloutPlan
-from cluster.rollouts.rollout_record import BundleHealth, Health, Observation, Phase, Rollout
+from cluster.rollouts.deciding.rollout import advance
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan
+from cluster.rollouts.deciding.rollout_record import (
+    BundleHealth,
+    Health,
+    Observation,
+    Phase,
+    Rollout,
+)
 from cluster.rollouts.simulation.simulated_slices import SimulatedSlices
 from cluster.rollouts.simulation.traffic_shape import Effect, TrafficShape
 from recsys.evidence.judgement import judge

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.rollouts.rollout_plan import RolloutPlan
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan
 from cluster.rollouts.simulation.rival_rules import RIVALS, rival_ends
 from cluster.rollouts.simulation.simulated_rollout import (
     Looks,

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.rollouts import alarms
-from cluster.rollouts.alarms import Alarm, AlarmKind, Alarms, alarm_of, raise_alarm
-from cluster.rollouts.rollout_plan import PlanStep, RolloutPlan
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.driving import alarms
+from cluster.rollouts.driving.alarms import Alarm, AlarmKind, Alarms, alarm_of, raise_alarm
 from recsys.settings import ClusterSettings, Settings
 
 URL = "http://127.0.0.1:9/hook"

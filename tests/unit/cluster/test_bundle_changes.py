@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster import learning_commands
+from cluster.bundles.bundle_commands import bundle
+from cluster.bundles.bundle_parts import earlier_part, undo_part
 from cluster.console import Console
-from cluster.rollouts.bundle_commands import bundle
-from cluster.rollouts.bundle_parts import earlier_part, undo_part
-from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.composition import COMPOSED, Part
 from recsys.bundles.registry import Registry
 from recsys.errors import BundleError, BundleNotFound, ConfigError, FleetError, SpaceMismatch

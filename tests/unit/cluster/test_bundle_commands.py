@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cluster.bundles.bundle_commands import bundle
 from cluster.console import Console
-from cluster.rollouts.bundle_commands import bundle
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.rollout_record import Rollout
+from cluster.rollouts.deciding.rollout_record import Rollout
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.bundle import write_manifest
 from recsys.bundles.registry import Registry
 from recsys.errors import BundleCorrupt, BundleNotFound

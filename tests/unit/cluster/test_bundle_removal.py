@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cluster.bundles.pins import Pin, Pins
 from cluster.bundles.references import ReferenceReader, References
 from cluster.bundles.removal import YOUNG_MS, Shelved, keep_reasons, shelved, sweep
-from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.bundle import verify_bundle
 from recsys.bundles.composition import COMPOSED
 from recsys.bundles.registry import Registry

@@ -9,11 +9,11 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from cluster.console import Console
-from cluster.rollouts.canary_commands import canary
-from cluster.rollouts.canary_reading import now_ms
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.rollout_plan import built_in
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_plan import built_in
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.storing.control_writer import ControlWriter
+from cluster.rollouts.verbs.canary_commands import canary
+from cluster.rollouts.verbs.canary_reading import now_ms
 from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RolloutConflict
 from recsys.settings import Settings
 

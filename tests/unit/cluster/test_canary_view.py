@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster.console import as_text
-from cluster.rollouts.canary_explain import chapter_line, chapters, deciding_comparison, why_lines
-from cluster.rollouts.canary_view import (
+from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan, built_in
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_turn import RecordedTurn, Turn, Verb
+from cluster.rollouts.verbs.canary_explain import (
+    chapter_line,
+    chapters,
+    deciding_comparison,
+    why_lines,
+)
+from cluster.rollouts.verbs.canary_view import (
     next_move,
     rollout_document,
     rollout_line,
@@ -14,9 +22,6 @@ from cluster.rollouts.canary_view import (
     step_views,
     time_left,
 )
-from cluster.rollouts.rollout_plan import PlanStep, RolloutPlan, built_in
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.rollout_turn import RecordedTurn, Turn, Verb
 from recsys.evidence.metric_rules import METRICS
 
 JUDGEMENT = {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rollouts.control_writer import ControlWriter, Fence, HistoryEntry
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.storing.control_writer import ControlWriter, Fence, HistoryEntry
 from recsys.errors import RolloutConflict, StoreError
 from recsys.stores.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from cluster.rollouts import controller as controller_module
-from cluster.rollouts.control_writer import ControlWriter, Fence, StoredRollout
-from cluster.rollouts.controller import BUSY_S, Controller, Moved
-from cluster.rollouts.controller_lease import LEASE_MS, ControllerLease
-from cluster.rollouts.rollout_actions import FleetControl, Operator
-from cluster.rollouts.rollout_plan import PlanStep, RolloutPlan
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.rollout_turn import Turn, Verb, decide, replay
+from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide, replay
+from cluster.rollouts.driving import controller as controller_module
+from cluster.rollouts.driving.controller import BUSY_S, Controller, Moved
+from cluster.rollouts.driving.controller_lease import LEASE_MS, ControllerLease
+from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
+from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.errors import StoreError
 from recsys.evidence.comparison import Verdict
 from recsys.evidence.judgement import Judgement

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.rollouts.evidence_source import EvidenceSource
-from cluster.rollouts.rollout_record import Phase, Rollout
+from cluster.rollouts.deciding.rollout_record import Phase, Rollout
+from cluster.rollouts.driving.evidence_source import EvidenceSource
 from recsys.stores.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence
 from recsys.stores.evidence_tables import HOUR_MS, MEASURES
 

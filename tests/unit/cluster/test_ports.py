@@ -162,7 +162,7 @@ def test_the_serve_configuration_names_its_applications_and_carries_the_settings
     assert paths == {
         "recommend": ("/", "serve_app.app:build"),
         "workers": (None, "train_app.workers:build"),
-        "control": (None, "cluster.rollouts.controller_app:build"),
+        "control": (None, "cluster.rollouts.driving.controller_app:build"),
     }
     for application in json.loads(json.dumps(config))["applications"]:
         carried = Settings.model_validate(application["args"]["settings"])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.rollouts.observation import bundle_health, expected_replicas, followed_epoch
-from cluster.rollouts.rollout import (
+from cluster.rollouts.deciding.observation import bundle_health, expected_replicas, followed_epoch
+from cluster.rollouts.deciding.rollout import (
     abort,
     actions_of,
     advance,
@@ -19,8 +19,8 @@ from cluster.rollouts.rollout import (
     retry,
     skip,
 )
-from cluster.rollouts.rollout_plan import OnTimeout, PlanStep, RolloutPlan
-from cluster.rollouts.rollout_record import (
+from cluster.rollouts.deciding.rollout_plan import OnTimeout, PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_record import (
     BundleHealth,
     Health,
     Observation,
@@ -33,7 +33,7 @@ from cluster.rollouts.rollout_record import (
     SetPlan,
     earlier_stables,
 )
-from cluster.rollouts.rollout_turn import RecordedTurn, Turn, Verb, decide, plain, replay
+from cluster.rollouts.deciding.rollout_turn import RecordedTurn, Turn, Verb, decide, plain, replay
 from recsys.errors import StoreError
 from recsys.evidence.comparison import Verdict
 from recsys.evidence.judgement import Judgement

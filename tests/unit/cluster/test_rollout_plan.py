@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.rollouts.rollout_plan import (
+from cluster.rollouts.deciding.rollout_plan import (
     OPERATIONAL,
     PLAN_NAMES,
     OnTimeout,
@@ -20,7 +20,7 @@ from cluster.rollouts.rollout_plan import (
     check_plan,
     waits_for_labels,
 )
-from cluster.rollouts.rollout_plan_file import parse_plan, plan_named
+from cluster.rollouts.deciding.rollout_plan_file import parse_plan, plan_named
 from recsys.errors import ConfigError
 from recsys.evidence.metric_rules import METRICS, Role
 

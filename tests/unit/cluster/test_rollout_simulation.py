@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.svg_curves import svg_curves
-from cluster.rollouts.rollout_plan import PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan
 from cluster.rollouts.simulation.logged_traffic import traffic_of
 from cluster.rollouts.simulation.rival_rules import FIXED, PEEKING, RAW
 from cluster.rollouts.simulation.simulated_rollout import Looks, Outcome, simulate_rollout

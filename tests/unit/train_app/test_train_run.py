@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.rollouts.control_writer import ControlWriter
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.registry import Registry
 from recsys.errors import DataError
 from recsys.learning_settings import GateSettings

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.rollouts.rollout_record import Rollout
-from cluster.rollouts.rollout_turn import RecordedTurn, Turn
+from cluster.rollouts.deciding.rollout_record import Rollout
+from cluster.rollouts.deciding.rollout_turn import RecordedTurn, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.first_stable import check_bundle, way_back
-from cluster.rollouts.rollout_plan import RolloutPlan
-from cluster.rollouts.rollout_record import Rollout, earlier_stables
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan
+from cluster.rollouts.deciding.rollout_record import Rollout, earlier_stables
+from cluster.rollouts.driving.first_stable import check_bundle, way_back
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.bundle import Manifest
 from recsys.bundles.registry import Registry
 from recsys.errors import BundleError, ConfigError, FeatureSchemaMismatch, FleetError

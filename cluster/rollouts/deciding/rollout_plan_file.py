@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cluster.rollouts.rollout_plan import (
+from cluster.rollouts.deciding.rollout_plan import (
     PLAN_NAMES,
     PlanStep,
     RolloutPlan,

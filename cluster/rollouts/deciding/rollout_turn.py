@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from cluster.rollouts.rollout import abort, advance, pause, promote, resume, retry, skip
-from cluster.rollouts.rollout_record import Observation, Reason, Rollout
+from cluster.rollouts.deciding.rollout import abort, advance, pause, promote, resume, retry, skip
+from cluster.rollouts.deciding.rollout_record import Observation, Reason, Rollout
 from recsys.errors import StoreError
 from recsys.evidence.judgement import Judgement
 

@@ -13,19 +13,19 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from cluster.rollouts.control_transactions import ControlTransactions
-from cluster.rollouts.rollout_record import Rollout
-from cluster.rollouts.rollout_rows import Fence as Fence
-from cluster.rollouts.rollout_rows import HistoryEntry as HistoryEntry
-from cluster.rollouts.rollout_rows import StoredRollout as StoredRollout
-from cluster.rollouts.rollout_rows import (
+from cluster.rollouts.deciding.rollout_record import Rollout
+from cluster.rollouts.deciding.rollout_turn import RecordedTurn, Turn, Verb
+from cluster.rollouts.storing.control_transactions import ControlTransactions
+from cluster.rollouts.storing.rollout_rows import Fence as Fence
+from cluster.rollouts.storing.rollout_rows import HistoryEntry as HistoryEntry
+from cluster.rollouts.storing.rollout_rows import StoredRollout as StoredRollout
+from cluster.rollouts.storing.rollout_rows import (
     entry_of,
     read_rollout,
     read_turn,
     rollout_columns,
     turn_columns,
 )
-from cluster.rollouts.rollout_turn import RecordedTurn, Turn, Verb
 from recsys.errors import RolloutConflict
 from recsys.stores import control_tables as tables
 from recsys.traffic import TrafficPlan

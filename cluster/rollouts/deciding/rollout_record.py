@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from cluster.rollouts.rollout_plan import PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan
 from recsys.errors import StoreError
 from recsys.evidence.comparison import Verdict as Verdict
 from recsys.traffic import TrafficPlan

@@ -10,20 +10,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from cluster.rollouts.control_writer import ControlWriter, Fence, StoredRollout
-from cluster.rollouts.controller_lease import ControllerLease
-from cluster.rollouts.first_stable import RESTORE, check_bundle, problem_of, set_stable
-from cluster.rollouts.first_stable import adopt_first as adopt_first
-from cluster.rollouts.first_stable import restore_plan as restore_plan
-from cluster.rollouts.rollout_actions import POLL_S, FleetControl, Operator
-from cluster.rollouts.rollout_outcome import raise_for_outcome as raise_for_outcome
-from cluster.rollouts.rollout_outcome import raise_halted
-from cluster.rollouts.rollout_plan import INSTANT, RolloutPlan
-from cluster.rollouts.rollout_plan_file import plan_named
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.rollout_request import RolloutRequest
-from cluster.rollouts.rollout_steer import steered
-from cluster.rollouts.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.deciding.rollout_plan import INSTANT, RolloutPlan
+from cluster.rollouts.deciding.rollout_plan_file import plan_named
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.driving.controller_lease import ControllerLease
+from cluster.rollouts.driving.first_stable import RESTORE, check_bundle, problem_of, set_stable
+from cluster.rollouts.driving.first_stable import adopt_first as adopt_first
+from cluster.rollouts.driving.first_stable import restore_plan as restore_plan
+from cluster.rollouts.driving.rollout_actions import POLL_S, FleetControl, Operator
+from cluster.rollouts.driving.rollout_outcome import raise_for_outcome as raise_for_outcome
+from cluster.rollouts.driving.rollout_outcome import raise_halted
+from cluster.rollouts.driving.rollout_request import RolloutRequest
+from cluster.rollouts.driving.rollout_steer import steered
+from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.bundles.registry import Registry
 from recsys.errors import FleetError, RecsysError, RolloutConflict
 from recsys.settings import Settings

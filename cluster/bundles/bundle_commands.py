@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster.bundles.bundle_changes import compose, diff, gc, pin
 from cluster.console import Console, as_text
-from cluster.rollouts.bundle_changes import compose, diff, gc, pin
 from recsys.errors import BundleCorrupt, BundleError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _problem(registry: Registry, bundle_id: str) -> str:
 
 def _states(console: Console) -> dict[str, str]:
     """Bundle id to what it is to the cluster, for those that are something."""
-    from cluster.rollouts.control_writer import ControlWriter
+    from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.stores.control import ControlReader
 
     url = console.settings.control_url

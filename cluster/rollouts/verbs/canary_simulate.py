@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console, as_text
-from cluster.rollouts.canary_view import duration_text
+from cluster.rollouts.verbs.canary_view import duration_text
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def simulate(
     Beside the plan's own rule stand a fixed-horizon z test, raw thresholds and a z test at every
     look, on the same users.
     """
-    from cluster.rollouts.rollout_plan_file import plan_named
+    from cluster.rollouts.deciding.rollout_plan_file import plan_named
     from cluster.rollouts.simulation.simulated_rollout import usual_looks
     from cluster.rollouts.simulation.simulation_report import simulate_setting
     from cluster.rollouts.simulation.traffic_shape import Effect, changed, parse_effect

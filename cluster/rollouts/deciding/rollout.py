@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster.rollouts.rollout_plan import OnTimeout
-from cluster.rollouts.rollout_record import (
+from cluster.rollouts.deciding.rollout_plan import OnTimeout
+from cluster.rollouts.deciding.rollout_record import (
     Action,
     Health,
     Observation,

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from cluster.rollouts.control_writer import ControlWriter
-from cluster.rollouts.controller import IDLE_S, Controller, Moved
-from cluster.rollouts.controller_lease import ControllerLease
-from cluster.rollouts.evidence_source import EvidenceSource
-from cluster.rollouts.rollout_actions import FleetControl, Operator
+from cluster.rollouts.driving.controller import IDLE_S, Controller, Moved
+from cluster.rollouts.driving.controller_lease import ControllerLease
+from cluster.rollouts.driving.evidence_source import EvidenceSource
+from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
@@ -22,7 +22,7 @@ UNHEALTHY_S = 60.0
 """A controller that fails for so long asks to be started anew."""
 _STOP_S = 10.0
 
-log = logging.getLogger("cluster.rollouts.controller_loop")
+log = logging.getLogger("cluster.rollouts.driving.controller_loop")
 
 
 class ControllerLoop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from recsys.errors import AbortedByEvidence, FleetError, RolloutConflict
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cluster.rollouts.rollout_record import BundleHealth, Health
+from cluster.rollouts.deciding.rollout_record import BundleHealth, Health
 from recsys.settings import Settings
 from recsys.stores.control import Readiness
 

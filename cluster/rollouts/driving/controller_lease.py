@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from cluster.rollouts.control_transactions import ControlTransactions
+from cluster.rollouts.storing.control_transactions import ControlTransactions
 from recsys.stores import control_tables as tables
 
 CONTROLLER = "rollout-controller"

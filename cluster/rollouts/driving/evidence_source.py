@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.rollouts.rollout_record import Rollout
+from cluster.rollouts.deciding.rollout_record import Rollout
 from recsys.evidence.arm_sample import ArmSample, arm_samples
 from recsys.stores.evidence import EvidenceReader
 from recsys.stores.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence

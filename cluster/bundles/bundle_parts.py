@@ -41,8 +41,8 @@ def undo_part(console: Console, part: str, to: str | None) -> str:
         ConfigError: no earlier bundle has another such part.
         BundleError: the part does not fit, or the composed bundle cannot be made.
     """
-    from cluster.rollouts.control_writer import ControlWriter
-    from cluster.rollouts.rollout_record import earlier_stables
+    from cluster.rollouts.deciding.rollout_record import earlier_stables
+    from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.bundles.registry import Registry
     from recsys.stores.control import ControlReader
 

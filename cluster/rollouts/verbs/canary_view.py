@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.rollouts.metric_text import effect_text, interval_text, margin_text, value_text
-from cluster.rollouts.rollout_plan import OnTimeout
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_plan import OnTimeout
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.verbs.metric_text import effect_text, interval_text, margin_text, value_text
 from recsys.traffic import BASELINE, CANARY
 
 if TYPE_CHECKING:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from cluster.rollouts.control_writer import ControlWriter, Fence, HistoryEntry
-from cluster.rollouts.rollout_actions import FleetControl, Operator
-from cluster.rollouts.rollout_record import (
+from cluster.rollouts.deciding.rollout_record import (
     BundleHealth,
     Health,
     Observation,
@@ -18,7 +16,9 @@ from cluster.rollouts.rollout_record import (
     Reason,
     Rollout,
 )
-from cluster.rollouts.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
+from cluster.rollouts.storing.control_writer import ControlWriter, Fence, HistoryEntry
 from recsys.bundles.bundle import Manifest
 from recsys.bundles.registry import Registry, bundle_cache
 from recsys.errors import BundleCorrupt, BundleError, FeatureSchemaMismatch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cluster.console import Console
-from cluster.rollouts.canary_reading import (
+from cluster.rollouts.verbs.canary_reading import (
     emit_status,
     explain,
     follow,
@@ -23,11 +23,11 @@ from cluster.rollouts.canary_reading import (
     outcome_text,
     status,
 )
-from cluster.rollouts.canary_simulate import simulate
+from cluster.rollouts.verbs.canary_simulate import simulate
 
 if TYPE_CHECKING:
-    from cluster.rollouts.rollout_record import Rollout
-    from cluster.rollouts.rollout_runner import RolloutRunner
+    from cluster.rollouts.deciding.rollout_record import Rollout
+    from cluster.rollouts.driving.rollout_runner import RolloutRunner
 
 
 @click.group(
@@ -185,7 +185,7 @@ def undo(console: Console, to: str | None, only: str | None) -> None:
     If nothing runs because the stable bundle is damaged, the earlier one becomes stable at once.
     """
     if only is not None:
-        from cluster.rollouts.bundle_parts import undo_part
+        from cluster.bundles.bundle_parts import undo_part
 
         to = undo_part(console, only, to)
     _run(console, lambda runner: runner.undo(to))
@@ -202,7 +202,7 @@ def _run(
     timeout_s: float | None = None,
 ) -> None:
     """Start or go on with a rollout and report it; an abort is an error with its exit code."""
-    from cluster.rollouts.rollout_runner import raise_for_outcome
+    from cluster.rollouts.driving.rollout_runner import raise_for_outcome
 
     with _runner(console) as runner:
         rollout = act(runner)
@@ -226,9 +226,9 @@ def _steer(console: Console, act: Callable[[RolloutRunner], Rollout]) -> None:
 
 @contextmanager
 def _runner(console: Console) -> Generator[RolloutRunner]:
-    from cluster.rollouts.control_writer import ControlWriter
-    from cluster.rollouts.rollout_actions import Operator
-    from cluster.rollouts.rollout_runner import RolloutRunner
+    from cluster.rollouts.driving.rollout_actions import Operator
+    from cluster.rollouts.driving.rollout_runner import RolloutRunner
+    from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.bundles.registry import Registry
 
     settings = console.settings

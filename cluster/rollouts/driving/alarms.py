@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
-    from cluster.rollouts.controller import Moved
+    from cluster.rollouts.driving.controller import Moved
 
 WEBHOOK_TIMEOUT_S = 3.0
 """To connect, to send and to be answered, each."""
@@ -26,7 +26,7 @@ MAX_UNDER_WAY = 8
 """Posts under way at once; what is more is only logged."""
 _REFUSED = 400
 
-log = logging.getLogger("cluster.rollouts.alarms")
+log = logging.getLogger("cluster.rollouts.driving.alarms")
 _under_way = threading.BoundedSemaphore(MAX_UNDER_WAY)
 
 

@@ -17,8 +17,8 @@ from cluster.console import Console, as_text
 from recsys.errors import ConfigError, FleetError, WaitTimeout
 
 if TYPE_CHECKING:
-    from cluster.rollouts.control_writer import StoredRollout
-    from cluster.rollouts.rollout_record import Rollout
+    from cluster.rollouts.deciding.rollout_record import Rollout
+    from cluster.rollouts.storing.control_writer import StoredRollout
 
 WAIT_POLL_S = 0.25
 WATCH_POLL_S = 1.0
@@ -45,7 +45,7 @@ _LEFT = "nobody drives it: go on with 'cluster canary retry' or end it with 'clu
 @click.pass_obj
 def status(console: Console, wait: bool, watch: bool, timeout_s: float | None) -> None:
     """Say where the unfinished rollout stands, or how the last one ended."""
-    from cluster.rollouts.rollout_runner import raise_for_outcome
+    from cluster.rollouts.driving.rollout_runner import raise_for_outcome
 
     is_live = watch and not console.as_json and sys.stdout.isatty()
     if is_live:
@@ -72,13 +72,13 @@ def status(console: Console, wait: bool, watch: bool, timeout_s: float | None) -
 @click.pass_obj
 def explain(console: Console, rollout_id: str | None) -> None:
     """Say why a rollout stands where it stands, and tell how it came there."""
-    from cluster.rollouts.canary_explain import (
+    from cluster.rollouts.storing.control_writer import ControlWriter
+    from cluster.rollouts.verbs.canary_explain import (
         chapter_line,
         chapters,
         deciding_comparison,
         why_lines,
     )
-    from cluster.rollouts.control_writer import ControlWriter
 
     stored = latest(console, rollout_id)
     if stored is None:
@@ -113,7 +113,7 @@ def explain(console: Console, rollout_id: str | None) -> None:
 @click.pass_obj
 def history(console: Console, n_lines: int) -> None:
     """List what was changed, when, by whom and why; the newest last."""
-    from cluster.rollouts.control_writer import ControlWriter
+    from cluster.rollouts.storing.control_writer import ControlWriter
 
     entries = ControlWriter(console.settings.control_url).history()[-n_lines:]
     lines = [
@@ -126,7 +126,7 @@ def history(console: Console, n_lines: int) -> None:
 
 def latest(console: Console, rollout_id: str | None = None) -> StoredRollout | None:
     """The unfinished rollout, or else the newest; or the one of this id."""
-    from cluster.rollouts.control_writer import ControlWriter
+    from cluster.rollouts.storing.control_writer import ControlWriter
 
     rollouts = ControlWriter(console.settings.control_url).rollouts()
     if rollout_id is not None:
@@ -146,7 +146,7 @@ def follow(
         WaitTimeout: it was not in time.
         FleetError: nobody drives it.
     """
-    from cluster.rollouts.canary_view import rollout_line
+    from cluster.rollouts.verbs.canary_view import rollout_line
 
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     with console.progress("canary") as show:
@@ -160,8 +160,8 @@ def follow(
 
 def emit_status(console: Console, stored: StoredRollout | None, advice: str = "") -> None:
     """Write the status of a rollout and of the fleet that the control store tells of."""
-    from cluster.rollouts.canary_view import rollout_document, rollout_page
-    from cluster.rollouts.observation import living
+    from cluster.rollouts.deciding.observation import living
+    from cluster.rollouts.verbs.canary_view import rollout_document, rollout_page
     from recsys.stores.control import ControlReader
 
     reader = ControlReader(console.settings.control_url)
@@ -204,7 +204,7 @@ def _watch_live(console: Console, timeout_s: float | None) -> StoredRollout | No
     from rich.live import Live
     from rich.text import Text
 
-    from cluster.rollouts.canary_view import rollout_page
+    from cluster.rollouts.verbs.canary_view import rollout_page
 
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     stored = latest(console)
@@ -238,9 +238,9 @@ def _check_waiting(
 
 def _is_abandoned(console: Console, stored: StoredRollout) -> bool:
     """Whether an unfinished rollout is moved by nobody: no operator, and no living controller."""
-    from cluster.rollouts.controller_lease import ControllerLease
-    from cluster.rollouts.rollout_record import Phase
-    from cluster.rollouts.rollout_runner import ABANDONED_MS
+    from cluster.rollouts.deciding.rollout_record import Phase
+    from cluster.rollouts.driving.controller_lease import ControllerLease
+    from cluster.rollouts.driving.rollout_runner import ABANDONED_MS
 
     rollout = stored.rollout
     if rollout.is_closed or (rollout.phase is Phase.PAUSED and rollout.is_settled):

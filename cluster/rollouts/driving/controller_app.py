@@ -12,8 +12,8 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from cluster.rollouts.alarms import Alarms
-from cluster.rollouts.controller_loop import ControllerLoop, now_ms, open_controller
+from cluster.rollouts.driving.alarms import Alarms
+from cluster.rollouts.driving.controller_loop import ControllerLoop, now_ms, open_controller
 from recsys.errors import FleetError
 from recsys.settings import Settings
 

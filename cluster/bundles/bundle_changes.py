@@ -42,7 +42,7 @@ def compose(
     same; an ordering policy fits everywhere. Parts that were put together before are not published
     twice: the bundle that is there is named.
     """
-    from cluster.rollouts.bundle_parts import compose_parts, outcome
+    from cluster.bundles.bundle_parts import compose_parts, outcome
     from recsys.bundles.composition import plan_composition
 
     if dry_run:
@@ -180,7 +180,7 @@ def _sweep_text(swept: Sweep, dry_run: bool) -> str:
 
 def _note(console: Console, verb: str, what: str, why: str) -> None:
     """One line in the history of what was changed."""
-    from cluster.rollouts.control_writer import ControlWriter, HistoryEntry
+    from cluster.rollouts.storing.control_writer import ControlWriter, HistoryEntry
 
     writer = ControlWriter(console.settings.control_url)
     writer.append_history(HistoryEntry(_now_ms(), _who(), verb, what, why))

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.rollouts.canary_view import duration_text, next_move
-from cluster.rollouts.metric_text import effect_text, interval_text, margin_text, value_text
-from cluster.rollouts.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.verbs.canary_view import duration_text, next_move
+from cluster.rollouts.verbs.metric_text import effect_text, interval_text, margin_text, value_text
 
 if TYPE_CHECKING:
-    from cluster.rollouts.rollout_turn import RecordedTurn
+    from cluster.rollouts.deciding.rollout_turn import RecordedTurn
 
 _NOT_BY_EVIDENCE = {
     Reason.OPERATOR: "an operator decided, not the evidence",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.rollouts.rollout_record import Health, Phase, Reason, Rollout
-from cluster.rollouts.rollout_turn import Turn, Verb
+from cluster.rollouts.deciding.rollout_record import Health, Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_turn import Turn, Verb
 from recsys.errors import ConfigError, FleetError, RolloutConflict
 from recsys.evidence.comparison import Verdict
 

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.rollouts.control_writer import ControlWriter, Fence
-from cluster.rollouts.observation import (
+from cluster.rollouts.deciding.observation import (
     bundle_health,
     expected_replicas,
     followed_epoch,
     gateway_epochs,
 )
-from cluster.rollouts.rollout import actions_of
-from cluster.rollouts.rollout_record import (
+from cluster.rollouts.deciding.rollout import actions_of
+from cluster.rollouts.deciding.rollout_record import (
     Action,
     Observation,
     Release,
@@ -23,6 +22,7 @@ from cluster.rollouts.rollout_record import (
     SetAlias,
     SetPlan,
 )
+from cluster.rollouts.storing.control_writer import ControlWriter, Fence
 from recsys.errors import FleetError
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cluster.rollouts.control_writer import ControlWriter, Fence, StoredRollout
-from cluster.rollouts.controller_lease import ControllerLease
-from cluster.rollouts.evidence_source import EvidenceSource
-from cluster.rollouts.rollout_actions import FleetControl, Operator
-from cluster.rollouts.rollout_record import Observation, Phase, Reason, Rollout
-from cluster.rollouts.rollout_runner import ABANDONED_MS, TOUCH_MS
-from cluster.rollouts.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.deciding.rollout_record import Observation, Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.driving.controller_lease import ControllerLease
+from cluster.rollouts.driving.evidence_source import EvidenceSource
+from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
+from cluster.rollouts.driving.rollout_runner import ABANDONED_MS, TOUCH_MS
+from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.errors import RolloutConflict, StoreError
 from recsys.evidence.judgement import Judgement, judge
 from recsys.traffic import BASELINE, CANARY
@@ -32,7 +32,7 @@ _REFRESHES = 60
 """A step that only waits is recorded about so often while its age doubles, so that a step of
 minutes can be watched and one of days does not fill the store."""
 
-log = logging.getLogger("cluster.rollouts.controller")
+log = logging.getLogger("cluster.rollouts.driving.controller")
 
 
 @dataclass(frozen=True, slots=True)

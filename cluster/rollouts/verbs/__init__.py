@@ -1,0 +1,1 @@
+"""What the operator types of rollouts, and what is shown."""
