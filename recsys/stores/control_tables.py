@@ -2,7 +2,8 @@
 
 Plan, aliases, required bundles, rollouts, their turns and history have one writer,
 `cluster.rollouts.storing.control_writer`; the lease has
-`cluster.rollouts.driving.controller_lease`; a replica's readiness rows have one writer, the replica, through `control.ReadinessReporter`.
+`cluster.rollouts.driving.controller_lease`; a replica's readiness rows have one writer, the
+replica, through `control.ReadinessReporter`.
 """
 
 from __future__ import annotations
