@@ -20,13 +20,15 @@ help: ## list the doors
 
 setup: $(READY) ## make .venv from the pinned requirements and install the command `cluster`
 
-$(READY): requirements.lock requirements-setup.lock pyproject.toml
+$(READY): requirements.lock requirements-setup.lock requirements-oracle.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; set PYTHON to a newer one, as in make setup PYTHON=python3.12" >&2; exit 2; }
 	@echo "set-up: making $(VENV) from requirements.lock (about 6 GB, once)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-setup.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
+	@# What only tests compare with, and whose own pins are older than ours.
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements-oracle.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -76,11 +78,13 @@ bench: $(READY) ## the speed tables, against the baselines; writes bench/results
 	  { echo "error: wrk is missing and could not be installed; install it, as in 'apt-get install wrk'" >&2; exit 1; }
 	@$(BIN)/python -m bench
 
-lock: ## compile requirements.lock and requirements-setup.lock anew from pyproject.toml
+lock: ## compile the locked requirements anew, from pyproject.toml and the versions that stand
 	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --python-version 3.11 --python-platform linux -o requirements.lock
 	grep -o '^uv==[^ ]*' requirements-setup.lock | $(BIN)/uv pip compile - --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --python-version 3.11 -o requirements-setup.lock
+	grep -o '^gbstats==[^ ]*' requirements-oracle.lock | $(BIN)/uv pip compile - --no-deps --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url -o requirements-oracle.lock
 
 clean: ## remove what was built; stores under var/ stay
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -37,6 +37,7 @@ class DataSet:
     protocols: tuple[str, ...]
     negatives: str | None
     n_cuts: int
+    tunes_baselines: bool = True
 
 
 def parse_data(spec: str, protocols: Sequence[str], n_cuts: int) -> DataSet:
@@ -50,6 +51,7 @@ def parse_data(spec: str, protocols: Sequence[str], n_cuts: int) -> DataSet:
     parser.add_argument("--protocol", action="append", choices=PROTOCOLS)
     parser.add_argument("--negatives")
     parser.add_argument("--cuts", type=int, default=n_cuts)
+    parser.add_argument("--no-tune-baselines", action="store_true")
     asked = parser.parse_args(shlex.split(spec))
     options = [
         f"--{name}={getattr(asked, name)}" for name in _IMPORT_VALUES if getattr(asked, name)
@@ -61,6 +63,7 @@ def parse_data(spec: str, protocols: Sequence[str], n_cuts: int) -> DataSet:
         protocols=tuple(asked.protocol or protocols),
         negatives=asked.negatives,
         n_cuts=asked.cuts,
+        tunes_baselines=not asked.no_tune_baselines,
     )
 
 
@@ -118,6 +121,7 @@ def measure(
                 arguments += ["--cuts", str(data.n_cuts)]
             if protocol == "ncf" and data.negatives is not None:
                 arguments += ["--negatives", data.negatives]
+            arguments += [] if data.tunes_baselines else ["--no-tune-baselines"]
             began_s = time.monotonic()
             document = run_verb("evaluate", settings_path, arguments)
             run = {

@@ -29,7 +29,7 @@ class TowerSettings(Branch):
     """Full-length histories per step; shorter ones fill the same number of tokens."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    epochs: Positive = 30
+    epochs: Positive = 20
     max_steps: Annotated[int, Field(ge=0)] = 0
     """The schedule ends after so many steps if the epochs have not ended before; 0 is no limit."""
     max_minutes: Annotated[float, Field(ge=0)] = 12.0

@@ -20,7 +20,10 @@ LOOKS = 20
 """Over a whole schedule."""
 _PLACES = 10
 _WORSE_LOOKS = 3
-"""So many looks in a row below the best, each by more than chance: training has gone too far."""
+_TOO_FAR = 0.1
+"""So many looks in a row this share below the best, by more than chance: training has gone too far.
+
+A smaller loss may come back when the learning rate falls."""
 _LOGITS_AT_ONCE = 1 << 24
 _MOMENTS_AT_ONCE = 128
 _NDCG = "watch.ndcg"
@@ -72,7 +75,7 @@ class TowerWatch:
             weights = {name: value.clone() for name, value in model.state_dict().items()}
             self._best, self._n_worse = _Best(self._last, weights), 0
         else:
-            self._n_worse = self._n_worse + 1 if self._is_worse() else 0
+            self._n_worse = self._n_worse + 1 if self._is_worse(_TOO_FAR) else 0
         return self._n_worse >= _WORSE_LOOKS
 
     def keep_best(self, model: TwoTower) -> dict[str, float]:
@@ -105,10 +108,13 @@ class TowerWatch:
         self._best = _Best(best, weights)
         self._looks, self._n_worse = (int(numbers[name]) for name in _NUMBERS)
 
-    def _is_worse(self) -> bool:
+    def _is_worse(self, by: float = 0.0) -> bool:
+        """Whether the last look is below the best by more than chance, and more than a share."""
         assert self._best is not None
         drop = self._best.ndcg - self._last
-        return len(drop) > 1 and drop.mean() > drop.std(ddof=1) / len(drop) ** 0.5
+        if len(drop) < 2 or drop.mean() <= by * self._best.ndcg.mean():
+            return False
+        return bool(drop.mean() > drop.std(ddof=1) / len(drop) ** 0.5)
 
     def _measure(self, model: TwoTower) -> Scores:
         """NDCG@10 of exact retrieval at each moment, [V], the same in every process."""

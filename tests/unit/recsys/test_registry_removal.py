@@ -134,7 +134,7 @@ def test_a_bucket_half_purged_is_not_shown_again(tmp_path: Path) -> None:
     files.rm_file(f"/{name}/bundles/b1/scorer.json")
     assert not registry.show("b1")
     registry.purge("b1")
-    assert [path for path in files.find(f"/{name}") if "b1" in path] == []
+    assert [path for path in files.find(f"/{name}") if "/b1/" in path] == []
     files.rm(f"/{name}", recursive=True)
 
 

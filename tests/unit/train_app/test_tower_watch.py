@@ -120,6 +120,17 @@ def test_a_drop_that_chance_explains_keeps_the_last_weights(
     torch.testing.assert_close(model.item.ids.detach(), last)
 
 
+def test_a_small_loss_does_not_end_training_and_yet_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rate has not fallen yet; if it does not come back, the best weights do."""
+    slightly = [0.85, 0.75, 0.85, 0.75]
+    watch = watch_of([[0.9, 0.8, 0.9, 0.8], *[slightly] * 4], monkeypatch)
+    model = a_model()
+    assert not any(watch.look(model, look / LOOKS) for look in (1, 2, 3, 4, 5))
+    assert watch.keep_best(model)["tower_overfitted"] == 1.0
+
+
 def test_a_resumed_watch_knows_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a checkpoint holds is enough to go on alike."""
     worse = [0.1, 0.1, 0.1, 0.1]
