@@ -25,6 +25,7 @@ from train_app.evaluation.evaluation_run import Report, TrainModels
 from train_app.evaluation.gate_evaluation import GateEvaluation, evaluate_for_gate
 from train_app.examples.interactions import Interactions
 from train_app.learning.divergence import TrainingDiverged
+from train_app.learning.warm_start import of_shape
 from train_app.publish import (
     assemble,
     code_revision,
@@ -244,6 +245,9 @@ class _Run:
             warm_start = stable_dir if self._request.warm_start else None
             if self._request.warm_start and stable_dir is None:
                 self._tools.say("there is no stable bundle to start from; training from nothing")
+            if warm_start is not None:
+                for change in of_shape(self._settings.train.towers, warm_start)[1]:
+                    self._tools.say(change)
             started_s = self._tools.now_s()
             try:
                 self._tools.train_models(

@@ -42,7 +42,7 @@ from train_app.learning.tower_job import JobFacts, TowerJob, TrainedTowers, run_
 from train_app.learning.train_on_ray import train_on_ray
 from train_app.learning.train_scorer import train_scorer
 from train_app.learning.train_towers import Peers
-from train_app.learning.warm_start import warm_scorer, warm_towers
+from train_app.learning.warm_start import of_shape, warm_scorer, warm_towers
 
 METRICS_FILE = "training.json"
 """What was measured while training, beside the model files."""
@@ -75,7 +75,7 @@ def train_models(
         report: called with what is being done and the share of it that is done.
 
     Raises:
-        ConfigError: the warm start does not fit the settings.
+        BundleError: the bundle of the warm start cannot be read.
         DataError: there is nothing to learn from.
         FleetError: Ray could not train.
         TrainingDiverged: a loss or gradient is not finite; checkpoints stay, to go on from.
@@ -144,7 +144,7 @@ def planned_towers(
     settings = adapted(settings, train)
     towers, negative_kinds = settings.train.towers, settings.events.negative_kinds
     if warm_start is not None:
-        towers = warm_towers(towers, settings.train.warm)
+        towers = warm_towers(of_shape(towers, warm_start)[0], settings.train.warm)
     is_held_back = np.zeros(len(train), dtype=bool)
     is_held_back[held_back] = True
     config = TowerConfig(

@@ -11,18 +11,34 @@ from pathlib import Path
 import torch
 
 from recsys.bundles.item_table import ItemTable
-from recsys.errors import ConfigError
 from recsys.features import FIRST_KIND
 from recsys.learning_settings import ScorerSettings, TowerSettings, WarmStartSettings
 from recsys.scorer import load_scorer
 from recsys.scorer_network import ScorerNetwork
-from recsys.tower_networks import RESERVED_KINDS, TowerConfig, TwoTower
-from recsys.two_tower import load_towers
+from recsys.tower_networks import RESERVED_KINDS, TwoTower
+from recsys.two_tower import load_towers, read_tower_config
 
 _SHAPES = ("embedding_dim", "n_layers", "n_heads", "history_length")
 _OF_KINDS = {"kind_values": FIRST_KIND, "kind_bias": FIRST_KIND}
 _OF_ACTIONS = {"action_head.weight": 0, "action_head.bias": 0}
 """Tensors of the scorer with a row per kind, and the row of the first kind."""
+
+
+def of_shape(settings: TowerSettings, bundle_dir: Path) -> tuple[TowerSettings, list[str]]:
+    """The towers' settings with the shape of a bundle's towers, and what that changed, in words.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+    """
+    config = read_tower_config(bundle_dir)
+    kept = {name: getattr(config, name) for name in _SHAPES}
+    changes = [
+        f"{name} stays {value} in a warm start; a training from nothing takes "
+        f"train.towers.{name} = {getattr(settings, name)}"
+        for name, value in kept.items()
+        if value != getattr(settings, name)
+    ]
+    return settings.model_copy(update=kept), changes
 
 
 def warm_towers(settings: TowerSettings, warm: WarmStartSettings) -> TowerSettings:
@@ -76,14 +92,12 @@ def start_scorer_from(network: ScorerNetwork, actions: Sequence[str], bundle_dir
 
 
 def start_from(model: TwoTower, item_ids: Sequence[str], bundle_dir: Path) -> int:
-    """Copy the bundle's weights into `model`; the number of items it knew already.
+    """Copy the bundle's weights into `model`, of the same shape; the number of items it knew.
 
     Raises:
-        ConfigError: the bundle's towers have another shape than the settings ask for.
         BundleError: the bundle cannot be read.
     """
     earlier = load_towers(bundle_dir)
-    _require_same_shapes(earlier.config, model.config, bundle_dir)
     row_of = ItemTable.read(bundle_dir).row_of
     known = earlier.item.is_known.tolist()
     pairs = [
@@ -113,16 +127,6 @@ def _copy_user_tower(model: TwoTower, earlier: TwoTower) -> None:
             fresh_kinds[place] = earlier.user.kinds[place_of[kind]]
     fresh_kinds[:RESERVED_KINDS] = earlier.user.kinds[:RESERVED_KINDS]
     model.user.kinds.copy_(fresh_kinds)
-
-
-def _require_same_shapes(earlier: TowerConfig, wanted: TowerConfig, bundle_dir: Path) -> None:
-    for name in _SHAPES:
-        theirs, ours = getattr(earlier, name), getattr(wanted, name)
-        if theirs != ours:
-            raise ConfigError(
-                f"warm start from {bundle_dir.name}: its {name} is {theirs}, the settings say "
-                f"train.towers.{name} = {ours}; set them equal or train without --warm-start"
-            )
 
 
 def _shorter(own_minutes: float, warm_minutes: float) -> float:

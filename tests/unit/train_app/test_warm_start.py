@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from recsys.bundles.item_table import write_item_table
-from recsys.errors import ConfigError
 from recsys.features import FIRST_KIND
 from recsys.learning_settings import ScorerSettings, TowerSettings, WarmStartSettings
 from recsys.scorer import CandidateScorer, save_scorer
@@ -18,6 +16,7 @@ from recsys.tower_networks import RESERVED_KINDS, TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import Item
 from train_app.learning.warm_start import (
+    of_shape,
     start_from,
     start_scorer_from,
     warm_scorer,
@@ -62,12 +61,17 @@ def test_known_items_and_kinds_keep_their_vectors_wherever_they_moved(tmp_path: 
     assert torch.equal(model.item.content_table, earlier.item.content_table)
 
 
-def test_towers_of_another_shape_are_refused(tmp_path: Path) -> None:
-    """The message names the setting to change."""
+def test_towers_keep_the_shape_they_were_trained_with(tmp_path: Path) -> None:
+    """What the settings say otherwise waits for a training from nothing, and is said."""
     a_bundle(tmp_path)
-    model = towers(["a", "b"], ("view",), seed=2, n_layers=2)
-    with pytest.raises(ConfigError, match=r"train\.towers\.n_layers = 2"):
-        start_from(model, ["a", "b"], tmp_path)
+    asked = TowerSettings(embedding_dim=128, n_layers=1, n_heads=2, history_length=6, epochs=9)
+    kept, changes = of_shape(asked, tmp_path)
+    assert kept == asked.model_copy(update={"embedding_dim": 8})
+    assert changes == [
+        "embedding_dim stays 8 in a warm start; a training from nothing takes "
+        "train.towers.embedding_dim = 128"
+    ]
+    assert of_shape(kept, tmp_path) == (kept, [])
 
 
 def a_scorer(actions: tuple[str, ...], hidden: int = 6, seed: int = 0) -> CandidateScorer:
