@@ -36,8 +36,8 @@ class TowerSettings(Branch):
     """The schedule ends after this time if the epochs have not ended before; 0 is no limit, and
     then the same data and seed give the same weights."""
     catch_up: Share = 0.05
-    """Length of a last pass over everything, what the scorer learned from included, as a share of
-    the schedule; 0 leaves it out."""
+    """Length of a last pass over each user's newest events, what the scorer learned from included,
+    as a share of the schedule, at least one epoch; 0 leaves it out."""
     id_dropout: Share = 0.02
     """Share of items whose id embedding is hidden in a step, so that content alone must do."""
     n_content_buckets: Positive = 16_384

@@ -24,8 +24,9 @@ age of years as float32 seconds is exact to a minute only."""
 N_GAP_BUCKETS = len(_GAP_BOUNDS_S) + 2
 _INITIAL_SCALE = 0.02
 """Small, so that the first steps of Adam already decide where a vector points."""
-_ROWS_AT_ONCE = 65_536
-_LEAST_SPREAD = 1e-12
+_ROWS_AT_ONCE = 16_384
+_LEAST_SPREAD = 1e-6
+"""Content that spreads less than this share of what items do says nothing of them."""
 RESERVED_KINDS = 2
 """Kind index 0 is padding, 1 any kind the schema does not name."""
 
@@ -98,34 +99,51 @@ class ItemTower(nn.Module):
                 popular they are.
         """
         with torch.inference_mode():
-            vectors = self._of(torch.arange(len(self.ids)), hidden=False)
+            vectors = torch.empty_like(self.ids)
+            for rows in torch.split(torch.arange(len(self.ids)), _ROWS_AT_ONCE):
+                vectors[rows] = self(rows)
             known, unknown = self.is_known.nonzero()[:, 0], (~self.is_known).nonzero()[:, 0]
             if len(known) and len(unknown):
-                vectors[unknown] = self._estimated(vectors, known, unknown, start)
+                self._estimate(vectors, known, unknown, start)
             return vectors
 
-    def _of(self, rows: Tensor, *, hidden: bool) -> Tensor:
-        """Vectors of rows [n], [n, D], some at a time."""
-        parts = torch.split(rows, _ROWS_AT_ONCE)
-        is_hidden = (torch.full_like(part, hidden, dtype=torch.bool) for part in parts)
-        return torch.cat([self(*pair) for pair in zip(parts, is_hidden, strict=True)])
+    def adopt(self, rows: Tensor, vectors: Tensor) -> None:
+        """Let items that nothing trained be trained from now on, from these vectors [n, D]."""
+        with torch.no_grad():
+            own = vectors - self._content_vectors(rows) if self.has_content else vectors
+            self.ids[rows] = own
+            self.is_known[rows] = True
 
-    def _estimated(self, vectors: Tensor, known: Tensor, unknown: Tensor, start: Tensor) -> Tensor:
-        """What items of the content of `unknown` have come to be, [n, D].
+    def _estimate(self, vectors: Tensor, known: Tensor, unknown: Tensor, start: Tensor) -> None:
+        """Put into `vectors` what items of the content of `unknown` have come to be.
 
         What content alone gives is short, because it is learned beside ids that carry most of an
         item. So it is moved and stretched by the shift and the one factor that, over the known
-        items, meet the mean of their vectors and come nearest to each (least squares). An item
-        counts by the root of its share of first engagements: between the mean item, which is
-        less than what a new item may become, and the mean engagement, which is of the head.
+        items, meet the mean of their vectors and come nearest to each (least squares), and by no
+        more than makes it spread as they do. An item counts by the root of its share of first
+        engagements: between the mean item, which is less than what a new item may become, and the
+        mean engagement, which is of the head.
         """
-        content_only, own = self._of(known, hidden=True), vectors[known]
-        shares = torch.softmax(own @ start / 2, 0)[:, None]
-        center, mean = (shares * content_only).sum(0), (shares * own).sum(0)
-        spread = content_only - center
-        explained = (shares * spread * (own - mean)).sum()
-        factor = explained / (shares * spread**2).sum().clamp(min=_LEAST_SPREAD)
-        return mean + factor.clamp(min=0.0) * (vectors[unknown] - center)
+        shares = torch.softmax((vectors @ start / 2)[known], 0).double()
+        center, mean = torch.zeros_like(start).double(), torch.zeros_like(start).double()
+        product, own_square, content_square = 0.0, 0.0, 0.0
+        for part in torch.split(torch.arange(len(known)), _ROWS_AT_ONCE):
+            rows, share = known[part], shares[part][:, None]
+            own = vectors[rows].double()
+            content = self(rows, torch.ones(len(rows), dtype=torch.bool)).double()
+            center += (share * content).sum(0)
+            mean += (share * own).sum(0)
+            product += float((share * content * own).sum())
+            own_square += float((share * own**2).sum())
+            content_square += float((share * content**2).sum())
+        own_spread = max(own_square - float(mean @ mean), 0.0)
+        content_spread = max(content_square - float(center @ center), 0.0)
+        factor = 0.0
+        if content_spread > _LEAST_SPREAD * own_spread > 0:
+            explained = (product - float(center @ mean)) / content_spread
+            factor = min(max(explained, 0.0), (own_spread / content_spread) ** 0.5)
+        for rows in torch.split(unknown, _ROWS_AT_ONCE):
+            vectors[rows] = (mean + factor * (vectors[rows].double() - center)).to(vectors.dtype)
 
     def _content_vectors(self, rows: Tensor) -> Tensor:
         tokens = self.content[rows]

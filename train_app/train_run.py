@@ -248,6 +248,7 @@ class _Run:
             if warm_start is not None:
                 for change in of_shape(self._settings.train.towers, warm_start)[1]:
                     self._tools.say(change)
+                    self._notes.append(change)
             started_s = self._tools.now_s()
             try:
                 self._tools.train_models(

@@ -27,6 +27,7 @@ N_CAUSES = 3
 """Events that are named of each item."""
 NOISE = 1e-6
 """A contribution that is less, whatever its sign, is rounding and no reason."""
+_LEAST_S = 0.001
 RESERVE_S = 0.02
 """Kept of the deadline, to answer in."""
 OTHER_KIND = "other"
@@ -72,19 +73,24 @@ class Explainer:
         if ends_s <= time.monotonic():
             return StageFailure(EXPLAIN, "timeout")
         try:
-            async with asyncio.timeout(ends_s - time.monotonic()), self._turn:
-                reply = await try_stage(
-                    self._scorer,
-                    EXPLAIN,
-                    "attribute",
-                    answer.bundle_id,
-                    asked.batch,
-                    ends_s - time.monotonic(),
-                )
+            async with asyncio.timeout(ends_s - time.monotonic()):
+                await self._turn.acquire()
         except TimeoutError:
             return StageFailure(EXPLAIN, "timeout")
+        # The call has its own time limit: ended from out here, no breaker would count it.
+        try:
+            reply = await try_stage(
+                self._scorer,
+                EXPLAIN,
+                "attribute",
+                answer.bundle_id,
+                asked.batch,
+                max(ends_s - time.monotonic(), _LEAST_S),
+            )
         except BundleMiss:
             return StageFailure(EXPLAIN, "unavailable")
+        finally:
+            self._turn.release()
         if isinstance(reply, StageFailure):
             return reply
         return _with_causes(answer.explanations, asked, reply)

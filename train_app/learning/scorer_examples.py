@@ -24,6 +24,7 @@ from train_app.learning.sequence_batches import first_engagements
 from train_app.past.past_sources import past_extras
 
 _MAX_EXAMPLES = 20_000
+_ENOUGH_UNKNOWN = 200
 _MAX_PER_USER = 3
 _ENGAGEMENTS_PER_EXAMPLE = 5
 """A user gives one example for every so many new items met."""
@@ -68,10 +69,16 @@ class ScorerExamples:
         }
 
 
-def held_back_events(train: Interactions, rng: np.random.Generator) -> NDArray[np.int64]:
+def held_back_events(
+    train: Interactions, rng: np.random.Generator, since_ms: int | None = None
+) -> NDArray[np.int64]:
     """Indices [E] of the events that are kept for the scorer: the newest new items of each user.
 
     At most three a user, and fewer where the user met few items or there are many users.
+
+    Args:
+        since_ms: towers that a training starts from know what was before; where there are enough
+            events from then on, only those are kept.
     """
     new = np.flatnonzero(first_engagements(train))
     user = train.user_of_event()[new]
@@ -86,6 +93,9 @@ def held_back_events(train: Interactions, rng: np.random.Generator) -> NDArray[n
     held = new[from_end <= quota[user]]
     if len(held) > _MAX_EXAMPLES:
         held = np.sort(rng.choice(held, _MAX_EXAMPLES, replace=False))
+    if since_ms is not None:
+        unknown = held[train.timestamps_ms[held] >= since_ms]
+        held = unknown if len(unknown) >= _ENOUGH_UNKNOWN else held
     return held
 
 

@@ -22,6 +22,7 @@ from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import load_towers, save_towers
 from recsys.types import RowArray
 from train_app.learning.checkpoints import Checkpoint, CheckpointFolder
+from train_app.learning.divergence import TrainingDiverged
 from train_app.learning.sequence_batches import Sequences
 from train_app.learning.tower_watch import TowerWatch
 from train_app.learning.train_towers import Peers, TowerRun, TowerTrainer
@@ -171,16 +172,36 @@ def run_tower_job(
         if peers.rank == 0 and clock_s() - taken_s >= facts.checkpoint_every_s:
             taken, taken_s = _with_watch(trainer.checkpoint(), watch), clock_s()
     metrics |= watch.keep_best(trainer.model)
+    _require_finite(trainer)
     return TrainedTowers(trainer.model.eval(), metrics)
+
+
+def _require_finite(trainer: TowerTrainer) -> None:
+    """What the last step made of the weights shows in no later loss."""
+    for name, value in trainer.model.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise TrainingDiverged(
+                f"training the towers ended at step {trainer.step} with '{name}' not finite, "
+                "expected numbers; halve train.towers.learning_rate and run it again"
+            )
 
 
 def _starting_model(job: TowerJob) -> TwoTower:
     facts = job.facts
     if facts.go_on_from is not None:
-        return load_towers(Path(facts.go_on_from))
+        return _with_new_items(load_towers(Path(facts.go_on_from)), job.sequences)
     model = TwoTower(facts.config, job.content, job.is_known)
     if facts.warm_start is not None:
         start_from(model, facts.item_ids, Path(facts.warm_start))
+    return model
+
+
+def _with_new_items(model: TwoTower, sequences: Sequences) -> TwoTower:
+    """Items that are a target for the first time begin where retrieval had put them."""
+    is_target = np.bincount(sequences.rows[sequences.is_target], minlength=model.config.n_items) > 0
+    rows = torch.from_numpy(np.flatnonzero(is_target & ~model.item.is_known.numpy()))
+    if len(rows):
+        model.item.adopt(rows, torch.from_numpy(model.item_vectors())[rows])
     return model
 
 
@@ -193,6 +214,7 @@ def _tower_run(job: TowerJob, peers: Peers) -> TowerRun:
         facts.use_bfloat16,
         peers,
         facts.warm_rate_share,
+        **({} if facts.go_on_from is None else {"warm_up_steps": 0}),
     )
 
 

@@ -24,6 +24,8 @@ _TOO_FAR = 0.1
 """So many looks in a row this share below the best, by more than chance: training has gone too far.
 
 A smaller loss may come back when the learning rate falls."""
+_SURE = 2.0
+"""Standard errors: the best of many looks is a little better than the last by chance alone."""
 _LOGITS_AT_ONCE = 1 << 24
 _MOMENTS_AT_ONCE = 128
 _NDCG = "watch.ndcg"
@@ -82,7 +84,7 @@ class TowerWatch:
         """Give the model its best weights, unless only chance makes them better than the last."""
         if self._best is None:
             return {}
-        if self._is_worse():
+        if self._is_worse(n_errors=_SURE):
             model.load_state_dict(self._best.weights)
             return {"tower_ndcg@10": float(self._best.ndcg.mean()), "tower_overfitted": 1.0}
         return {"tower_ndcg@10": float(self._last.mean()), "tower_overfitted": 0.0}
@@ -108,13 +110,13 @@ class TowerWatch:
         self._best = _Best(best, weights)
         self._looks, self._n_worse = (int(numbers[name]) for name in _NUMBERS)
 
-    def _is_worse(self, by: float = 0.0) -> bool:
-        """Whether the last look is below the best by more than chance, and more than a share."""
+    def _is_worse(self, by: float = 0.0, n_errors: float = 1.0) -> bool:
+        """Whether the last look is a share below the best, and so many standard errors."""
         assert self._best is not None
         drop = self._best.ndcg - self._last
         if len(drop) < 2 or drop.mean() <= by * self._best.ndcg.mean():
             return False
-        return bool(drop.mean() > drop.std(ddof=1) / len(drop) ** 0.5)
+        return bool(drop.mean() > n_errors * drop.std(ddof=1) / len(drop) ** 0.5)
 
     def _measure(self, model: TwoTower) -> Scores:
         """NDCG@10 of exact retrieval at each moment, [V], the same in every process."""
@@ -161,5 +163,9 @@ def _ndcg_of_chunk(
     own = scores[np.arange(len(moments)), sequences.rows[moments]].copy()
     for row, (begin, moment) in enumerate(zip(begins.tolist(), moments.tolist(), strict=True)):
         scores[row, sequences.rows[begin:moment]] = -np.inf
-    ranks = 1 + (scores > own[:, None]).sum(1)
-    return np.where(ranks <= _PLACES, 1 / np.log2(ranks + 1), 0.0).astype(np.float32)
+    above = (scores > own[:, None]).sum(1)
+    # Towers that lost themselves score everything alike: half of what ties stands above.
+    equal = (scores == own[:, None]).sum(1) - 1
+    ranks = np.maximum(1 + above + equal // 2, 1)
+    is_found = np.isfinite(own) & (ranks <= _PLACES)
+    return np.where(is_found, 1 / np.log2(ranks + 1), 0.0).astype(np.float32)

@@ -6,43 +6,41 @@ goes on where it was when the same inputs come again. Knows nothing of bundles o
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from recsys.errors import DataError, FleetError
-from recsys.features import content_matrix
-from recsys.learning_settings import TowerSettings, TrainSettings
+from recsys.errors import FleetError
+from recsys.learning_settings import TrainSettings
 from recsys.scorer import item_popularity, save_scorer
 from recsys.settings import Settings
-from recsys.tower_networks import TowerConfig, TwoTower
+from recsys.tower_networks import TwoTower
 from recsys.two_tower import UserEncoder, save_towers
 from train_app.examples.interactions import Interactions
 from train_app.learning.adapted_settings import adapted
 from train_app.learning.catch_up import catch_up_job
-from train_app.learning.checkpoints import run_key
+from train_app.learning.divergence import TrainingDiverged
 from train_app.learning.label_free_counts import label_free_counts
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
+from train_app.learning.planned_towers import planned_towers
 from train_app.learning.scorer_examples import collect_examples, held_back_events, kept_aside
-from train_app.learning.sequence_batches import training_sequences
 from train_app.learning.slates.scorer_slates import ShownExamples, slate_examples, without_prompts
 from train_app.learning.slates.shown_slates import load_shown_slates, no_slates
-from train_app.learning.tower_job import JobFacts, TowerJob, TrainedTowers, run_tower_job
+from train_app.learning.tower_job import TowerJob, TrainedTowers, run_tower_job
 from train_app.learning.train_on_ray import train_on_ray
 from train_app.learning.train_scorer import train_scorer
 from train_app.learning.train_towers import Peers
-from train_app.learning.warm_start import of_shape, warm_scorer, warm_towers
+from train_app.learning.warm_start import (
+    learned_until_ms,
+    warm_scorer,
+)
 
 METRICS_FILE = "training.json"
 """What was measured while training, beside the model files."""
@@ -50,11 +48,6 @@ _TOWERS_LABEL = "training the towers"
 _SCORER_LABEL = "training the scorer"
 _PAGE_LABEL = "training both together"
 _CATCH_UP_LABEL = "catching up with the newest"
-_MAX_WATCHED = 1_000
-_TOWER_SETTINGS = {"seed", "towers", "precision"}
-"""Settings that change what the towers learn: with any other, a run that ended is not resumed."""
-_RATE_SETTINGS = {"towers": {"learning_rate"}, "precision": True}
-"""Settings that mend a training that diverged: it goes on from its checkpoints with others."""
 
 Report = Callable[[str, float], None]
 
@@ -84,7 +77,8 @@ def train_models(
     run_dir.mkdir(parents=True, exist_ok=True)
     settings = adapted(settings, train)
     rng = np.random.default_rng((settings.train.seed, 0))
-    held_back = held_back_events(train, rng)
+    since_ms = None if warm_start is None else learned_until_ms(warm_start)
+    held_back = held_back_events(train, rng, since_ms)
     job = planned_towers(train, settings, held_back, warm_start)
     report(_TOWERS_LABEL, 0.0)
     trained = _towers(job, settings.train, run_dir, partial(report, _TOWERS_LABEL))
@@ -93,8 +87,8 @@ def train_models(
     scorer_metrics = _train_scorer(
         train, settings, held_back, trained.model, workdir, warm_start, report
     )
-    catch_up(job, train, settings, workdir, run_dir, report)
-    document = json.dumps({**trained.metrics, **scorer_metrics}, indent=1)
+    last_metrics = catch_up(job, train, settings, workdir, run_dir, report)
+    document = json.dumps({**trained.metrics, **scorer_metrics, **last_metrics}, indent=1)
     (workdir / METRICS_FILE).write_text(document + "\n")
     shutil.rmtree(run_dir)
 
@@ -106,94 +100,27 @@ def catch_up(
     models: Path,
     run_dir: Path,
     report: Report,
-) -> None:
+) -> dict[str, float]:
     """Let the towers in `models` learn what was kept for the scorer too, where that is on.
+
+    Towers that diverge here stay as they were.
 
     Raises:
         FleetError: Ray could not train.
-        TrainingDiverged: a loss or gradient is not finite.
     """
     last_pass = catch_up_job(job, train, settings, models)
     if last_pass is None:
-        return
+        return {}
     report(_CATCH_UP_LABEL, 0.0)
-    trained = _towers(last_pass, settings.train, run_dir, partial(report, _CATCH_UP_LABEL))
+    try:
+        trained = _towers(last_pass, settings.train, run_dir, partial(report, _CATCH_UP_LABEL))
+    except TrainingDiverged:
+        report(_CATCH_UP_LABEL, 1.0)
+        return {"catch_up_diverged": 1.0}
     report(_CATCH_UP_LABEL, 1.0)
     save_towers(trained.model, models)
-
-
-def use_bfloat16(precision: str) -> bool:
-    """Whether to multiply in bfloat16: as named, or `auto`, where the processor has it."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def planned_towers(
-    train: Interactions,
-    settings: Settings,
-    held_back: NDArray[np.int64],
-    warm_start: Path | None,
-) -> TowerJob:
-    """The job of training the towers, without the events `held_back`.
-
-    Raises:
-        DataError: there is nothing to learn from.
-    """
-    settings = adapted(settings, train)
-    towers, negative_kinds = settings.train.towers, settings.events.negative_kinds
-    if warm_start is not None:
-        towers = warm_towers(of_shape(towers, warm_start)[0], settings.train.warm)
-    is_held_back = np.zeros(len(train), dtype=bool)
-    is_held_back[held_back] = True
-    config = TowerConfig(
-        n_items=train.n_items,
-        embedding_dim=towers.embedding_dim,
-        n_layers=towers.n_layers,
-        n_heads=towers.n_heads,
-        history_length=towers.history_length,
-        kinds=train.kinds,
-        n_content_buckets=towers.n_content_buckets,
-        dropout=towers.dropout or 0.0,
-    )
-    sequences = training_sequences(train, negative_kinds, is_held_back)
-    n_targets = int(sequences.is_target.sum())
-    if not n_targets:
-        raise DataError(
-            f"{n_targets} engagements to learn from, expected at least 1: of {len(train)} there "
-            f"are {len(held_back)} kept for the scorer, the rest are repeats or of a negative kind "
-            f"({', '.join(negative_kinds)}); import more history, or change events.negative_kinds"
-        )
-    learned = np.bincount(train.rows[sequences.is_target], minlength=train.n_items)
-    facts = JobFacts(
-        run_key=_run_key(train, settings, towers, warm_start),
-        checkpoint_key=_run_key(train, settings, towers, warm_start, _RATE_SETTINGS),
-        config=config,
-        settings=towers,
-        seed=settings.train.seed,
-        use_bfloat16=use_bfloat16(settings.train.precision),
-        n_threads=settings.train.n_threads,
-        checkpoint_every_s=settings.train.checkpoint_every_s,
-        item_ids=tuple(item.item_id for item in train.items) if warm_start else (),
-        warm_start=str(warm_start) if warm_start else None,
-        warm_rate_share=settings.train.warm.rate_share if warm_start else None,
-    )
-    content = content_matrix(train.items, towers.n_content_buckets)
-    watched = _watched(train, held_back, negative_kinds, settings.train.seed)
-    return TowerJob(facts, sequences, content, learned > 0, watched)
-
-
-def _watched(
-    train: Interactions, held_back: NDArray[np.int64], negative_kinds: Sequence[str], seed: int
-) -> NDArray[np.int64]:
-    """Some of the events kept for the scorer, ascending, to watch the towers by."""
-    negative = [i for i, kind in enumerate(train.kinds) if kind in set(negative_kinds)]
-    wanted = held_back[~np.isin(train.kind_ids[held_back], negative)]
-    if len(wanted) > _MAX_WATCHED:
-        rng = np.random.default_rng((seed, 5))
-        wanted = np.sort(rng.choice(wanted, _MAX_WATCHED, replace=False))
-    return wanted
+    told = {"tower_steps": "catch_up_steps", "tower_loss": "catch_up_loss"}
+    return {told[name]: value for name, value in trained.metrics.items() if name in told}
 
 
 def _towers(
@@ -209,12 +136,14 @@ def _towers(
     if trained is not None:
         return trained
     job_dir.mkdir(parents=True, exist_ok=True)
+    # The last pass has a folder of its own: writing one clears what another run left there.
+    checkpoint_dir = run_dir if job.facts.go_on_from is None else job_dir / "checkpoints"
     if settings.n_workers == 0:
-        trained = run_tower_job(job, run_dir, Peers(), time.monotonic, report)
+        trained = run_tower_job(job, checkpoint_dir, Peers(), time.monotonic, report)
         trained.save(job_dir)
         return trained
     job.save(job_dir)
-    train_on_ray(job_dir, run_dir, settings.n_workers, report)
+    train_on_ray(job_dir, checkpoint_dir, settings.n_workers, report)
     trained = TrainedTowers.load(job_dir)
     if trained is None:
         raise FleetError(f"Ray workers left no towers in {job_dir}; it must be seen by all of them")
@@ -277,26 +206,3 @@ def _shown_examples(
         slates = load_shown_slates(train, taught, settings, window_ms)
     rng = np.random.default_rng((settings.train.seed, 4))
     return slate_examples(train, slates, taught, encoder, window_ms, rng)
-
-
-def _run_key(
-    train: Interactions,
-    settings: Settings,
-    towers: TowerSettings,
-    warm_start: Path | None,
-    without: Mapping[str, Any] | None = None,
-) -> str:
-    digest = hashlib.sha256()
-    for array in (train.offsets, train.rows, train.kind_ids, train.timestamps_ms):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    for item in train.items:
-        digest.update(repr(item).encode())
-    taken = settings.train.model_copy(update={"towers": towers})
-    facts = {
-        "data": digest.hexdigest(),
-        "kinds": train.kinds,
-        "train": taken.model_dump(include=_TOWER_SETTINGS, exclude=dict(without or {})),
-        "negative_kinds": settings.events.negative_kinds,
-        "warm_start": os.fspath(warm_start) if warm_start else None,
-    }
-    return run_key(facts)

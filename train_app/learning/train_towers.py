@@ -59,6 +59,7 @@ class TowerRun:
     peers: Peers = Peers()
     warm_rate_share: float | None = None
     """What a warm start took the learning rate with; for the message where it is too high."""
+    warm_up_steps: int = _WARM_UP_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,9 @@ class TowerTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
         total = self._sum_gradients(0.0 if loss is None else loss.item(), batch.n_targets)
         length = clip_gradients(self._parameters, _CLIP_NORM)
-        rate = run.settings.learning_rate * rate_share(self.share_done, self.step)
+        rate = run.settings.learning_rate * rate_share(
+            self.share_done, self.step, run.warm_up_steps
+        )
         if not (math.isfinite(total.mean_loss) and math.isfinite(length)):
             # Before the step is taken, so that what a checkpoint holds was always good.
             peak, share = run.settings.learning_rate, run.warm_rate_share
@@ -211,10 +214,10 @@ class _StepTotal:
     elapsed_s: float
 
 
-def rate_share(share_done: float, step: int) -> float:
+def rate_share(share_done: float, step: int, warm_up_steps: int = _WARM_UP_STEPS) -> float:
     """Share of the learning rate: a linear warm-up, then half a cosine over the schedule."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(share_done, 1.0)))
-    return min(1.0, (step + 1) / _WARM_UP_STEPS) * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
+    return min(1.0, (step + 1) / max(warm_up_steps, 1)) * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
 
 
 def share_of_schedule(settings: TowerSettings, epoch: float, step: int, elapsed_s: float) -> float:

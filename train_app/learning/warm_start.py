@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
+from recsys.bundles.bundle import read_manifest
 from recsys.bundles.item_table import ItemTable
+from recsys.errors import BundleError
 from recsys.features import FIRST_KIND
 from recsys.learning_settings import ScorerSettings, TowerSettings, WarmStartSettings
 from recsys.scorer import load_scorer
@@ -39,6 +41,15 @@ def of_shape(settings: TowerSettings, bundle_dir: Path) -> tuple[TowerSettings, 
         if value != getattr(settings, name)
     ]
     return settings.model_copy(update=kept), changes
+
+
+def learned_until_ms(bundle_dir: Path) -> int | None:
+    """The moment before which the bundle's towers may have learned everything; None unknown."""
+    try:
+        until_ms = read_manifest(bundle_dir).lineage.get("train_until_ms")
+    except BundleError:
+        return None
+    return int(until_ms) if isinstance(until_ms, int) else None
 
 
 def warm_towers(settings: TowerSettings, warm: WarmStartSettings) -> TowerSettings:

@@ -185,11 +185,11 @@ def test_a_warm_start_that_diverges_goes_on_with_a_lower_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sentence names the share, and with a lower one it goes on from its checkpoint."""
-    from train_app.learning import tower_job, train_joint, train_scorer, train_towers
+    from train_app.learning import planned_towers, tower_job, train_scorer, train_towers
 
     loss, network_loss = train_towers.TowerTrainer._loss, train_scorer._loss
     # What a bundle would copy in is another test's; here it is the rate alone that counts.
-    monkeypatch.setattr(train_joint, "of_shape", lambda settings, bundle: (settings, []))
+    monkeypatch.setattr(planned_towers, "of_shape", lambda settings, bundle: (settings, []))
     monkeypatch.setattr(tower_job, "start_from", lambda model, item_ids, bundle: 0)
     monkeypatch.setattr(train_scorer, "start_scorer_from", lambda network, actions, bundle: False)
     train = TRAIN.model_copy(update={"checkpoint_every_s": 1e-9})

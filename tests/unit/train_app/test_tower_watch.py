@@ -78,6 +78,16 @@ def test_the_measure_is_the_ndcg_of_exact_retrieval() -> None:
         assert ndcg == pytest.approx(1 / np.log2(rank + 1) if rank <= 10 else 0.0, abs=1e-6)
 
 
+def test_towers_that_lost_themselves_measure_nothing() -> None:
+    """Neither what is no number nor what makes all items alike looks like the best of all."""
+    moments = np.array([3, 8, 17])
+    for value in (float("nan"), 0.5):
+        model = a_model()
+        with torch.no_grad():
+            model.item.ids.fill_(value)
+        assert ndcg_at(model, histories(), moments).max() == 0.0
+
+
 def test_it_looks_at_every_twentieth_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at every step, and not twice at the same place."""
     watch, model = watch_of([[1, 0, 0, 1]], monkeypatch), a_model()
@@ -139,9 +149,14 @@ def test_a_resumed_watch_knows_the_best_weights(monkeypatch: pytest.MonkeyPatch)
     watch.look(model, 2 / LOOKS)
     resumed = TowerWatch(histories(), np.arange(4))
     resumed.resume(*watch.state())
+    best = model.item.ids.detach().clone()
+    with torch.no_grad():
+        model.item.ids.add_(1.0)
     assert not resumed.look(model, 2 / LOOKS)
     assert not resumed.look(model, 3 / LOOKS)
     assert resumed.look(model, 4 / LOOKS)
+    assert resumed.keep_best(model)["tower_overfitted"] == 1.0
+    torch.testing.assert_close(model.item.ids.detach(), best)
 
 
 def test_other_workers_are_told_what_one_measured() -> None:
