@@ -1,183 +1,171 @@
-"""Rollouts decided on simulated users: false aborts under peeking, time to detect, users exposed.
+"""Rollouts decided on simulated users: false aborts under peeking, time to detect, users needed.
 
 `python -m bench.rollouts [--quick] [--rollouts N] [--seconds S] [--out FOLDER]` writes
-rollouts.md, rollouts.json and SVG curves; settings that do not fit into the seconds get fewer
-rollouts, which the tables say.
+rollouts.md, rollouts.json and SVG curves. Only the whole controller's rollouts, the last table,
+are bounded by `--seconds`; the table says how many there were.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.svg_curves import svg_curves
+from bench.rollout_looks import WorldLooks, fixed_users, look_at, users_until_passed
+from bench.rollout_tables import markdown, pictures
 from cluster.rollouts.deciding.rollout_plan import RolloutPlan, built_in
-from cluster.rollouts.simulation.simulated_rollout import Looks, usual_looks
-from cluster.rollouts.simulation.simulation_report import (
-    SEQUENTIAL,
-    RuleReport,
-    simulate_setting,
-)
+from cluster.rollouts.simulation.simulated_rollout import usual_looks
+from cluster.rollouts.simulation.simulation_report import RuleReport, simulate_setting, wilson
 from cluster.rollouts.simulation.traffic_shape import Effect, TrafficShape
 from recsys.evidence.metric_rules import METRICS
+from recsys.evidence.simulated_users import SHOWN, SimulatedRollout
 
-PLANTED = -0.05
-_EFFECTS = (-0.05, -0.1, -0.2, -0.4)
-_HIGH = TrafficShape(requests_per_minute=6_000, users=60_000)
-_LOW = TrafficShape(requests_per_minute=300, users=3_000)
-SHAPES = {
+ALPHA = 0.05
+_CLICKS = SHOWN * 0.075
+_HIGH = SimulatedRollout(n_users=20_000, n_looks=30)
+WORLDS = {
     "high traffic": _HIGH,
-    "low traffic": _LOW,
-    "skewed": replace(_HIGH, activity_skew=2.0, taste_skew=1.5),
-    "sparse": replace(_HIGH, ctr=0.005),
-    "drifting": replace(_HIGH, daily_drift=0.5),
+    "low traffic": replace(_HIGH, n_users=1_000),
+    "skewed": replace(_HIGH, spread=1.2, activity=1.2),
+    "sparse": replace(_HIGH, ctr=0.002),
+    "drifting": replace(_HIGH, drift=1.0),
 }
+PLANTED = -0.05
+_EFFECTS = (PLANTED, -0.1, -0.2, -0.4)
+_PLANNED, _PLANNED_MARGIN = replace(_HIGH, n_users=60_000), 0.04
+"""Users enough that an equal canary passes, so that a promotion of a worse one could be seen."""
+_MARGINS = (0.02, 0.03, 0.05, 0.1)
+_CLICKS_PER_USER = (0.3, 1.5, 6.0)
+_STANDARD = TrafficShape(requests_per_minute=6_000, users=60_000)
+_CONTROLLED = (Effect(), Effect(ctr=-0.4), Effect(error_rate=0.05), Effect(latency=1.0))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the tables: a shape and an effect under a plan."""
+    """A world, the allowed loss, and what was seen of it."""
 
-    name: str
-    effect: Effect
-    plan: RolloutPlan
-    is_null: bool
-    """Whether a canary that is exactly as good is judged without any margin."""
+    traffic: str
+    world: SimulatedRollout
+    margin: float
+    seen: WorldLooks
 
+    @property
+    def is_null(self) -> bool:
+        """Whether an equal canary is judged without any allowed loss, and so cannot pass."""
+        return self.margin == 0
 
-def ctr_plan(margin: float) -> RolloutPlan:
-    """The standard plan's steps, judged by the CTR alone, with this allowed loss."""
-    plan = built_in("standard")
-    steps = tuple(replace(step, metrics=("ctr",)) for step in plan.steps)
-    return replace(plan, steps=steps, rules=(replace(METRICS["ctr"], margin=margin),))
-
-
-def settings() -> list[Setting]:
-    """Every setting, the most important first."""
-    null, usual = ctr_plan(0.0), ctr_plan(METRICS["ctr"].margin)
-    found = [Setting(name, Effect(), null, is_null=True) for name in SHAPES]
-    for effect in _EFFECTS:
-        found += [
-            Setting(name, Effect(ctr=effect), usual, is_null=False)
-            for name in ("high traffic", "low traffic")
-        ]
-    return found
+    @property
+    def sized_users(self) -> float:
+        """Users per arm of a z test that was sized for this loss; NaN of an allowed one."""
+        distance = -self.world.effect - self.margin
+        if distance <= 0:
+            return math.nan
+        return fixed_users(self.seen.error, self.world.n_users, distance, ALPHA)
 
 
-def run(
-    n_rollouts: int, seconds: float, n_looks: int
-) -> list[tuple[Setting, tuple[RuleReport, ...]]]:
-    """Simulate every setting, each within its share of the seconds."""
-    chosen, found = settings(), []
-    deadline_s = time.monotonic() + seconds
-    for place, setting in enumerate(chosen):
-        looks = usual_looks(setting.plan, n_looks)
-        looks = Looks(looks.every_s, looks.until_s / 2 if setting.is_null else looks.until_s)
-        shape, began_s = SHAPES[setting.name], time.monotonic()
-        simulate_setting(setting.plan, shape, setting.effect, 1, looks, 99)
-        one_s = time.monotonic() - began_s
-        share_s = (deadline_s - time.monotonic()) / (len(chosen) - place)
-        n = max(2, min(n_rollouts, int(share_s / one_s)))
-        reports = simulate_setting(setting.plan, shape, setting.effect, n, looks, place)
-        print(f"{setting.name}, {setting.effect.text}: {n} rollouts", flush=True)
-        found.append((setting, reports))
-    return found
+@dataclass(frozen=True)
+class Needed:
+    """Users per arm until four of five equal canaries have passed."""
+
+    clicks_per_user: float
+    margin: float
+    users: float
 
 
-def markdown(found: Sequence[tuple[Setting, tuple[RuleReport, ...]]]) -> str:
-    """The tables."""
-    lines = [
-        "# Rollouts on simulated users",
-        "",
-        "Regenerated by `python -m bench.rollouts`. The steps are those of the plan `standard`, "
-        "judged by the CTR alone. Intervals are 95 % (Wilson).",
-        "",
-        "## A canary that is exactly as good: false aborts under continuous peeking",
-        "",
-        "Judged without any allowed loss, the hardest case; alpha is 5 %. "
-        "`z test at the end` looks once, at the plan's last step.",
-        "",
-        "| traffic | rule | rollouts | aborted |",
-        "|---|---|---|---|",
-    ]
-    for setting, reports in found:
-        if setting.is_null:
-            lines += [
-                f"| {setting.name} | {one.rule} | {one.aborted.of} | {_share(one)} |"
-                for one in reports
-            ]
+@dataclass(frozen=True)
+class Found:
+    """All that was simulated."""
+
+    settings: tuple[Setting, ...]
+    needed: tuple[Needed, ...]
+    controlled: tuple[tuple[RuleReport, ...], ...]
+
+
+def settings(n_rollouts: int) -> list[Setting]:
+    """Equal canaries without any allowed loss, and worse ones with the usual one."""
     margin = METRICS["ctr"].margin
-    lines += [
-        "",
-        f"## A worse canary, with an allowed loss of {margin:.0%}",
-        "",
-        "| traffic | CTR | rule | rollouts | aborted | wrongly promoted | median time to abort | "
-        "p90 | median users exposed |",
-        "|---|---|---|---|---|---|---|---|---|",
+    cases = [(name, world, 0.0) for name, world in WORLDS.items()]
+    cases += [
+        (name, replace(WORLDS[name], effect=effect), margin)
+        for name in ("high traffic", "low traffic")
+        for effect in _EFFECTS
     ]
-    for setting, reports in found:
-        if not setting.is_null:
-            lines += [
-                f"| {setting.name} | {setting.effect.ctr:+.0%} | {one.rule} | {one.aborted.of} | "
-                f"{_share(one)} | {one.promoted.value:.1%} "
-                f"[{one.promoted.low:.1%}, {one.promoted.high:.1%}] | "
-                f"{_minutes(one.detect_s_median)} | {_minutes(one.detect_s_p90)} | "
-                f"{one.exposed_median:,.0f} |"
-                for one in reports
-            ]
-    pictures = "\n\n".join(f"![{name}]({name}.svg)" for name in pictures_of(found))
-    return "\n".join([*lines, "", pictures, ""])
+    cases += [
+        ("planned", replace(_PLANNED, effect=effect), _PLANNED_MARGIN) for effect in (0.0, PLANTED)
+    ]
+    found = []
+    for seed, (name, world, allowed) in enumerate(cases):
+        # Rates of a few percent need many rollouts, median times do not.
+        is_full = world.effect >= PLANTED and name != "planned"
+        n = n_rollouts if is_full else -(-n_rollouts // 4)
+        seen = look_at(world, allowed, n, alpha=ALPHA, seed=seed)
+        found.append(Setting(name, world, allowed, seen))
+        print(f"{name}, CTR {world.effect:+.0%}: {n} rollouts", flush=True)
+    return found
 
 
-def pictures_of(found: Sequence[tuple[Setting, tuple[RuleReport, ...]]]) -> dict[str, str]:
-    """The curves by file name without its ending."""
-    nulls = [(setting, reports) for setting, reports in found if setting.is_null]
-    pictures = {}
-    for setting, reports in nulls:
-        until_s = max((report.aborts_s[-1] for report in reports if report.aborts_s), default=60.0)
-        curves = {report.rule: _growth(report, until_s) for report in reports}
-        title = f"False aborts of an equal canary, {setting.name}"
-        name = f"rollouts-false-aborts-{setting.name.replace(' ', '-')}"
-        pictures[name] = svg_curves(
-            title, curves, "minutes since the first user", "share aborted", setting.plan.alpha
-        )
-    for traffic in ("high traffic", "low traffic"):
-        curves = {}
-        for setting, reports in found:
-            if setting.is_null or setting.name != traffic:
-                continue
-            for report in reports:
-                if report.detect_s_median is not None:
-                    point = (-setting.effect.ctr * 100, report.detect_s_median / 60)
-                    curves.setdefault(report.rule, []).append(point)
-        pictures[f"rollouts-time-to-detect-{traffic.replace(' ', '-')}"] = svg_curves(
-            f"Median time to abort, {traffic}", curves, "loss of CTR, percent", "minutes"
-        )
-    return pictures
+def needed(n_rollouts: int, plan: RolloutPlan) -> list[Needed]:
+    """What each margin costs in users, at the level that the plan gives to one metric."""
+    found = []
+    for clicks in _CLICKS_PER_USER:
+        # Users arrive evenly, so that the average one has been there for half the time.
+        world = SimulatedRollout(n_looks=40, slates_per_user=2 * clicks / _CLICKS)
+        for margin in _MARGINS:
+            guess = 2 * (1 / clicks + 0.3) * (5 / margin) ** 2
+            wide = replace(world, n_users=int(1.6 * guess))
+            users = users_until_passed(
+                wide, margin, n_rollouts, alpha=plan.alpha / plan.n_critical, seed=7
+            )
+            found.append(Needed(clicks, margin, users))
+    return found
 
 
-def document(found: Sequence[tuple[Setting, tuple[RuleReport, ...]]]) -> dict[str, Any]:
+def controlled(plan: RolloutPlan, n_rollouts: int, seconds: float) -> list[tuple[RuleReport, ...]]:
+    """Whole rollouts by the controller's own turns, as many as fit into the seconds."""
+    looks, found = usual_looks(plan, 40), []
+    deadline_s = time.monotonic() + seconds
+    for place, effect in enumerate(_CONTROLLED):
+        began_s = time.monotonic()
+        simulate_setting(plan, _STANDARD, effect, 1, looks, 99)
+        one_s = time.monotonic() - began_s
+        share_s = (deadline_s - time.monotonic()) / (len(_CONTROLLED) - place)
+        n = max(2, min(n_rollouts, int(share_s / one_s)))
+        found.append(simulate_setting(plan, _STANDARD, effect, n, looks, place))
+        print(f"the plan {plan.name}, {effect.text}: {n} rollouts", flush=True)
+    return found
+
+
+def document(found: Found) -> dict[str, Any]:
     """Every figure, with the machine."""
     return {
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
+        "alpha": ALPHA,
         "settings": [
             {
-                "traffic": setting.name,
-                "shape": asdict(SHAPES[setting.name]),
-                "effect": asdict(setting.effect),
-                "margin": setting.plan.rules[0].margin,
-                "alpha": setting.plan.alpha,
-                "rules": [report.to_json() for report in reports],
+                "traffic": one.traffic,
+                "world": asdict(one.world),
+                "margin": one.margin,
+                "error_at_end": one.seen.error,
+                "rules": {
+                    name: {
+                        "aborted": asdict(wilson(rule.n_aborted, len(rule.users_at_abort))),
+                        "promoted": asdict(
+                            wilson(int(rule.is_promoted.sum()), len(rule.users_at_abort))
+                        ),
+                        "median_users_at_abort": _number(rule.median_users()),
+                    }
+                    for name, rule in one.seen.rules.items()
+                },
             }
-            for setting, reports in found
+            for one in found.settings
         ],
-        "sequential": SEQUENTIAL,
+        "needed": [asdict(one) | {"users": _number(one.users)} for one in found.needed],
+        "plan": [[report.to_json() for report in reports] for reports in found.controlled],
     }
 
 
@@ -185,35 +173,33 @@ def main() -> None:
     """Simulate and write."""
     parser = argparse.ArgumentParser(description="Rollouts on simulated users.")
     parser.add_argument("--quick", action="store_true", help="a few rollouts, to try it")
-    parser.add_argument("--rollouts", type=int, default=2_000, help="at most, per setting")
-    parser.add_argument("--seconds", type=float, default=1_800.0, help="about, for all of it")
-    parser.add_argument("--looks", type=int, default=60, help="over the plan's shortest time")
+    parser.add_argument(
+        "--rollouts", type=int, default=2_000, help="per setting; of losses beyond 5 % a quarter"
+    )
+    parser.add_argument("--seconds", type=float, default=100.0, help="for whole rollouts, about")
     parser.add_argument("--out", type=Path, default=Path("bench"))
     chosen = parser.parse_args()
-    bounds = (3, 20.0, 12) if chosen.quick else (chosen.rollouts, chosen.seconds, chosen.looks)
-    found = run(*bounds)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "rollouts.md").write_text(markdown(found), encoding="utf-8")
-    (chosen.out / "rollouts.json").write_text(json.dumps(document(found), indent=1) + "\n")
-    for name, picture in pictures_of(found).items():
-        (chosen.out / f"{name}.svg").write_text(picture, encoding="utf-8")
+    n, seconds = (100, 10.0) if chosen.quick else (chosen.rollouts, chosen.seconds)
+    plan = built_in("standard")
+    found = Found(
+        tuple(settings(n)),
+        tuple(needed(100, plan)),
+        tuple(controlled(plan, n, seconds)),
+    )
+    write(found, chosen.out)
 
 
-def _share(report: RuleReport) -> str:
-    share = report.aborted
-    return f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"
+def write(found: Found, folder: Path) -> None:
+    """The tables, the figures and the pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rollouts.md").write_text(markdown(found), encoding="utf-8")
+    (folder / "rollouts.json").write_text(json.dumps(document(found), indent=1) + "\n")
+    for name, picture in pictures(found.settings).items():
+        (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
 
 
-def _minutes(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds / 60:.0f} min"
-
-
-def _growth(report: RuleReport, until_s: float) -> list[tuple[float, float]]:
-    """The share aborted as it grows with time."""
-    points = [(0.0, 0.0)]
-    for count, at_s in enumerate(report.aborts_s, start=1):
-        points += [(at_s / 60, points[-1][1]), (at_s / 60, count / report.aborted.of)]
-    return [*points, (until_s / 60, points[-1][1])]
+def _number(value: float) -> float | None:
+    return value if value == value else None
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def status(ctx: click.Context, watch: bool) -> None:
     if watch and not console.as_json:
         _watch(console)
         return
-    facts = gather(settings, wall_clock_ms())
+    facts = gather(settings, wall_clock_ms)
     problems = problems_of(facts)
     document = asdict(facts) | {"healthy": not problems, "problems": problems}
     console.emit(document, "" if console.as_json else as_text(page(facts, problems)))
@@ -53,7 +53,7 @@ def _watch(console: Console) -> None:
     from rich.live import Live
 
     def draw() -> Group:
-        facts = gather(console.settings, wall_clock_ms())
+        facts = gather(console.settings, wall_clock_ms)
         return page(facts, problems_of(facts))
 
     with Live(draw(), auto_refresh=False) as live:
@@ -153,6 +153,7 @@ def _lines(facts: StatusFacts) -> list[RenderableType]:
     lines.append("aliases: " + (", ".join(f"{k} = {v}" for k, v in aliases.items()) or "none"))
     rollout = control.get("rollout")
     lines.append(f"rollout: {_rollout_line(rollout) if rollout else 'none under way'}")
+    lines.append(f"controller: {_controller_line(control.get('controller'))}")
     if log:
         ends = ", ".join(str(end) for end in log["end_offsets"].values())
         lines.append(
@@ -175,3 +176,10 @@ def _rollout_line(rollout: Mapping[str, Any]) -> str:
         f"{rollout['rollout_id']} of {rollout['bundle_id']} is {rollout['phase']}: "
         f"{rollout['message']}"
     )
+
+
+def _controller_line(lease: Mapping[str, Any] | None) -> str:
+    if lease is None:
+        return "none drives rollouts"
+    said = f"last heard {lease['age_ms'] / 1000:.0f} s ago"
+    return f"{lease['owner']} drives rollouts, {said}" if lease["is_held"] else f"none, {said}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ class StatusFacts:
     serve: Mapping[str, Any]
     """Serve's own status document, with its age in `age_ms`."""
     control: Mapping[str, Any]
-    """Plan, aliases, required bundles, the unfinished rollout and the living replicas."""
+    """Plan, aliases, required bundles, the unfinished rollout, who drives rollouts and the living
+    replicas."""
     log: Mapping[str, Any]
     """The event log's ends, and how far the feature store is behind them."""
     disk: Mapping[str, Any]
@@ -43,8 +44,13 @@ class StatusFacts:
     unreadable: tuple[str, ...] = field(default=())
 
 
-def gather(settings: Settings, now_ms: int) -> StatusFacts:
-    """Read everything once."""
+def gather(settings: Settings, clock: Callable[[], int]) -> StatusFacts:
+    """Read everything once.
+
+    Args:
+        clock: Unix time in milliseconds, asked with each part: on a busy machine one that was read
+            before the others were would call living replicas gone.
+    """
     files = RunFiles(settings.run_dir)
     unreadable: list[str] = []
 
@@ -60,11 +66,11 @@ def gather(settings: Settings, now_ms: int) -> StatusFacts:
     return StatusFacts(
         is_running=is_locked(files.lock),
         run=asdict(state) if state is not None else {},
-        serve=_serve_status(files, now_ms),
-        control=part(lambda: _control(settings, now_ms)),
-        log=part(lambda: log_facts(settings, now_ms)),
+        serve=_serve_status(files, clock()),
+        control=part(lambda: _control(settings, clock)),
+        log=part(lambda: log_facts(settings, clock())),
         disk=disk_facts(settings),
-        workers=part(lambda: worker_facts(settings, now_ms)),
+        workers=part(lambda: worker_facts(settings, clock())),
         ready=_readiness(settings),
         schedule=part(lambda: schedule_facts(settings)),
         unreadable=tuple(unreadable),
@@ -76,20 +82,28 @@ def _serve_status(files: RunFiles, now_ms: int) -> dict[str, Any]:
     return {} if document is None else document | {"age_ms": now_ms - document["updated_ms"]}
 
 
-def _control(settings: Settings, now_ms: int) -> dict[str, Any]:
+def _control(settings: Settings, clock: Callable[[], int]) -> dict[str, Any]:
     from cluster.rollouts.deciding.observation import living
+    from cluster.rollouts.driving.controller_lease import ControllerLease
     from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.stores.control import ControlReader
 
     reader = ControlReader(settings.control_url)
     view = reader.view()
     unfinished = ControlWriter(settings.control_url).open_rollout()
-    rows = sorted(living(reader.readiness(), now_ms), key=lambda row: (row.stage, row.replica_id))
+    lease = ControllerLease(settings.control_url).read()
+    reported = reader.readiness()
+    now_ms = clock()
+    rows = sorted(living(reported, now_ms), key=lambda row: (row.stage, row.replica_id))
     return {
         "plan": None if view.plan is None else view.plan.to_json(),
         "aliases": dict(view.aliases),
         "required": list(view.required),
         "rollout": None if unfinished is None else unfinished.rollout.to_json(),
+        "controller": None
+        if lease is None
+        else asdict(lease)
+        | {"age_ms": now_ms - lease.renewed_ms, "is_held": lease.is_held(now_ms)},
         "replicas": [asdict(row) | {"age_ms": now_ms - row.heartbeat_ms} for row in rows],
     }
 
@@ -123,8 +137,21 @@ def problems_of(facts: StatusFacts) -> list[str]:
         for row in facts.control.get("replicas", ())
         if row["state"] == "failed"
     ]
+    problems += _controller_problems(facts.control)
     problems += schedule_problems(facts.schedule)
     return problems + data_problems(facts.log, facts.disk, facts.workers)
+
+
+def _controller_problems(control: Mapping[str, Any]) -> list[str]:
+    """A rollout with steps goes nowhere without a controller; anything else does."""
+    rollout, lease = control.get("rollout"), control.get("controller")
+    if not rollout or not rollout["steps"] or (lease and lease["is_held"]):
+        return []
+    last = f"the last was heard {lease['age_ms'] / 1000:.0f} s ago" if lease else "there was none"
+    return [
+        f"no controller drives rollout {rollout['rollout_id']} ({last}), expected one within "
+        "seconds; see application control, and end the rollout with 'cluster canary abort'"
+    ]
 
 
 def _serve_problems(serve: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.evidence.arm_sample import ArmSample
 from recsys.evidence.effect_estimates import Estimate, NoEstimate, estimate
@@ -16,6 +17,8 @@ from recsys.evidence.metric_rules import Better, MetricRule, Role, Shape
 
 _TIMES = 2.0 ** (np.arange(1, 61) / 3)
 """How many times as much data a forecast looks at."""
+_COARSE = 6
+"""Of a quantile, the dearest, every sixth first: what is decided stays so as data grow."""
 
 
 class Verdict(StrEnum):
@@ -134,11 +137,25 @@ def _nothing(rule: MetricRule, why: NoEstimate) -> Comparison:
 
 def _needed(rule: MetricRule, found: Estimate) -> str:
     """How much more data would decide if values and spread stay what they are."""
-    for times, low, high in zip(_TIMES, *found.bounds(_TIMES), strict=True):
-        if _verdict(rule, float(low), float(high)) is not Verdict.INCONCLUSIVE:
-            more = (float(times) - 1) * min(found.n_baseline, found.n_canary)
-            return f"about {_round(more):,} more {found.unit} per arm"
+    times = _TIMES
+    if rule.shape is Shape.QUANTILE:
+        coarse = _first_decided(rule, found, _TIMES[_COARSE - 1 :: _COARSE])
+        times = times[:0] if coarse is None else times[coarse * _COARSE :][:_COARSE]
+    place = _first_decided(rule, found, times) if len(times) else None
+    if place is not None:
+        more = float(times[place]) - 1
+        more *= min(found.n_baseline, found.n_canary)
+        return f"about {_round(more):,} more {found.unit} per arm"
     return f"an effect that differs more from the allowed {_size(rule, rule.margin)}"
+
+
+def _first_decided(rule: MetricRule, found: Estimate, times: NDArray[np.float64]) -> int | None:
+    """The place of the first of so many times as much data that decides."""
+    ends = zip(*(end.tolist() for end in found.bounds(times)), strict=True)
+    for place, (low, high) in enumerate(ends):
+        if _verdict(rule, low, high) is not Verdict.INCONCLUSIVE:
+            return place
+    return None
 
 
 def _message(rule: MetricRule, found: Estimate, interval: Interval, verdict: Verdict) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -17,8 +18,11 @@ Values: TypeAlias = NDArray[np.float64]
 _LEAST_SCALE = 0.01
 _WIDER = 10.0
 _WEIGHTS = (0.6, 0.4)
-_STEPS = 44
 _FARTHEST = 1e6
+"""Standard errors; an effect so far away that is not excluded is not bounded."""
+_FINEST = 1e-7
+"""A step of Newton's that is so small leaves its square."""
+_MOST_STEPS = 60
 
 
 def mixing_variance(alpha: float, n_tuned: float) -> float:
@@ -86,31 +90,96 @@ def relative_interval(
         baseline_variance: squared standard error of it.
         scale: the effect that the interval is tuned to tell.
     """
-    base = np.asarray(baseline, np.float64)
-    ratio = np.asarray(canary, np.float64) / base
-    base_part = np.asarray(baseline_variance, np.float64) / base**2
-    own_part = np.asarray(canary_variance, np.float64) / base**2
-    own_scales, limit = effect_scales(scale, alpha), -math.log(alpha)
-    unit = np.sqrt(own_part + np.square(ratio) * base_part)
+    base, *others = np.broadcast_arrays(
+        *(np.asarray(one, np.float64) for one in (baseline, baseline_variance, canary,
+          canary_variance))
+    )  # fmt: skip
+    with np.errstate(all="ignore"):
+        ratio = others[1] / base
+        tested = _Tested(ratio, others[0] / base**2, others[2] / base**2)
+        found = _ends(tested, effect_scales(scale, alpha), -math.log(alpha)) - 1
+    return np.asarray(found[0]), np.asarray(found[1])
 
-    def is_inside(step: Values, sign: float) -> NDArray[np.bool_]:
-        tested = ratio + sign * unit * step
-        with np.errstate(all="ignore"):
-            error = np.sqrt(own_part + np.square(tested) * base_part)
-            # Another effect is tested by another sum, whose spread grows as this does.
-            wider = np.sqrt((1 + np.square(tested)) / 2)
-            found = log_evidence(unit * step, error, [one * wider for one in own_scales])
-            return np.asarray(found < limit)
 
-    def end(sign: float) -> Values:
-        inside, outside = np.zeros(ratio.shape), np.full(ratio.shape, _FARTHEST)
-        is_open = is_inside(outside, sign)
-        for _ in range(_STEPS):
-            # Halving what is left of a range of many magnitudes: geometric above 1.
-            middle = np.where(outside > 1, np.sqrt(np.maximum(inside, 0.01) * outside), 0.5)
-            middle = np.where(outside <= 1, (inside + outside) / 2, middle)
-            inner = is_inside(middle, sign)
-            inside, outside = np.where(inner, middle, inside), np.where(inner, outside, middle)
-        return np.where(is_open, sign * np.inf, ratio - 1 + sign * unit * outside)
+@dataclass(frozen=True)
+class _Tested:
+    """What is needed to test 1 + effect = `at`: estimate and variances relative to baseline."""
 
-    return end(-1.0), end(1.0)
+    ratio: Values
+    base_part: Values
+    own_part: Values
+
+    def variance(self, at: Values) -> Values:
+        return self.own_part + np.square(at) * self.base_part
+
+    def at(self, z: Values, sign: Values) -> Values:
+        """Which one is z standard errors away, below or above (Fieller's quadratic)."""
+        ratio, own, base = self.ratio, self.own_part, self.base_part
+        root = z * np.sqrt(np.maximum(own + base * (np.square(ratio) - np.square(z) * own), 0.0))
+        # The two solutions' product over the other one, where their difference would cancel.
+        is_toward = sign * ratio <= 0
+        return np.where(
+            is_toward,
+            (np.square(ratio) - np.square(z) * own) / (ratio - sign * root),
+            (ratio + sign * root) / (1 - np.square(z) * base),
+        )
+
+
+def _ends(tested: _Tested, scales: Sequence[float], limit: float) -> Values:
+    """1 + effect where the evidence against it reaches the limit, low and high, [2, ...].
+
+    Newton's method on z, in which the log evidence is nearly a parabola; a step that leaves the
+    range known to hold the root is halved instead.
+    """
+    sign = np.array([-1.0, 1.0]).reshape((2,) + (1,) * tested.ratio.ndim)
+    unit = np.sqrt(tested.variance(tested.ratio))
+    farthest = tested.ratio + sign * unit * _FARTHEST
+    inside = np.zeros(farthest.shape)
+    outside = unit * _FARTHEST / np.sqrt(tested.variance(farthest))
+    is_open = _evidence(tested, farthest, outside, scales)[0] < limit
+    z = np.minimum(_first(tested, scales, limit), outside)
+    for _ in range(_MOST_STEPS):
+        at = tested.at(z, sign)
+        found, slope = _evidence(tested, at, z, scales)
+        is_inside = found < limit
+        inside, outside = np.where(is_inside, z, inside), np.where(is_inside, outside, z)
+        newer = z - (found - limit) / slope
+        is_between = (newer >= inside) & (newer <= outside)
+        newer = np.where(is_between, newer, (inside + outside) / 2)
+        is_close = is_between & (np.abs(newer - z) <= _FINEST * z)
+        is_done = is_close | is_open | np.isnan(found)
+        z = newer
+        if is_done.all():
+            break
+    at = np.where(unit == 0, tested.ratio, tested.at(z, sign))
+    return np.where(is_open, sign * np.inf, at)
+
+
+def _first(tested: _Tested, scales: Sequence[float], limit: float) -> Values:
+    """About where the evidence of the better one of both scales reaches the limit, as z, [...]."""
+    variance, wider = tested.variance(tested.ratio), (1 + np.square(tested.ratio)) / 2
+    found = np.full(variance.shape, np.inf)
+    for weight, one in zip(_WEIGHTS, scales, strict=True):
+        x = one * one * wider / variance
+        squared = (2 * (limit - math.log(weight)) + np.log1p(x)) * (1 + 1 / x)
+        found = np.fmin(found, np.sqrt(squared))
+    return found
+
+
+def _evidence(
+    tested: _Tested, at: Values, z: Values, scales: Sequence[float]
+) -> tuple[Values, Values]:
+    """Log of the mixture against `at`, which is z standard errors away, and its slope in z."""
+    variance, squared = tested.variance(at), np.square(z)
+    # Another effect is tested by another sum, whose spread grows as this does.
+    wider = (1 + np.square(at)) / 2
+    per_z = z * variance / (at - tested.ratio - squared * at * tested.base_part)
+    grown = at * (1 / wider - 2 * tested.base_part / variance)
+    terms, slopes = [], []
+    for weight, one in zip(_WEIGHTS, scales, strict=True):
+        x = one * one * wider / variance
+        part = 1 / (1 + x)
+        terms.append(math.log(weight) + np.log(part) / 2 + squared * (1 - part) / 2)
+        slopes.append(z * (1 - part) + per_z * grown * x * part * (squared * part - 1) / 2)
+    found = np.logaddexp(terms[0], terms[1])
+    return found, np.exp(terms[0] - found) * slopes[0] + np.exp(terms[1] - found) * slopes[1]

@@ -11,7 +11,7 @@ from typing import Any
 
 from recsys.evidence.arm_sample import ArmSample
 from recsys.evidence.comparison import Comparison, Verdict, compare
-from recsys.evidence.metric_rules import MetricRule, Role
+from recsys.evidence.metric_rules import ABORTING, MetricRule, Role
 from recsys.evidence.sample_ratio import sample_ratio_p
 
 SAMPLE_RATIO_ALPHA = 0.001
@@ -82,15 +82,17 @@ def judge(
 ) -> Judgement:
     """Judge a canary by all rules; a sound one fails at any look with a chance of at most alpha.
 
-    Alpha is split evenly over the critical metrics, and over the signals for theirs (Bonferroni).
+    Alpha is split evenly over the metrics that may abort, and over the signals for theirs
+    (Bonferroni).
 
     Args:
         expected_ratio: users of the canary per user of the baseline.
-        n_critical: critical metrics of all steps of a rollout, where its steps judge by different
-            ones; None is those of `rules`.
+        n_critical: metrics that may abort, of all steps of a rollout, where its steps judge by
+            different ones; None is those of `rules`.
     """
-    splits = {role: sum(rule.role is role for rule in rules) for role in Role}
-    splits[Role.CRITICAL] = max(n_critical or 0, splits[Role.CRITICAL])
+    n_aborting = sum(rule.role in ABORTING for rule in rules)
+    splits = dict.fromkeys(ABORTING, max(n_critical or 0, n_aborting))
+    splits[Role.SIGNAL] = len(rules) - n_aborting
     comparisons = tuple(
         compare(rule, baseline, canary, alpha / splits[rule.role]) for rule in rules
     )
@@ -116,8 +118,8 @@ def _findings(comparisons: Sequence[Comparison], needs: _Needs) -> Iterator[_Fin
     """What decides, the first before the next; the last always does."""
     critical = [one for one in comparisons if one.role is Role.CRITICAL]
     yield from _no_answers(needs)
-    for one in critical:
-        if one.verdict is Verdict.FAIL:
+    for one in comparisons:
+        if one.role in ABORTING and one.verdict is Verdict.FAIL:
             yield _Finding(Verdict.FAIL, one.metric, one.message)
     yield from _too_little(needs)
     yield from _uneven(needs)

@@ -23,8 +23,14 @@ class Role(StrEnum):
 
     CRITICAL = "critical"
     """It aborts a loss that is shown, and must exclude one before the rollout passes."""
+    GUARD = "guard"
+    """It aborts a loss that is shown, and is not waited for."""
     SIGNAL = "signal"
     """It holds a loss that is shown, and is not waited for."""
+
+
+ABORTING = (Role.CRITICAL, Role.GUARD)
+"""Who may abort shares alpha."""
 
 
 class Shape(StrEnum):

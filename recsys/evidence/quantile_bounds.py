@@ -51,11 +51,10 @@ def log_likelihood_ratio(hits: Values, n: Values, share: float) -> Values:
     """
     odds = share / (1 - share) * np.array(ODDS_FACTORS)
     rates = odds / (1 + odds)
-    terms = [
-        hits * math.log(rate / share) + (n - hits) * math.log((1 - rate) / (1 - share))
-        for rate in rates
-    ]
-    return np.asarray(np.logaddexp.reduce(terms, axis=0) - math.log(len(rates)))
+    of_hit, of_miss = np.log(rates / share), np.log((1 - rates) / (1 - share))
+    terms = hits[..., None] * of_hit + (n - hits)[..., None] * of_miss
+    most = terms.max(-1)
+    return np.asarray(most + np.log(np.exp(terms - most[..., None]).mean(-1)))
 
 
 def quantile_ratio(

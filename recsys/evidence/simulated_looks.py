@@ -17,7 +17,13 @@ from recsys.evidence.effect_estimates import MIN_ACTIVE_USERS, MIN_USERS
 from recsys.evidence.metric_rules import METRICS, Better, MetricRule, Role, Shape
 from recsys.evidence.quantile_bounds import quantile_interval, quantile_ratio
 from recsys.evidence.rate_test import rate_difference
-from recsys.evidence.ratio_moments import RatioMoments
+from recsys.evidence.simulated_users import (
+    PAIRS,
+    ArmSums,
+    SimulatedRollout,
+    arrivals,
+    simulated_arms,
+)
 
 Values: TypeAlias = NDArray[np.float64]
 JUDGE = "judge"
@@ -27,35 +33,7 @@ RULES = tuple(
     for name in ("error_rate", "coverage", "degraded_share", "shed_share", "p50_ms", "ctr")
 )
 """The critical metrics of a usual plan."""
-_SHOWN = 10
 _N_BUCKETS = 40
-_CELLS_AT_ONCE = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedRollout:
-    """How the users of both arms behave, and what the canary changes."""
-
-    n_users: int = 1_000
-    """Per arm at the last look; they arrive evenly over the looks and stay."""
-    n_looks: int = 25
-    slates_per_user: float = 4.0
-    """Mean per user who was there from the first look on."""
-    ctr: float = 0.075
-    spread: float = 0.5
-    """Sigma of the lognormal that users' inclinations differ by."""
-    drift: float = 0.0
-    """Relative change of everybody's inclination from the first to the last look."""
-    failures: float = 0.001
-    """Rate of errors, of degraded and of shed requests, and what coverage lacks."""
-    conversion: float = 0.004
-    """Per slate; its value is lognormal with twice the spread."""
-    effect: float = 0.0
-    """Relative change of the canary's clicks and conversions."""
-    added_failures: float = 0.0
-    """The canary's further rate of errors."""
-    slower: float = 1.0
-    """Factor of the canary's latencies, to a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +61,11 @@ def simulate_looks(
     """Judge every look of many rollouts: each metric alone at alpha, and the critical together."""
     n_critical = sum(rule.role is Role.CRITICAL for rule in rules)
     found: dict[str, list[_Looks]] = {}
-    at_once = max(1, _CELLS_AT_ONCE // (world.n_users * world.n_looks))
     rng = np.random.default_rng(seed)
-    for first in range(0, n_rollouts, at_once):
-        n = min(at_once, n_rollouts - first)
-        arms = (_arm(replace(world, effect=0.0, added_failures=0.0, slower=1.0), n, rng),
-                _arm(world, n, rng))  # fmt: skip
+    sound = replace(world, effect=0.0, added_failures=0.0, slower=1.0)
+    names = [rule.name for rule in rules if rule.name in PAIRS]
+    for first, second in simulated_arms(world, n_rollouts, rng, names):
+        arms = _arm(sound, first, rng), _arm(world, second, rng)
         for rule in rules:
             found.setdefault(rule.name, []).append(_look(rule, arms, alpha, world))
         together = [
@@ -98,7 +75,7 @@ def simulate_looks(
         ]
         if together:
             found.setdefault(JUDGE, []).append(_together(together))
-    n_users = np.cumsum(_arrivals(world))
+    n_users = np.cumsum(arrivals(world))
     return {name: _figures(parts, n_users) for name, parts in found.items()}
 
 
@@ -113,66 +90,14 @@ class _Looks:
 
 @dataclass(frozen=True)
 class _Arm:
-    moments: Mapping[str, RatioMoments]
-    """By metric, [R, L]; n is one number per look."""
-    n_active: Mapping[str, NDArray[np.int64]]
+    users: ArmSums
     counts: Mapping[str, Values]  # [R, L]
     below: Values  # [R, L, E]
     edges_ms: Values  # [E]
 
 
-def _arrivals(world: SimulatedRollout) -> NDArray[np.int64]:
-    """New users of each look, [L]."""
-    ends = np.linspace(0, world.n_users, world.n_looks + 1).round().astype(np.int64)
-    return np.diff(ends)
-
-
-def _arm(world: SimulatedRollout, n: int, rng: np.random.Generator) -> _Arm:
-    looks = np.arange(world.n_looks)
-    arrival = np.repeat(looks, _arrivals(world))  # [U]
-    is_there = arrival[:, None] <= looks  # [U, L]
-    own = rng.lognormal(-(world.spread**2) / 2, world.spread, (n, world.n_users, 1))
-    mood = (1 + world.drift * looks / max(world.n_looks - 1, 1)) * (1 + world.effect)
-    size = (n, world.n_users, world.n_looks)
-    new = rng.poisson(is_there * world.slates_per_user / world.n_looks, size)
-    inclined = own * mood * new
-    sales = rng.poisson(world.conversion * inclined)
-    worths = sales * rng.lognormal(-2 * world.spread**2, 2 * world.spread, size)
-    slates, bought, worth = _summed(new), _summed(sales), _summed(worths)
-    clicks = _summed(rng.poisson(world.ctr * _SHOWN * inclined))
-    shown = _SHOWN * slates
-    is_one = np.broadcast_to(is_there.astype(np.float64), slates.shape)
-    pairs = {
-        "ctr": (clicks, shown),
-        "conversion": (bought, slates),
-        "value_per_user": (worth, is_one),
-    }
-    n_users = is_there.sum(0).astype(np.float64)
-    requests = slates.sum(1)
-    counts, below, edges_ms = _operational(world, requests, rng)
-    return _Arm(
-        {name: _moments(top, bottom, n_users) for name, (top, bottom) in pairs.items()},
-        {name: (top > 0).sum(1) for name, (top, _) in pairs.items()},
-        counts,
-        below,
-        edges_ms,
-    )
-
-
-def _summed(parts: NDArray[np.float64] | NDArray[np.int64]) -> Values:
-    """Each user's sum up to each look, [R, U, L]."""
-    return np.asarray(np.cumsum(parts, axis=2, dtype=np.float64))
-
-
-def _moments(top: Values, bottom: Values, n_users: Values) -> RatioMoments:
-    return RatioMoments(
-        np.broadcast_to(n_users, (len(top), len(n_users))),
-        top.sum(1),
-        bottom.sum(1),
-        np.einsum("rul,rul->rl", top, top),
-        np.einsum("rul,rul->rl", bottom, bottom),
-        np.einsum("rul,rul->rl", top, bottom),
-    )
+def _arm(world: SimulatedRollout, users: ArmSums, rng: np.random.Generator) -> _Arm:
+    return _Arm(users, *_operational(world, users.slates, rng))
 
 
 def _operational(
@@ -196,11 +121,11 @@ def _operational(
     chances = np.minimum(buckets + 1, _N_BUCKETS - buckets).astype(np.float64)
     shift = round(float(np.log(world.slower) / np.log(1.1)))
     drawn = rng.multinomial(new, chances / chances.sum())  # [R, L, B]
-    widened = np.zeros((*new.shape, 2 * _N_BUCKETS))
-    widened[..., shift : shift + _N_BUCKETS] = drawn
+    widened = np.zeros((*new.shape, shift + _N_BUCKETS))
+    widened[..., shift:] = drawn
     below = np.cumsum(np.cumsum(widened, axis=1), axis=2)
     below = np.concatenate([np.zeros((*new.shape, 1)), below], axis=2)
-    edges_ms = np.asarray(1.1 ** np.arange(2 * _N_BUCKETS + 1), np.float64)
+    edges_ms = np.asarray(1.1 ** np.arange(shift + _N_BUCKETS + 1), np.float64)
     return counts, below, edges_ms
 
 
@@ -224,9 +149,12 @@ def _truth(rule: MetricRule, world: SimulatedRollout) -> float:
     return world.effect
 
 
-def _of_users(rule: MetricRule, arms: tuple[_Arm, _Arm], alpha: float) -> tuple[Values, Values]:
-    first, second = (arm.moments[rule.name] for arm in arms)
-    n_active = arms[0].n_active[rule.name] + arms[1].n_active[rule.name]
+def users_interval(
+    rule: MetricRule, baseline: ArmSums, canary: ArmSums, alpha: float
+) -> tuple[Values, Values]:
+    """Low and high of a relative effect at every look, [R, L]; infinite before anything is told."""
+    first, second = (arm.moments[rule.name] for arm in (baseline, canary))
+    n_active = baseline.n_active[rule.name] + canary.n_active[rule.name]
     with np.errstate(all="ignore"):
         pooled = (first.top + second.top) / (first.bottom + second.bottom)
         low, high = relative_interval(
@@ -235,6 +163,10 @@ def _of_users(rule: MetricRule, arms: tuple[_Arm, _Arm], alpha: float) -> tuple[
         )  # fmt: skip
     is_known = (first.n >= MIN_USERS) & (n_active >= MIN_ACTIVE_USERS) & (first.top > 0)
     return np.where(is_known, low, -np.inf), np.where(is_known, high, np.inf)
+
+
+def _of_users(rule: MetricRule, arms: tuple[_Arm, _Arm], alpha: float) -> tuple[Values, Values]:
+    return users_interval(rule, arms[0].users, arms[1].users, alpha)
 
 
 def _of_requests(rule: MetricRule, arms: tuple[_Arm, _Arm], alpha: float) -> tuple[Values, Values]:

@@ -68,9 +68,13 @@ def advance(
         case Phase.PREPARING | Phase.CANARY | Phase.PROMOTING:
             if seen.candidate.health is Health.FAILED:
                 return abort(rollout, seen, Reason.REFUSED, seen.candidate.message)
+            # A clock that was set back, or another controller's: what waits begins anew.
+            rollout = replace(rollout, since_ms=min(rollout.since_ms, seen.now_ms))
             if rollout.phase is Phase.CANARY:
                 return _judge(rollout, seen, judgement)
             return _await_fleet(rollout, seen)
+        case Phase.PAUSED if seen.candidate.health is Health.FAILED:
+            return abort(rollout, seen, Reason.REFUSED, seen.candidate.message)
         case _:
             return rollout, ()
 
@@ -111,7 +115,8 @@ def resume(
 
 def skip(rollout: Rollout, seen: Observation, message: str) -> tuple[Rollout, tuple[Action, ...]]:
     """Go on to the next share without a verdict; the last step is left by a promotion alone."""
-    if rollout.phase not in _STEPPING or rollout.step + 1 >= len(rollout.steps):
+    is_held = seen.candidate.health is Health.READY
+    if rollout.phase not in _STEPPING or rollout.step + 1 >= len(rollout.steps) or not is_held:
         return rollout, ()
     return _enter(rollout, seen, Phase.CANARY, Reason.SKIPPED, message, step=rollout.step + 1)
 
@@ -209,10 +214,14 @@ def _enter(
     step: int | None = None,
 ) -> tuple[Rollout, tuple[Action, ...]]:
     sets_plan = phase in {Phase.CANARY, Phase.PROMOTING, Phase.ABORTED}
+    next_step = rollout.step if step is None else step
+    is_new_step = phase is Phase.CANARY and next_step != rollout.step
     entered = replace(
         rollout,
         phase=phase,
-        step=rollout.step if step is None else step,
+        step=next_step,
+        # What passed the step before says nothing of this one.
+        judgement=None if is_new_step else rollout.judgement,
         epoch=max(rollout.epoch, seen.plan_epoch) + 1 if sets_plan else rollout.epoch,
         reason=reason,
         message=message,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from recsys.errors import ConfigError
-from recsys.evidence.metric_rules import METRICS, MetricRule, Role
+from recsys.evidence.metric_rules import ABORTING, METRICS, MetricRule, Role
 
 INSTANT = "instant"
 FAST = "fast"
@@ -51,6 +51,8 @@ class PlanStep:
     on_timeout: OnTimeout = OnTimeout.HOLD
     metrics: tuple[str, ...] = OPERATIONAL
     """Names of the rules judged at this step."""
+    guards: tuple[str, ...] = ()
+    """Of the metrics, those that only abort at this step and are not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,18 @@ class RolloutPlan:
     def rules_of(self, step: int) -> tuple[MetricRule, ...]:
         """The rules judged at a step, in the order the step names them."""
         by_name = {rule.name: rule for rule in self.rules}
-        return tuple(by_name[name] for name in self.steps[step].metrics)
+        guards = self.steps[step].guards
+        return tuple(
+            replace(rule, role=Role.GUARD)
+            if rule.name in guards and rule.role is Role.CRITICAL
+            else rule
+            for rule in (by_name[name] for name in self.steps[step].metrics)
+        )
 
     @property
     def n_critical(self) -> int:
         """Rules that may abort it, over all steps: alpha is shared among them."""
-        return sum(rule.role is Role.CRITICAL for rule in self.rules)
+        return sum(rule.role in ABORTING for rule in self.rules)
 
     def min_time_s(self, step: int) -> float:
         """How long a step lasts at least; reactions need their window as well."""
@@ -134,9 +142,8 @@ def built_in(name: str) -> RolloutPlan:
             f"rollout plan '{name}' does not exist, expected one of {', '.join(_BUILT_IN)} or a "
             "TOML file; use '--plan standard'"
         )
-    plan = RolloutPlan(
-        name, steps, resolved_rules(steps, {}), label_window_s=_LABEL_WINDOW_S.get(name, 0.0)
-    )
+    rules = resolved_rules(steps, _OWN_RULES)
+    plan = RolloutPlan(name, steps, rules, label_window_s=_LABEL_WINDOW_S.get(name, 0.0))
     return check_plan(plan, f"rollout plan {name}")
 
 
@@ -144,31 +151,37 @@ def _steps(
     metrics: Sequence[tuple[str, ...]], *rows: tuple[float, int, int, float]
 ) -> tuple[PlanStep, ...]:
     """Rows of share, users, requests and seconds; the last metrics hold for all further rows."""
-    return tuple(
-        PlanStep(*row[:3], min_s=row[3], metrics=metrics[min(place, len(metrics) - 1)])
-        for place, row in enumerate(rows)
-    )
+    steps = []
+    for place, row in enumerate(rows):
+        judged = metrics[min(place, len(metrics) - 1)]
+        # Small slices can show a large loss of clicks, and never exclude a small one.
+        is_last = place + 1 == len(rows)
+        guards = () if is_last else tuple(name for name in judged if name in _OWN_RULES)
+        steps.append(PlanStep(*row[:3], min_s=row[3], metrics=judged, guards=guards))
+    return tuple(steps)
 
 
+_OWN_RULES = {"ctr": replace(METRICS["ctr"], margin=0.05)}
+"""2 % takes 140,000 users per arm to exclude, 5 % takes 22,000 (`docs/rollouts.md`)."""
 _JUDGED = (*OPERATIONAL, *_GUARDRAILS)
 _BUILT_IN: dict[str, tuple[PlanStep, ...]] = {
     INSTANT: (),
     FAST: _steps([OPERATIONAL], (0.05, 20, 200, 30.0), (0.25, 50, 500, 60.0), (0.5, 50, 500, 60.0)),
     STANDARD: _steps(
         [OPERATIONAL, _JUDGED],
-        (0.01, 100, 500, 300.0),
-        (0.05, 400, 2_000, 600.0),
-        (0.1, 800, 4_000, 600.0),
-        (0.25, 2_000, 10_000, 900.0),
-        (0.5, 4_000, 20_000, 1_800.0),
+        (0.01, 50, 500, 300.0),
+        (0.05, 200, 2_000, 600.0),
+        (0.1, 400, 4_000, 600.0),
+        (0.25, 1_000, 10_000, 900.0),
+        (0.5, 2_000, 20_000, 1_800.0),
     ),
     CAREFUL: _steps(
         [OPERATIONAL, _JUDGED, (*_JUDGED, *_SLOW)],
-        (0.01, 200, 1_000, 6 * _HOUR_S),
-        (0.05, 1_000, 5_000, _DAY_S),
-        (0.1, 2_000, 10_000, _DAY_S),
-        (0.25, 5_000, 25_000, 2 * _DAY_S),
-        (0.5, 10_000, 50_000, 3 * _DAY_S),
+        (0.01, 100, 1_000, 6 * _HOUR_S),
+        (0.05, 500, 5_000, _DAY_S),
+        (0.1, 1_000, 10_000, _DAY_S),
+        (0.25, 2_500, 25_000, 2 * _DAY_S),
+        (0.5, 5_000, 50_000, 3 * _DAY_S),
     ),
 }
 PLAN_NAMES = tuple(_BUILT_IN)
@@ -213,7 +226,13 @@ def _step_problems(plan: RolloutPlan) -> Iterable[str]:
         least_s = plan.min_time_s(number)
         if step.max_s is not None and not max(least_s, 0.0) < step.max_s < math.inf:
             yield f"{at}.max_s is {step.max_s}, expected more than {least_s}, its shortest time"
-        if not step.metrics:
-            yield f"{at}.metrics is empty, expected at least one metric to judge by"
-        if len(set(step.metrics)) != len(step.metrics):
-            yield f"{at}.metrics repeats a name, expected each once"
+        yield from _metric_problems(step, at)
+
+
+def _metric_problems(step: PlanStep, at: str) -> Iterable[str]:
+    if not step.metrics:
+        yield f"{at}.metrics is empty, expected at least one metric to judge by"
+    if strange := sorted(set(step.guards) - set(step.metrics)):
+        yield f"{at}.guards names {', '.join(strange)}, expected some of its metrics"
+    if len(set(step.metrics)) != len(step.metrics):
+        yield f"{at}.metrics repeats a name, expected each once"

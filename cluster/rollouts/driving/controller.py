@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 from cluster.rollouts.deciding.rollout_record import Observation, Phase, Reason, Rollout
 from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.driving.abandonment import ABANDONED_MS
 from cluster.rollouts.driving.controller_lease import ControllerLease
 from cluster.rollouts.driving.evidence_source import EvidenceSource
 from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
-from cluster.rollouts.driving.rollout_runner import ABANDONED_MS, TOUCH_MS
+from cluster.rollouts.driving.rollout_runner import TOUCH_MS
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.errors import RolloutConflict, StoreError
 from recsys.evidence.judgement import Judgement, judge
@@ -101,13 +102,12 @@ class Controller:
         return True
 
     def _is_mine(self, stored: StoredRollout) -> bool:
-        """Whether nobody else drives it, and it waits for nobody."""
-        rollout = stored.rollout
-        if rollout.reason is Reason.HALTED or (
-            rollout.phase is Phase.PAUSED and rollout.is_settled
-        ):
+        """Whether nobody else drives it; one that is paused may still be refused by a replica."""
+        if stored.rollout.reason is Reason.HALTED:
             return False
-        is_left = self._operator.clock() - stored.driven_ms > ABANDONED_MS
+        # A time ahead of ours is of another clock, and says nothing for long.
+        silent_ms = abs(self._operator.clock() - stored.driven_ms)
+        is_left = silent_ms > ABANDONED_MS
         return stored.driver == self._operator.who or is_left
 
     def _claimed(self, stored: StoredRollout) -> StoredRollout:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from cluster.rollouts.driving.controller import IDLE_S, Controller, Moved
 from cluster.rollouts.driving.controller_lease import ControllerLease
@@ -14,6 +15,7 @@ from cluster.rollouts.driving.evidence_source import EvidenceSource
 from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import RecsysError
+from recsys.evidence.arm_sample import KIND_MEANINGS, KindMeanings
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
 from recsys.stores.evidence import EvidenceReader
@@ -87,10 +89,16 @@ def open_controller(
         writer,
         FleetControl(settings, writer, reader, operator),
         ControllerLease(settings.control_url),
-        EvidenceSource(EvidenceReader(settings.evidence_url), now_ms),
+        EvidenceSource(EvidenceReader(settings.evidence_url), now_ms, kind_meanings(settings)),
         operator,
         tell,
     )
+
+
+def kind_meanings(settings: Settings) -> KindMeanings:
+    """What engagements are worth to the judge: what the scorer is trained to give."""
+    weights = dict(settings.train.scorer.utility_weights)
+    return replace(KIND_MEANINGS, negative=settings.events.negative_kinds, weights=weights or None)
 
 
 def now_ms() -> int:

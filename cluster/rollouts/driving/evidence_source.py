@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster.rollouts.deciding.rollout_record import Rollout
-from recsys.evidence.arm_sample import ArmSample, arm_samples
+from recsys.evidence.arm_sample import KIND_MEANINGS, ArmSample, KindMeanings, arm_samples
 from recsys.stores.evidence import EvidenceReader
 from recsys.stores.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence
 from recsys.stores.evidence_tables import DAY_MS, HOUR_MS, MEASURES
@@ -42,11 +42,18 @@ class EvidenceSource:
 
     Args:
         clock: Unix time in milliseconds.
+        kinds: what engagements are worth in the utility.
     """
 
-    def __init__(self, reader: EvidenceReader, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        reader: EvidenceReader,
+        clock: Callable[[], int],
+        kinds: KindMeanings = KIND_MEANINGS,
+    ) -> None:
         self._reader = reader
         self._clock = clock
+        self._kinds = kinds
         self._users: _Users | None = None
 
     def totals(self, rollout: Rollout) -> dict[str, Any]:
@@ -73,7 +80,7 @@ class EvidenceSource:
         arms = self._arms(rollout, int(opening["since_ms"]))
         variants = [_less(arm, opening["arms"].get(variant)) for variant, arm in arms.items()]
         users = self._columns(rollout)
-        return dict(arm_samples(users.now, users.before, variants, rollout.rollout_id))
+        return dict(arm_samples(users.now, users.before, variants, rollout.rollout_id, self._kinds))
 
     def close(self) -> None:
         """Give the store back."""

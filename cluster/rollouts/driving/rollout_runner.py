@@ -14,6 +14,7 @@ from cluster.rollouts.deciding.rollout_plan import INSTANT, RolloutPlan
 from cluster.rollouts.deciding.rollout_plan_file import plan_named
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.driving.abandonment import is_abandoned
 from cluster.rollouts.driving.controller_lease import ControllerLease
 from cluster.rollouts.driving.first_stable import RESTORE, check_bundle, problem_of, set_stable
 from cluster.rollouts.driving.first_stable import adopt_first as adopt_first
@@ -29,8 +30,6 @@ from recsys.errors import FleetError, RecsysError, RolloutConflict
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
 
-ABANDONED_MS = 10_000
-"""A rollout nobody moved for so long was left by its driver."""
 TOUCH_MS = 2_000
 """How often its driver says that it still drives."""
 _ATTEMPTS = 20
@@ -177,8 +176,7 @@ class RolloutRunner:
 
     def is_abandoned(self, stored: StoredRollout) -> bool:
         """Whether nobody drives an unfinished rollout any more: no operator and no controller."""
-        is_left = self._operator.clock() - stored.driven_ms > ABANDONED_MS
-        return is_left and not (stored.rollout.steps and self.is_controller_alive())
+        return is_abandoned(stored, self._lease.read(), self._operator.clock())
 
     def is_controller_alive(self) -> bool:
         """Whether a controller drives rollouts with steps."""

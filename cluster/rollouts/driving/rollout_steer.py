@@ -15,6 +15,7 @@ _WHERE: dict[Verb, tuple[Phase, ...]] = {
     Verb.PROMOTE: _AT_A_STEP,
 }
 _WORDS = {Verb.SKIP: "step"}
+_MORE_TRAFFIC = (Verb.SKIP, Verb.PROMOTE)
 
 
 def steered(rollout: Rollout, turn: Turn) -> Turn:
@@ -22,7 +23,7 @@ def steered(rollout: Rollout, turn: Turn) -> Turn:
 
     Raises:
         RolloutConflict: it stands where the word means nothing.
-        FleetError: a promotion while a replica does not hold the bundle.
+        FleetError: more traffic while a replica does not hold the bundle.
         ConfigError: a promotion that the evidence does not bear and nobody asked for in full.
     """
     word = _WORDS.get(turn.verb, str(turn.verb))
@@ -38,6 +39,8 @@ def steered(rollout: Rollout, turn: Turn) -> Turn:
             "expected an earlier one to step on from; give it all traffic with "
             "'cluster canary promote --full'"
         )
+    if turn.verb in _MORE_TRAFFIC:
+        _check_held(rollout, turn)
     if turn.verb is Verb.PROMOTE:
         _check_promotion(rollout, turn)
     return turn
@@ -50,15 +53,19 @@ def passes_last_step(rollout: Rollout) -> bool:
     return is_last and judged.get("verdict") == str(Verdict.PASS)
 
 
-def _check_promotion(rollout: Rollout, turn: Turn) -> None:
+def _check_held(rollout: Rollout, turn: Turn) -> None:
     seen = turn.seen
     if seen is None or seen.candidate.health is not Health.READY:
         said = "no replica was asked" if seen is None else seen.candidate.message
         raise FleetError(
             f"bundle {rollout.bundle_id} is not held by every replica ({said}), expected all "
-            "before it gets all traffic; see 'cluster status'"
+            "before it gets more traffic; see 'cluster status'"
         )
-    if turn.reason is Reason.FORCED or passes_last_step(rollout):
+
+
+def _check_promotion(rollout: Rollout, turn: Turn) -> None:
+    is_borne = rollout.phase is Phase.CANARY and passes_last_step(rollout)
+    if turn.reason is Reason.FORCED or is_borne:
         return
     judged = (rollout.judgement or {}).get("message") or "no evidence yet"
     raise ConfigError(

@@ -16,7 +16,7 @@ from cluster.rollouts.simulation.simulated_rollout import Looks, Outcome, Simula
 from cluster.rollouts.simulation.simulated_slices import SimulatedSlices
 from cluster.rollouts.simulation.traffic_shape import Effect, TrafficShape
 from recsys.evidence.arm_sample import ONE, ArmSample
-from recsys.evidence.metric_rules import Better, MetricRule, Role, Shape
+from recsys.evidence.metric_rules import ABORTING, Better, MetricRule, Shape
 from recsys.traffic import BASELINE, CANARY
 
 RAW, PEEKING, FIXED = "raw thresholds", "z test at every look", "z test at the end"
@@ -38,7 +38,7 @@ def rival_ends(
         slices.pass_time(plan.steps[step].share, now_s, looks.every_s)
         now_s += looks.every_s
         samples = slices.samples()
-        rules = [rule for rule in plan.rules_of(step) if rule.role is Role.CRITICAL]
+        rules = [rule for rule in plan.rules_of(step) if rule.role in ABORTING]
         pair = samples[BASELINE], samples[CANARY]
         is_enough = _is_enough(plan, step, pair)
         if step or is_enough:

@@ -89,6 +89,7 @@ def simulate_rollout(
             alpha=plan.alpha,
             min_users=step.min_users,
             min_requests=step.min_requests,
+            n_critical=plan.n_critical,
         )
         moved = replace(advance(rollout, _seen(now_s), judgement)[0], is_settled=True)
         outcome = _OUTCOMES.get(moved.phase)

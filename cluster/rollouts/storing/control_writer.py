@@ -187,8 +187,12 @@ class ControlWriter:
 
     def open_rollout(self) -> StoredRollout | None:
         """The one rollout that is not closed, if there is one."""
-        unfinished = [stored for stored in self.rollouts() if not stored.rollout.is_closed]
-        return unfinished[0] if unfinished else None
+        return self._store.read(
+            lambda connection: next(
+                (read_rollout(row) for row in connection.execute(_open()).mappings()), None
+            ),
+            None,
+        )
 
     def history(self) -> list[HistoryEntry]:
         """Every change of what runs, oldest first."""

@@ -238,16 +238,11 @@ def _check_waiting(
 
 def _is_abandoned(console: Console, stored: StoredRollout) -> bool:
     """Whether an unfinished rollout is moved by nobody: no operator, and no living controller."""
-    from cluster.rollouts.deciding.rollout_record import Phase
+    from cluster.rollouts.driving.abandonment import is_abandoned
     from cluster.rollouts.driving.controller_lease import ControllerLease
-    from cluster.rollouts.driving.rollout_runner import ABANDONED_MS
 
-    rollout = stored.rollout
-    if rollout.is_closed or (rollout.phase is Phase.PAUSED and rollout.is_settled):
-        return False
-    is_left = now_ms() - stored.driven_ms > ABANDONED_MS
-    lease = ControllerLease(console.settings.control_url)
-    return is_left and not (rollout.steps and lease.is_held(now_ms()))
+    lease = ControllerLease(console.settings.control_url).read()
+    return is_abandoned(stored, lease, now_ms())
 
 
 def _time_text(at_ms: int) -> str:

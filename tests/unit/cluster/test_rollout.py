@@ -305,6 +305,39 @@ def test_pausing_holds_the_shares_and_resuming_sets_them_again() -> None:
     assert resume(preparing, seen()) == (preparing, ())
 
 
+def test_what_passed_a_step_says_nothing_of_the_next() -> None:
+    """Evidence of the share before does not promote at this one."""
+    at = replace(a_rollout(Phase.CANARY), judgement=judged(Verdict.PASS).to_json())
+    moved, _ = advance(at, seen(), judged(Verdict.PASS))
+    assert (moved.step, moved.judgement) == (at.step + 1, None)
+
+
+def test_no_share_grows_while_a_replica_does_not_hold_the_bundle() -> None:
+    """A step that is skipped needs every replica, as a promotion does."""
+    at = a_rollout(Phase.CANARY)
+    for health in (Health.FAILED, Health.UNKNOWN, Health.LOADING):
+        refused = replace(seen(), candidate=BundleHealth(health, "x"))
+        assert skip(at, refused, "on") == (at, ())
+    assert skip(at, seen(), "on")[0].step == at.step + 1
+
+
+def test_a_paused_rollout_that_a_replica_refuses_is_aborted() -> None:
+    """Nobody watches a pause, and a refusal is no evidence that might be overruled."""
+    at = a_rollout(Phase.PAUSED)
+    refused = replace(seen(), candidate=BundleHealth(Health.FAILED, "its index is damaged"))
+    aborted, actions = advance(at, refused)
+    assert (aborted.phase, aborted.reason) == (Phase.ABORTED, Reason.REFUSED)
+    assert actions == actions_of(aborted)
+    assert advance(at, seen()) == (at, ())
+
+
+def test_a_clock_that_was_set_back_only_begins_the_wait_anew() -> None:
+    """Not an hour of waiting for the clock to catch up."""
+    at = replace(a_rollout(Phase.CANARY), since_ms=3_600_000)
+    held, _ = advance(at, replace(seen(), now_ms=1_000))
+    assert held.since_ms == 1_000
+
+
 observations = st.builds(
     Observation,
     st.integers(0, 10**6),

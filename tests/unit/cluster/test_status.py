@@ -151,6 +151,32 @@ def test_each_fault_is_one_sentence(change: dict[str, Any], expected: str) -> No
     assert "problem:" in shown(facts)
 
 
+def test_a_rollout_with_steps_needs_a_controller_and_nothing_else_does() -> None:
+    """A lease that ran out is nobody's; the status says who drives and when they were heard."""
+    held = {"owner": "controller@here:1", "age_ms": 900, "is_held": True}
+    gone = held | {"age_ms": 12_000, "is_held": False}
+    rollout = {
+        "rollout_id": "r1",
+        "bundle_id": "b2",
+        "phase": "canary",
+        "message": "step 1",
+        "steps": [0.05],
+    }
+
+    def facts(lease: dict[str, Any] | None, steps: list[float]) -> StatusFacts:
+        control = dict(healthy_facts().control)
+        control |= {"controller": lease, "rollout": rollout | {"steps": steps}}
+        return replace(healthy_facts(), control=control)
+
+    assert problems_of(facts(held, [0.05])) == []
+    assert problems_of(facts(None, [])) == []
+    for lease, said in ((gone, "heard 12 s ago"), (None, "there was none")):
+        (problem,) = problems_of(facts(lease, [0.05]))
+        assert "no controller drives rollout r1" in problem
+        assert said in problem
+    assert "controller@here:1 drives rollouts" in shown(facts(held, [0.05]))
+
+
 def test_a_short_lag_is_no_problem() -> None:
     """Events are on their way all the time."""
     lagging = a_worker(lag_records=9, freshness_s=4.0)
@@ -191,7 +217,7 @@ def test_the_lag_counts_what_the_feature_store_has_not_applied(tmp_path: Path) -
         ]
     )
     log.close()
-    facts = gather(settings, now_ms=1_005_000)
+    facts = gather(settings, lambda: 1_005_000)
     assert facts.log["backend"] == "sqlite"
     assert sum(facts.log["end_offsets"].values()) == 3
     assert {key: facts.log[key] for key in ("n_events", "lag_events", "lag_s")} == {

@@ -263,3 +263,21 @@ def test_the_catalogue_is_consistent():
         assert (rule.shape is Shape.QUANTILE) == (0 < rule.quantile < 1)
         assert bool(rule.denominator) == (rule.shape in {Shape.RATIO, Shape.RATE})
     assert METRICS["dismiss_rate"].better is Better.LOWER
+
+
+def test_a_guard_aborts_a_loss_that_is_shown_and_is_not_waited_for():
+    """Too few users exclude a loss of 2 %; a critical metric would hold, a guard does not."""
+    guard = [replace(CTR, role=Role.GUARD), METRICS["error_rate"]]
+    few = arm(300, variant="baseline", spread=1.0), arm(300, spread=1.0, seed=3)
+    assert judged(*few, [CTR, METRICS["error_rate"]]).deciding == "ctr"
+    assert judged(*few, guard).verdict is Verdict.PASS
+    failed = judged(BASELINE, arm(4_000, 0.06), guard)
+    assert (failed.verdict, failed.deciding) == (Verdict.FAIL, "ctr")
+
+
+def test_guards_and_critical_metrics_share_alpha():
+    """Whoever may abort widens the others' intervals."""
+    pair = BASELINE, arm(4_000)
+    alone = judged(*pair, [CTR]).comparisons[0]
+    shared = judged(*pair, [CTR, replace(METRICS["utility"], role=Role.GUARD)]).comparisons[0]
+    assert shared.low < alone.low < alone.high < shared.high

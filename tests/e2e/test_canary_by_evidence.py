@@ -1,0 +1,257 @@
+"""Rollouts that the controller drives by evidence, on real Ray, under traffic of many users."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.rollouts.deciding.rollout_record import Phase
+from cluster.rollouts.deciding.rollout_turn import replay
+from cluster.rollouts.driving.controller_lease import ControllerLease
+from cluster.rollouts.driving.rollout_actions import Operator
+from cluster.rollouts.driving.rollout_runner import RolloutRunner
+from cluster.rollouts.storing.control_writer import ControlWriter, StoredRollout
+from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, write_manifest
+from recsys.bundles.registry import Registry
+from recsys.features import FeatureSchema
+from recsys.settings import Settings
+from recsys.traffic import BASELINE, CANARY, Arm, TrafficPlan
+from recsys.traffic import STABLE as STABLE_ARM
+from tests.bundles_for_tests import KINDS, build_bundle, small_settings
+from tests.loop_driver import Loop, wait_for
+
+pytestmark = pytest.mark.e2e
+
+STABLE, EQUAL, BAD = "b0001", "b0002", "b0003"
+N_USERS = 400
+UNLEARNT = "share"
+"""A kind of engagement that the bad bundle's schema names and its towers do not know."""
+PLAN = """
+[[steps]]
+share = 0.05
+min_users = 2
+min_requests = 10
+metrics = ["error_rate", "degraded_share"]
+[[steps]]
+share = 0.25
+min_users = 10
+min_requests = 30
+metrics = ["error_rate", "degraded_share"]
+[[steps]]
+share = 0.5
+min_users = 20
+min_requests = 60
+metrics = ["error_rate", "degraded_share"]
+[metrics.error_rate]
+margin = 0.4
+[metrics.degraded_share]
+margin = 0.4
+"""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One request as its user saw it."""
+
+    sent_ms: int
+    user_id: str
+    status: int
+    bundle_id: str
+    is_degraded: bool
+
+
+class Traffic:
+    """Two clients that ask for many users in turn, at a bounded rate, until stopped."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.answered: list[Answered] = []
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(2)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, first: int) -> None:
+        with httpx.Client(base_url=self.url, timeout=10) as client:
+            for n in itertools.count(first, 2):
+                if self._stopped.wait(0.015):
+                    return
+                self.answered.append(_answer(client, f"u{n % N_USERS}"))
+
+    def by_bundle(self, bundle_id: str, since_ms: int) -> list[Answered]:
+        """What this bundle answered since then."""
+        return [a for a in self.answered if a.bundle_id == bundle_id and a.sent_ms >= since_ms]
+
+
+def _answer(client: httpx.Client, user_id: str) -> Answered:
+    sent_ms = now_ms()
+    response = client.get("/v1/recommend", params={"user_id": user_id, "k": 10})
+    found = response.json() if response.status_code == 200 else {}
+    return Answered(
+        sent_ms,
+        user_id,
+        response.status_code,
+        found.get("bundle_id", ""),
+        bool(found.get("degraded")),
+    )
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Place:
+    """A running cluster, its stores, and its users."""
+
+    def __init__(self, loop: Loop, settings: Settings, traffic: Traffic) -> None:
+        self.loop = loop
+        self.traffic = traffic
+        self.writer = ControlWriter(settings.control_url)
+        self.lease = ControllerLease(settings.control_url)
+        operator = Operator("test", now_ms, time.sleep, print)
+        registry = Registry(settings.registry_location)
+        self.runner = RolloutRunner(settings, registry, self.writer, operator)
+        self.plan_file = str(loop.data_dir.parent / "quick.toml")
+
+    @property
+    def newest(self) -> StoredRollout:
+        """The newest rollout as recorded."""
+        return self.writer.rollouts()[-1]
+
+
+def publish_with_unlearnt_kind(registry: Registry, good: Path, staging: Path) -> None:
+    """A bundle that no user with an engagement of one kind can be encoded by.
+
+    Its golden requests have none, so it passes every check that is made when it is loaded.
+    """
+    shutil.copytree(good, staging)
+    (staging / MANIFEST_NAME).unlink()
+    manifest = read_manifest(good)
+    schema = replace(FeatureSchema.from_json(manifest.feature_schema), kinds=(*KINDS, UNLEARNT))
+    write_manifest(
+        staging,
+        bundle_id=BAD,
+        created_at=datetime.fromisoformat(manifest.created_at),
+        feature_schema=schema.to_json(),
+        feature_schema_hash=schema.hash,
+        actions=manifest.actions,
+        n_items=manifest.n_items,
+        n_shards=manifest.n_shards,
+        embedding_dim=manifest.embedding_dim,
+        lineage={},
+        metrics={},
+    )
+    registry.publish(staging)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
+    """A cluster that serves, and users who never stop asking."""
+    directory = tmp_path_factory.mktemp("canary")
+    settings = small_settings(directory / "var")
+    registry = Registry(settings.registry_location)
+    for seed, bundle_id in ((1, STABLE), (2, EQUAL)):
+        build_bundle(directory / bundle_id, settings, seed=seed)
+    registry.publish(directory / STABLE)
+    (directory / "quick.toml").write_text(PLAN)
+    retrieval = settings.retrieval
+    loop = Loop(
+        settings.data_dir,
+        RETRIEVAL__N_CANDIDATES=str(retrieval.n_candidates),
+        RETRIEVAL__N_SHARDS=str(retrieval.n_shards),
+    )
+    try:
+        loop.run("up", "--wait")
+        registry.publish(directory / EQUAL)
+        publish_with_unlearnt_kind(registry, directory / EQUAL, directory / BAD)
+        loop.post_events(
+            *({"kind": UNLEARNT, "user_id": f"u{n}", "item_id": "i7"} for n in range(N_USERS))
+        )
+        with Traffic(loop.url) as traffic:
+            yield Place(loop, settings, traffic)
+        assert {answered.status for answered in traffic.answered} == {200}
+    finally:
+        loop.run("down")
+
+
+def test_the_controller_lives_and_is_shown(place: Place) -> None:
+    """The third application runs and holds the lease, which the status tells."""
+    wait_for(lambda: place.lease.is_held(now_ms()), "a controller", timeout_s=30)
+    status = place.loop.run_json("status")
+    assert status["serve"]["applications"]["control"]["status"] == "RUNNING"
+    assert status["control"]["controller"]["is_held"] is True
+
+
+def test_a_bundle_that_answers_badly_is_aborted_by_evidence(place: Place) -> None:
+    """It passed every check of a load; only users of the first step ever met it."""
+    began_ms = now_ms()
+    place.runner.start(BAD, place.plan_file)
+    place.loop.run("canary", "status", "--wait", "--timeout", "60", expect=5)
+    rollout = place.newest.rollout
+    seen = place.traffic.by_bundle(BAD, began_ms)
+    assert any(answered.is_degraded for answered in seen)
+    assert {answered.user_id for answered in seen} <= users_of_first_step(rollout.rollout_id)
+    assert max(answered.sent_ms for answered in seen) <= rollout.since_ms + 2_000
+    assert (rollout.judgement or {})["deciding"] == "degraded_share"
+
+
+def users_of_first_step(salt: str) -> set[str]:
+    """The users that the canary of the first step may answer."""
+    share = 0.05
+    arms = (
+        Arm(STABLE_ARM, STABLE, 1 - 2 * share),
+        Arm(BASELINE, STABLE, share),
+        Arm(CANARY, BAD, share),
+    )
+    plan = TrafficPlan(1, salt, arms)
+    return {f"u{n}" for n in range(N_USERS) if plan.assign(f"u{n}").variant == CANARY}
+
+
+def test_an_aborted_canary_gets_no_request_after_two_seconds(place: Place) -> None:
+    """The operator's word reaches every gateway at its next look at the plan."""
+    began_ms = now_ms()
+    place.runner.start(EQUAL, place.plan_file)
+    wait_for(lambda: bool(place.traffic.by_bundle(EQUAL, began_ms)), "a canary answer", 30)
+    rollout = place.runner.abort()
+    n_asked = len(place.traffic.answered)
+    wait_for(lambda: len(place.traffic.answered) > n_asked + 20, "further answers", 30)
+    last_ms = max(answered.sent_ms for answered in place.traffic.by_bundle(EQUAL, began_ms))
+    assert last_ms <= rollout.since_ms + 2_000
+
+
+def test_an_equal_bundle_is_promoted_although_its_controller_is_killed(place: Place) -> None:
+    """The replica that follows takes the rollout up; undo then leads back."""
+    place.runner.start(EQUAL, place.plan_file)
+    wait_for(lambda: place.newest.rollout.phase is Phase.CANARY, "the first step", 30)
+    lease = place.lease.read()
+    assert lease is not None
+    os.kill(int(lease.owner.split(":")[1]), signal.SIGKILL)
+    wait_for(lambda: place.newest.driver not in {lease.owner, "test"}, "another controller", 60)
+    wait_for(lambda: place.newest.rollout.is_closed, "the end of the rollout", 90)
+    rollout = place.newest.rollout
+    assert rollout.phase is Phase.PROMOTED
+    turns = place.writer.turns(rollout.rollout_id)
+    assert replay(turns) == ()
+    assert place.loop.recommend("u1")["bundle_id"] == EQUAL
+    place.runner.undo()
+    assert place.loop.recommend("u1")["bundle_id"] == STABLE
