@@ -42,6 +42,7 @@ def learning_settings(folder: Path, seed: int, *, epochs: int, n_candidates: int
         epochs=epochs,
         max_minutes=0,
         n_negatives=128,
+        dropout=0.2,
     )
     scorer = ScorerSettings(hidden_dims=(32, 16), batch_size=64, epochs=3, max_minutes=0)
     train = TrainSettings(seed=seed, towers=towers, scorer=scorer, precision="float32", n_threads=1)

@@ -46,9 +46,12 @@ def test_warm_start_tracks_a_drifting_world(tmp_path: Path) -> None:
 
 
 def test_new_items_get_exposure(tmp_path: Path) -> None:
-    """Nobody engaged with them yet: without a fresh source and exploration pages hold none."""
+    """Nobody engaged with them yet: their content places some, the fresh source and exploration
+    together place more and reach nearly all of them.
+    """
     for seed in (0, 1):
         arms = measure_exposure(seed, tmp_path / str(seed), n_users=120, n_items=240)
-        assert arms["both"].share > arms["neither"].share + 0.01
-        assert arms["both"].reached > arms["neither"].reached + 0.25
+        assert arms["neither"].share > 0.02
+        assert arms["both"].share > arms["neither"].share + 0.005
+        assert arms["both"].reached > max(arms["neither"].reached + 0.15, 0.85)
         assert arms["both"].share > arms["exploration"].share

@@ -81,7 +81,7 @@ def test_a_rung_is_a_share_of_the_schedule_within_its_minutes() -> None:
     """No limit becomes the bound of the trial."""
     settings = with_values(Settings(), {"train.scorer.max_minutes": 0})
     short = shortened(settings, 0.25, 4.0).train
-    assert (short.towers.epochs, short.towers.max_minutes) == (8, 1.0)
+    assert (short.towers.epochs, short.towers.max_minutes) == (5, 1.0)
     assert (short.scorer.epochs, short.scorer.max_minutes) == (1, 1.0)
 
 
