@@ -61,16 +61,6 @@ def planned_towers(
         towers = warm_towers(of_shape(towers, warm_start)[0], settings.train.warm)
     is_held_back = np.zeros(len(train), dtype=bool)
     is_held_back[held_back] = True
-    config = TowerConfig(
-        n_items=train.n_items,
-        embedding_dim=towers.embedding_dim,
-        n_layers=towers.n_layers,
-        n_heads=towers.n_heads,
-        history_length=towers.history_length,
-        kinds=train.kinds,
-        n_content_buckets=towers.n_content_buckets,
-        dropout=towers.dropout or 0.0,
-    )
     sequences = training_sequences(train, negative_kinds, is_held_back)
     n_targets = int(sequences.is_target.sum())
     if not n_targets:
@@ -83,7 +73,7 @@ def planned_towers(
     facts = JobFacts(
         run_key=_run_key(train, settings, towers, warm_start),
         checkpoint_key=_run_key(train, settings, towers, warm_start, _RATE_SETTINGS),
-        config=config,
+        config=_config(train, towers),
         settings=towers,
         seed=settings.train.seed,
         use_bfloat16=use_bfloat16(settings.train.precision),
@@ -96,11 +86,29 @@ def planned_towers(
     content = content_matrix(train.items, towers.n_content_buckets)
     watched = _watched(train, held_back, negative_kinds, settings.train.seed)
     if warm_start is not None:
-        # What the towers it starts from have learned says nothing of how far to go.
-        since_ms = learned_until_ms(warm_start)
-        is_new = train.timestamps_ms[watched] >= (math.inf if since_ms is None else since_ms)
-        watched = watched[is_new]
+        watched = watched[_is_unknown(train, watched, warm_start)]
     return TowerJob(facts, sequences, content, learned > 0, watched)
+
+
+def _config(train: Interactions, towers: TowerSettings) -> TowerConfig:
+    return TowerConfig(
+        n_items=train.n_items,
+        embedding_dim=towers.embedding_dim,
+        n_layers=towers.n_layers,
+        n_heads=towers.n_heads,
+        history_length=towers.history_length,
+        kinds=train.kinds,
+        n_content_buckets=towers.n_content_buckets,
+        dropout=towers.dropout or 0.0,
+    )
+
+
+def _is_unknown(
+    train: Interactions, events: NDArray[np.int64], warm_start: Path
+) -> NDArray[np.bool_]:
+    """What the towers it starts from have learned says nothing of how far to go."""
+    since_ms = learned_until_ms(warm_start)
+    return np.asarray(train.timestamps_ms[events] >= (math.inf if since_ms is None else since_ms))
 
 
 def _watched(
