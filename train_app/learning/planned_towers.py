@@ -6,7 +6,6 @@ Knows what is learned from what; runs nothing.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from train_app.learning.adapted_settings import adapted
 from train_app.learning.checkpoints import run_key
 from train_app.learning.sequence_batches import training_sequences
 from train_app.learning.tower_job import JobFacts, TowerJob
-from train_app.learning.warm_start import learned_until_ms, of_shape, warm_towers
+from train_app.learning.warm_start import of_shape, warm_towers
 
 _TOWER_SETTINGS = {"seed", "towers", "precision"}
 """Settings that change what the towers learn: with any other, a run that ended is not resumed."""
@@ -84,9 +83,11 @@ def planned_towers(
         warm_rate_share=settings.train.warm.rate_share if warm_start else None,
     )
     content = content_matrix(train.items, towers.n_content_buckets)
-    watched = _watched(train, held_back, negative_kinds, settings.train.seed)
-    if warm_start is not None:
-        watched = watched[_is_unknown(train, watched, warm_start)]
+    # Not from stable's weights: the newest events are largely reactions to what stable showed, and
+    # every step away from it would look like a loss.
+    watched = np.zeros(0, np.int64)
+    if warm_start is None:
+        watched = _watched(train, held_back, negative_kinds, settings.train.seed)
     return TowerJob(facts, sequences, content, learned > 0, watched)
 
 
@@ -101,14 +102,6 @@ def _config(train: Interactions, towers: TowerSettings) -> TowerConfig:
         n_content_buckets=towers.n_content_buckets,
         dropout=towers.dropout or 0.0,
     )
-
-
-def _is_unknown(
-    train: Interactions, events: NDArray[np.int64], warm_start: Path
-) -> NDArray[np.bool_]:
-    """What the towers it starts from have learned says nothing of how far to go."""
-    since_ms = learned_until_ms(warm_start)
-    return np.asarray(train.timestamps_ms[events] >= (math.inf if since_ms is None else since_ms))
 
 
 def _watched(
