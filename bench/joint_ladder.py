@@ -1,8 +1,9 @@
 """`python -m bench.joint_ladder --data SPEC ...`: does training both stages together help?
 
 For every data set and seed, towers and scorer are trained once, separately; each rung of the ladder
-then trains that pair jointly, with one idea more or another. The last engagement of every user is
-held out. Writes `bench/joint_ladder.json` and `.md`.
+then trains that pair jointly, with one idea more or another, and lets its towers catch up with the
+newest events. The last engagement of every user is held out. Writes `bench/joint_ladder.json` and
+`.md`.
 """
 
 from __future__ import annotations

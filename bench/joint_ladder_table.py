@@ -50,7 +50,8 @@ def ladder_markdown(document: Mapping[str, Any]) -> str:
         "# Joint training against separate",
         "",
         "Made by `python -m bench.joint_ladder`. Leave-one-out, full ranking; each rung begins with"
-        " the separately trained pair of its seed. Differences are paired by user and seed, with"
+        " the separately trained pair of its seed and ends with the same last pass of the towers"
+        " over the newest events. Differences are paired by user and seed, with"
         " 95 % intervals over users; *kept* says how many seeds preferred the joint pair on moments"
         " kept aside.",
         "",

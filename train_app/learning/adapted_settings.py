@@ -17,6 +17,8 @@ _LEAST_DROPOUT, _MOST_DROPOUT = 0.2, 0.5
 
 def adapted(settings: Settings, train: Interactions) -> Settings:
     """The settings with every value of the towers that was left open."""
+    if settings.train.towers.dropout is not None:
+        return settings
     towers = adapted_towers(settings.train.towers, len(train), len(np.unique(train.rows)))
     branch = settings.train.model_copy(update={"towers": towers})
     return settings.model_copy(update={"train": branch})

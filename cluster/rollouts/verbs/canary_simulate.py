@@ -15,6 +15,7 @@ from recsys.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from cluster.rollouts.simulation.simulated_rollout import Looks
     from cluster.rollouts.simulation.simulation_report import RuleReport, Share
     from cluster.rollouts.simulation.traffic_shape import TrafficShape
 
@@ -103,13 +104,17 @@ def simulate(
         "rollouts": rollouts,
         "reports": [report.to_json() for report in reports],
     }
-    head = (
-        f"plan {plan.name}, {rollouts} rollouts each, {shape.requests_per_minute:,.1f} requests a "
-        f"minute of {shape.users:,} users, ctr {shape.ctr:.3g} ({source}); judged every "
-        f"{duration_text(chosen.every_s)} for at most {duration_text(chosen.until_s)}"
-    )
+    head = f"plan {plan.name}, {rollouts} rollouts each, {_traffic_text(shape, source, chosen)}"
     text = "" if console.as_json else as_text(head, report_table(reports))
     console.emit(document, text)
+
+
+def _traffic_text(shape: TrafficShape, source: str, looks: Looks) -> str:
+    return (
+        f"{shape.requests_per_minute:,.1f} requests a minute of {shape.users:,} users, "
+        f"ctr {shape.ctr:.3g} ({source}); judged every {duration_text(looks.every_s)} for at most "
+        f"{duration_text(looks.until_s)}"
+    )
 
 
 def report_table(reports: Sequence[RuleReport]) -> RenderableType:

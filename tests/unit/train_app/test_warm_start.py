@@ -12,9 +12,13 @@ from recsys.features import FIRST_KIND
 from recsys.learning_settings import ScorerSettings, TowerSettings, WarmStartSettings
 from recsys.scorer import CandidateScorer, save_scorer
 from recsys.scorer_network import ScorerConfig, ScorerNetwork
+from recsys.settings import Settings
 from recsys.tower_networks import RESERVED_KINDS, TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import Item
+from tests.untrained_models import some_interactions
+from train_app.learning.planned_towers import planned_towers
+from train_app.learning.scorer_examples import held_back_events
 from train_app.learning.warm_start import (
     of_shape,
     start_from,
@@ -72,6 +76,15 @@ def test_towers_keep_the_shape_they_were_trained_with(tmp_path: Path) -> None:
         "train.towers.embedding_dim = 128"
     ]
     assert of_shape(kept, tmp_path) == (kept, [])
+
+
+def test_a_warm_start_is_not_watched(tmp_path: Path) -> None:
+    """By reactions to what stable showed, stable's own weights would always be the best."""
+    a_bundle(tmp_path)
+    settings, train = Settings(data_dir=tmp_path), some_interactions(n_users=80)
+    kept = held_back_events(train, np.random.default_rng(0))
+    assert len(planned_towers(train, settings, kept, None).watched) == len(kept) > 0
+    assert len(planned_towers(train, settings, kept, tmp_path).watched) == 0
 
 
 def a_scorer(actions: tuple[str, ...], hidden: int = 6, seed: int = 0) -> CandidateScorer:
