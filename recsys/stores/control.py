@@ -1,20 +1,24 @@
 """What a running replica reads from the control store, and the readiness it reports back.
 
-Reads plan, required bundles and aliases, whose only writer is
-`cluster.rollouts.storing.control_writer`; the readiness rows of a replica are written here, by
-that replica alone.
+Reads plan, required bundles, aliases, running shadows and experiments, which operators write; the
+readiness rows of a replica are written here, by that replica alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
 from recsys.errors import RecsysError, StoreError
+from recsys.experiment_plan import NO_EXPERIMENTS, Experiments, plan_from_json
+from recsys.shadow_plan import ShadowPlan
 from recsys.traffic import TrafficPlan
+
+logger = logging.getLogger(__name__)
 
 NO_BUNDLE = ""
 """The bundle id in the row of a replica that lives and holds no bundle yet."""
@@ -32,6 +36,12 @@ class ControlView:
     """Bundles every replica must hold."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     revision: int = 0
+    shadows: tuple[ShadowPlan, ...] = ()
+    """Running ones."""
+    experiments: Experiments = NO_EXPERIMENTS
+    """Running ones."""
+    beside: tuple[str, ...] = ()
+    """Bundles that shadows and experiments need, those that are still being prepared included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,8 @@ class ControlReader:
             return last
         plan = connection.execute(tables.plans.select()).mappings().first()
         required = tables.required.select().order_by(tables.required.c.position)
+        shadows = self._open_rows(connection, tables.shadows)
+        experiments = self._open_rows(connection, tables.experiments)
         return ControlView(
             plan=None if plan is None else _parse_plan(plan["document"]),
             required=tuple(row.bundle_id for row in connection.execute(required)),
@@ -106,7 +118,32 @@ class ControlReader:
                 row.name: row.bundle_id for row in connection.execute(tables.aliases.select())
             },
             revision=revision,
+            shadows=tuple(_running(shadows, ShadowPlan.from_json)),
+            experiments=Experiments(
+                tuple(_running(experiments, plan_from_json)), self._holdout(connection)
+            ),
+            beside=_bundles_of(shadows + experiments),
         )
+
+    def _open_rows(self, connection: Any, table: Any) -> list[Any]:
+        """Rows of shadows or experiments that are not closed, oldest first."""
+        if not self._has(connection, table):
+            return []
+        query = table.select().where(table.c.is_closed.is_(False)).order_by(table.c.started_ms)
+        return list(connection.execute(query).mappings())
+
+    def _holdout(self, connection: Any) -> float:
+        table = self._tables.holdout
+        if not self._has(connection, table):
+            return 0.0
+        row = connection.execute(table.select()).mappings().first()
+        return 0.0 if row is None else float(row["share"])
+
+    def _has(self, connection: Any, table: Any) -> bool:
+        """Whether the store has a table; one of an earlier release lacks the newer ones."""
+        from sqlalchemy import inspect
+
+        return bool(inspect(connection).has_table(table.name))
 
 
 class ReadinessReporter:
@@ -179,6 +216,24 @@ class ReadinessReporter:
         except SQLAlchemyError as error:
             self._is_created = False
             raise _away(self._engine.url, error) from error
+
+
+def _running(rows: Sequence[Any], parse: Callable[[str], T]) -> list[T]:
+    """What gateways follow of these rows; one that cannot be read keeps none of the others away."""
+    plans = []
+    for row in rows:
+        if not row["is_running"]:
+            continue
+        try:
+            plans.append(parse(row["plan"]))
+        except RecsysError as error:
+            logger.warning("not followed: %s", error)
+    return plans
+
+
+def _bundles_of(rows: Sequence[Any]) -> tuple[str, ...]:
+    """The bundles that rows of shadows and experiments need, each once."""
+    return tuple(dict.fromkeys(str(name) for row in rows for name in json.loads(row["bundles"])))
 
 
 def _parse_plan(document: str) -> TrafficPlan:

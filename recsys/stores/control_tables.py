@@ -1,9 +1,6 @@
-"""Tables of the control store and how a connection to it is opened, for SQLite and Postgres.
+"""How a connection to the control store is opened, for SQLite and Postgres, and its tables made.
 
-Plan, aliases, required bundles, rollouts, their turns and history have one writer,
-`cluster.rollouts.storing.control_writer`; the lease has
-`cluster.rollouts.driving.controller_lease`; a replica's readiness rows have one writer, the
-replica, through `control.ReadinessReporter`.
+The tables are `control_schema`'s, and stand here by name for whoever reads or writes them.
 """
 
 from __future__ import annotations
@@ -13,131 +10,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    Engine,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    inspect,
-)
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect
 from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from recsys.errors import ConfigError, StoreError
+from recsys.stores.control_schema import aliases as aliases
+from recsys.stores.control_schema import experiments as experiments
+from recsys.stores.control_schema import head as head
+from recsys.stores.control_schema import history as history
+from recsys.stores.control_schema import holdout as holdout
+from recsys.stores.control_schema import leases as leases
+from recsys.stores.control_schema import metadata, one_open
+from recsys.stores.control_schema import plans as plans
+from recsys.stores.control_schema import replicas as replicas
+from recsys.stores.control_schema import required as required
+from recsys.stores.control_schema import rollout_turns as rollout_turns
+from recsys.stores.control_schema import rollouts as rollouts
+from recsys.stores.control_schema import shadows as shadows
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5_000
 """How long a statement waits for another writer of an SQLite file."""
 _OPEN_ATTEMPTS = 50
-
-_Id = String(128)
-_metadata = MetaData()
-
-head = Table(
-    "control_head",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("revision", BigInteger, nullable=False),
-)
-"""One row; the revision grows with every change of plan, aliases or required bundles."""
-
-plans = Table(
-    "control_plan",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("epoch", BigInteger, nullable=False),
-    Column("document", Text, nullable=False),
-)
-
-aliases = Table(
-    "control_aliases",
-    _metadata,
-    Column("name", _Id, primary_key=True),
-    Column("bundle_id", _Id, nullable=False),
-)
-
-required = Table(
-    "control_required",
-    _metadata,
-    Column("position", Integer, primary_key=True),
-    Column("bundle_id", _Id, nullable=False),
-)
-
-replicas = Table(
-    "control_readiness",
-    _metadata,
-    Column("replica_id", String(256), primary_key=True),
-    Column("bundle_id", _Id, primary_key=True),
-    Column("stage", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("plan_epoch", BigInteger, nullable=False),
-    Column("heartbeat_ms", BigInteger, nullable=False),
-)
-
-rollouts = Table(
-    "control_rollouts",
-    _metadata,
-    Column("rollout_id", _Id, primary_key=True),
-    Column("revision", BigInteger, nullable=False),
-    Column("is_closed", Boolean, nullable=False),
-    Column("started_ms", BigInteger, nullable=False),
-    Column("driver", String(256), nullable=False),
-    Column("driven_ms", BigInteger, nullable=False),
-    Column("document", Text, nullable=False),
-)
-_one_open = Index(
-    "control_one_open_rollout",
-    rollouts.c.is_closed,
-    unique=True,
-    sqlite_where=rollouts.c.is_closed.is_(False),
-    postgresql_where=rollouts.c.is_closed.is_(False),
-)
-
-history = Table(
-    "control_history",
-    _metadata,
-    Column("sequence", Integer, primary_key=True, autoincrement=True),
-    Column("at_ms", BigInteger, nullable=False),
-    Column("who", String(256), nullable=False),
-    Column("verb", String(64), nullable=False),
-    Column("what", Text, nullable=False),
-    Column("why", Text, nullable=False),
-)
-
-rollout_turns = Table(
-    "rollout_turns",
-    _metadata,
-    Column("rollout_id", _Id, primary_key=True),
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("at_ms", BigInteger, nullable=False),
-    Column("who", String(256), nullable=False),
-    Column("turn", Text, nullable=False),
-    Column("after", Text, nullable=False),
-)
-"""What every move of a rollout was decided on; `number` is the revision it led to."""
-
-leases = Table(
-    "control_leases",
-    _metadata,
-    Column("name", _Id, primary_key=True),
-    Column("owner", String(256), nullable=False),
-    Column("renewed_ms", BigInteger, nullable=False),
-    Column("expires_ms", BigInteger, nullable=False),
-)
-"""Who does what only one should do at a time; saves work, and is not what correctness rests on."""
 
 
 def open_engine(url: str, *, writes: bool, is_durable: bool = True) -> Engine:
@@ -258,9 +155,9 @@ def make_together(engine: Engine, store: str, make: Callable[[Engine], None]) ->
 
 def _create(engine: Engine) -> None:
     with engine.begin() as connection:
-        for table in _metadata.sorted_tables:
+        for table in metadata.sorted_tables:
             connection.execute(CreateTable(table, if_not_exists=True))
-        connection.execute(CreateIndex(_one_open, if_not_exists=True))
+        connection.execute(CreateIndex(one_open, if_not_exists=True))
         if connection.execute(head.select()).first() is None:
             connection.execute(head.insert().values(id=1, revision=0))
 
