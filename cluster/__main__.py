@@ -33,6 +33,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "recommend": ("cluster.recommend:recommend", "Ask for one slate and print it as a table."),
     "bundle": ("cluster.bundles.bundle_commands:bundle", "Look into the registry of bundles."),
     "canary": ("cluster.rollouts.verbs.canary_commands:canary", "Start, follow and end rollouts."),
+    "shadow": ("cluster.shadows.shadow_commands:shadow", "Copy requests to a bundle nobody sees."),
+    "experiment": (
+        "cluster.experiments.experiment_commands:experiment",
+        "Compare bundles or orderings among users.",
+    ),
     "events": ("cluster.events_commands:events", "Look into the log; replay it; forget a person."),
     "lake": ("cluster.lake_commands:lake", "Check, compact and look back into the lake."),
     "check-data": ("cluster.data_reports:check_data", "Try the checks a training begins with."),

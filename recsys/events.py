@@ -129,6 +129,8 @@ class Outcome(
     status: int
     reason: str
     latency_ms: float
+    experiment: str | None = None
+    """The rollout or the experiment of bundles that it was asked under."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -29,6 +29,9 @@ class TowerSettings(Branch):
     """Full-length histories per step; shorter ones fill the same number of tokens."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Share of the running average of the weights that a step keeps; the average is what is served.
+    0 serves the last weights."""
     epochs: Positive = 20
     max_steps: Annotated[int, Field(ge=0)] = 0
     """The schedule ends after so many steps if the epochs have not ended before; 0 is no limit."""
@@ -56,6 +59,8 @@ class ScorerSettings(Branch):
     utility_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each kind's probability in the utility; a kind not named weighs 1, a negative
     kind -1."""
+    successors: bool = True
+    """Read what followed what: a table of the likeliest successors of each item, in the bundle."""
     position_head: bool = False
     """Learn from logged slates too, with a term for how much each position is looked at; serving
     leaves the term out. Without logged slates it changes nothing."""

@@ -105,11 +105,13 @@ def _losses(
 
 
 def _with_neutral_features(inputs: ScorerInputs) -> ScorerInputs:
-    """The variants and three more of the first one, each with one feature at its neutral value."""
+    """The variants and four more of the first one, each with one feature at its neutral value."""
     first = ScorerInputs(*(part[:1].expand(_N_NEUTRAL, *part.shape[1:]) for part in inputs))
     scores, side = first.scores.clone(), first.side.clone()
     scores[0], side[0, :, 0] = 0.0, 0.0
     side[1, :, 1] = 0.0
     side[2, :, 2:] = 0.0
-    neutral = first._replace(scores=scores, side=side)
+    chances = first.chances.clone()
+    chances[3] = 0.0
+    neutral = first._replace(scores=scores, side=side, chances=chances)
     return ScorerInputs(*(torch.cat(pair) for pair in zip(inputs, neutral, strict=True)))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recsys.errors import BundleCorrupt
 from recsys.features import FIRST_KIND
+from recsys.item_successors import ItemSuccessors
 from recsys.scorer_network import (
     N_RECENT,
     ScorerConfig,
@@ -32,6 +33,7 @@ from recsys.types import Batch, FloatArray, RowArray
 
 SCORER_FILE = "scorer.safetensors"
 SCORER_CONFIG_FILE = "scorer.json"
+_SUCCESSORS = "successors."
 
 
 class CandidateScorer:
@@ -40,16 +42,29 @@ class CandidateScorer:
     Args:
         vectors: [N, D] item vectors of the bundle.
         popularity: [N] log of engagements in training, in standard units.
+        successors: what follows what, where the config says that it reads them.
     """
 
     def __init__(
-        self, config: ScorerConfig, network: ScorerNetwork, vectors: Tensor, popularity: Tensor
+        self,
+        config: ScorerConfig,
+        network: ScorerNetwork,
+        vectors: Tensor,
+        popularity: Tensor,
+        successors: ItemSuccessors | None = None,
     ) -> None:
+        if config.reads_successors and successors is None:
+            raise ValueError("a scorer that reads successors was given none")
         self.config = config
         self.network = network
         self.vectors = vectors
         self.popularity = popularity
+        self.successors = successors
         self._weights = torch.tensor(config.utility_weights)
+
+    def with_network(self, config: ScorerConfig, network: ScorerNetwork) -> CandidateScorer:
+        """Another network over the same item facts."""
+        return CandidateScorer(config, network, self.vectors, self.popularity, self.successors)
 
     def inputs(self, batch: Batch) -> tuple[ScorerInputs, Tensor]:
         """What the network reads of a batch, and the exact retrieval scores [B, C]."""
@@ -85,6 +100,7 @@ class CandidateScorer:
             recent=recent * config.vector_scale,
             recent_kinds=self._kinds(batch),
             recent_gaps=torch.from_numpy(gap_buckets(since_newest_s).astype(np.int64)),
+            chances=self._chances(batch),
         )
         return inputs, retrieval_scores
 
@@ -114,6 +130,14 @@ class CandidateScorer:
         """Probability of each action [B, C, A], and the utility [B, C] they are worth together."""
         probabilities = action_probabilities(self.network(inputs), self.config)
         return probabilities, probabilities @ self._weights
+
+    def _chances(self, batch: Batch) -> Tensor:
+        """Log chances [B, C] by the newest items alone, in standard units; 0 if it reads none."""
+        config = self.config
+        if self.successors is None or not config.reads_successors:
+            return torch.zeros(batch["rows"].shape)
+        chances = torch.from_numpy(self.successors.log_chances(batch["items"], batch["rows"]))
+        return (chances - config.chance_center) / config.chance_spread
 
     def _side(self, batch: Batch, rows: Tensor, scores: Tensor) -> Tensor:
         """Score, popularity, and per source whether it brought the candidate and at what rank.
@@ -154,6 +178,9 @@ def _row_tensor(rows: RowArray) -> Tensor:
 def save_scorer(scorer: CandidateScorer, directory: Path) -> None:
     """Write `scorer.safetensors` and `scorer.json` into `directory`."""
     state = {f"network.{name}": t.contiguous() for name, t in scorer.network.state_dict().items()}
+    if scorer.config.reads_successors and scorer.successors is not None:
+        for name, array in scorer.successors.arrays().items():
+            state[_SUCCESSORS + name] = torch.from_numpy(np.ascontiguousarray(array))
     save_file({**state, "popularity": scorer.popularity.contiguous()}, directory / SCORER_FILE)
     document = json.dumps(asdict(scorer.config), indent=2)
     (directory / SCORER_CONFIG_FILE).write_text(document + "\n")
@@ -175,10 +202,27 @@ def load_scorer(directory: Path) -> CandidateScorer:
             f"scorer in {directory} expects {shape} item vectors, found {tuple(vectors.shape)} and "
             f"{len(popularity)} popularities; fetch the bundle again"
         )
+    successors = _take_successors(state, config, directory)
     network = ScorerNetwork(config)
     names = {name.removeprefix("network."): tensor for name, tensor in state.items()}
     load_state(network, names, directory / SCORER_FILE)
-    return CandidateScorer(config, network.eval(), vectors, popularity)
+    return CandidateScorer(config, network.eval(), vectors, popularity, successors)
+
+
+def _take_successors(
+    state: dict[str, Tensor], config: ScorerConfig, directory: Path
+) -> ItemSuccessors | None:
+    """The table among the tensors of a scorer's file, which are taken out of `state`."""
+    names = [name for name in state if name.startswith(_SUCCESSORS)]
+    arrays = {name.removeprefix(_SUCCESSORS): state.pop(name).numpy() for name in names}
+    if not config.reads_successors:
+        return None
+    try:
+        return ItemSuccessors.of_arrays(arrays, config.n_items)
+    except ValueError as error:
+        raise BundleCorrupt(
+            f"scorer in {directory} cannot be read: {error}; fetch the bundle again"
+        ) from error
 
 
 def item_popularity(counts: NDArray[np.int64]) -> FloatArray:

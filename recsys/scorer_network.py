@@ -50,6 +50,10 @@ class ScorerConfig:
     offset: float = 0.0
     n_sources: int = 3
     """Sources it was trained with; a candidate of a later one is scored as of no source."""
+    reads_successors: bool = False
+    """Whether it has a table of what follows what; the log chances have this center and spread."""
+    chance_center: float = 0.0
+    chance_spread: float = 1.0
 
     @property
     def n_side(self) -> int:
@@ -76,6 +80,7 @@ class ScorerInputs(NamedTuple):
     recent: Tensor  # [B, R, D]
     recent_kinds: Tensor  # [B, R]
     recent_gaps: Tensor  # [B, R]
+    chances: Tensor  # [B, C] log chance that the candidate comes next, in standard units
 
 
 class Estimates(NamedTuple):
@@ -97,6 +102,7 @@ class ScorerNetwork(nn.Module):
         super().__init__()
         dim, first = config.embedding_dim, config.hidden_dims[0]
         n_kinds = len(config.actions) + FIRST_KIND
+        self._reads_successors = config.reads_successors
         self.score_gain = nn.Parameter(torch.ones(()))
         self.user_layer = nn.Linear(dim, first)
         self.item_weight = nn.Parameter(torch.randn(dim, first) * dim**-0.5)
@@ -104,6 +110,9 @@ class ScorerNetwork(nn.Module):
         self.side_weight = nn.Parameter(torch.randn(config.n_side, first) * 0.1)
         self.key = nn.Parameter(torch.randn(dim, dim) / dim)
         self.value = nn.Linear(dim, first, bias=False)
+        if config.reads_successors:
+            self.chance_gain = nn.Parameter(torch.zeros(()))
+            self.chance_weight = nn.Parameter(torch.randn(first) * 0.1)
         self.kind_values = nn.Parameter(torch.zeros(n_kinds, first))
         self.gap_values = nn.Parameter(torch.zeros(N_GAP_BUCKETS, first))
         self.kind_bias = nn.Parameter(torch.zeros(n_kinds))
@@ -123,12 +132,18 @@ class ScorerNetwork(nn.Module):
         weight = self.item_weight + user[:, :, None] * self.product_weight  # [B, D, F]
         hidden = torch.baddbmm(self.user_layer(user)[:, None], vectors, weight)
         hidden = torch.baddbmm(hidden, self._attention(inputs), self._values(inputs))
-        hidden = torch.relu(hidden + inputs.side @ self.side_weight)
+        hidden = hidden + inputs.side @ self.side_weight
+        if self._reads_successors:
+            hidden = hidden + inputs.chances[..., None] * self.chance_weight
+        hidden = torch.relu(hidden)
         for layer in self.deeper:
             hidden = torch.relu(layer(self.dropout(hidden)))
         hidden = self.dropout(hidden)
         base = inputs.scores * self.score_gain.clamp_min(1e-3)
-        return Estimates(base, self.residual_head(hidden)[..., 0], self.action_head(hidden))
+        residual = self.residual_head(hidden)[..., 0]
+        if self._reads_successors:
+            residual = residual + self.chance_gain * inputs.chances
+        return Estimates(base, residual, self.action_head(hidden))
 
     def _attention(self, inputs: ScorerInputs) -> Tensor:
         """Weights [B, C, R] over recent events; what is left to 1 attends to nothing."""

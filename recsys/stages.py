@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from recsys.bundles.item_table import ITEMS_FILE, ItemCodes, read_item_codes
+from recsys.bundles.scorer_space import SCORER_SPACE, SCORER_SPACE_FILES
 from recsys.candidates import best_columns
 from recsys.errors import BundleError, FeatureSchemaMismatch
 from recsys.features import FeatureSchema
@@ -32,9 +33,10 @@ GATEWAY = "gateway"
 VECTORS_FILE = "item_vectors.safetensors"
 TOWER_FILES = ("towers.json", "user_tower.safetensors", VECTORS_FILE)
 SCORER_FILES = ("scorer.json", "scorer.safetensors")
-ATTRIBUTED = ("history", "retrieval_score", "popularity", "source")
+ATTRIBUTED = ("history", "retrieval_score", "popularity", "source", "successors")
 """Features that `attribute` leaves out one at a time: the whole history (a new user), the retrieval
-score and the popularity (those of the mean item), source with rank (one the scorer never met)."""
+score and the popularity (those of the mean item), source with rank (one the scorer never met), what
+follows the newest items (a mean chance)."""
 
 
 class BundleFacts(Protocol):
@@ -102,11 +104,23 @@ def load_stage(stage: str, bundle_dir: Path, manifest: BundleFacts, settings: Se
 
 
 class ScorerStage:
-    """`encode`, `score` and `attribute`: everything that runs the network."""
+    """`encode`, `score` and `attribute`: everything that runs the network.
 
-    def __init__(self, encoder: UserEncoder, scorer: CandidateScorer, nbytes: int = 0) -> None:
+    Args:
+        scorer_encoder: the user tower of a scorer that was trained on other towers; None where it
+            reads what retrieval reads.
+    """
+
+    def __init__(
+        self,
+        encoder: UserEncoder,
+        scorer: CandidateScorer,
+        nbytes: int = 0,
+        scorer_encoder: UserEncoder | None = None,
+    ) -> None:
         self._encoder = encoder
         self._scorer = scorer
+        self._scorer_encoder = scorer_encoder
         self.nbytes = nbytes
 
     @classmethod
@@ -125,6 +139,11 @@ class ScorerStage:
                 f"feature schema of {bundle_dir.name} hashes to {found}, its manifest says "
                 f"{manifest.feature_schema_hash}; publish the bundle again"
             )
+        own = bundle_dir / SCORER_SPACE
+        if own.is_dir():
+            nbytes = _size_of(bundle_dir, (*TOWER_FILES, *SCORER_SPACE_FILES))
+            towers = load_user_tower(bundle_dir)
+            return cls(towers, load_scorer(own), nbytes, load_user_tower(own))
         nbytes = _size_of(bundle_dir, (*TOWER_FILES, *SCORER_FILES))
         return cls(load_user_tower(bundle_dir), load_scorer(bundle_dir), nbytes)
 
@@ -133,12 +152,24 @@ class ScorerStage:
         if method == "encode":
             return {"user_emb": self._encoder.encode(batch)}
         if method == "score":
-            return sink_unusable(self._scorer.score(batch), batch["rows"])
+            return sink_unusable(self._score(batch), batch["rows"])
         if method == "attribute":
             from recsys.leave_one_out import attribute
 
-            return attribute(self._encoder, self._scorer, batch)
+            return attribute(self._scorer_encoder or self._encoder, self._scorer, batch)
         raise _no_method(SCORER, method, "encode, score, attribute")
+
+    def _score(self, batch: Batch) -> Batch:
+        """The scorer's answer; one of another space reads the histories with its own tower.
+
+        What is told of retrieval is the retrieval's all the same, so that shown and dropped
+        candidates are logged on one scale.
+        """
+        if self._scorer_encoder is None:
+            return self._scorer.score(batch)
+        scored = self._scorer.score({**batch, "user_emb": self._scorer_encoder.encode(batch)})
+        retrieved = self._encoder.inner_products(batch["user_emb"], batch["rows"])
+        return {**scored, "retrieval_scores": retrieved}
 
 
 class ShardStage:

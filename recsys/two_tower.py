@@ -67,6 +67,19 @@ class UserEncoder:
         self._tower.train(was_training)
         return states.numpy()
 
+    def inner_products(self, user_emb: FloatArray, rows: RowArray) -> FloatArray:
+        """Retrieval scores [B, C] of item rows [B, C] for user embeddings [B, D]; -1 reads row 0.
+
+        Args:
+            user_emb: of this tower.
+        """
+        with torch.inference_mode():
+            vectors = self._vectors[torch.from_numpy(np.maximum(rows, 0).astype(np.int64))]
+            scores: FloatArray = torch.bmm(vectors, torch.from_numpy(user_emb)[:, :, None])[
+                ..., 0
+            ].numpy()
+        return scores
+
 
 def left_aligned(
     batch: Batch, history_length: int
@@ -101,7 +114,12 @@ def save_towers(model: TwoTower, directory: Path) -> None:
     save_file(item, directory / ITEM_TOWER_FILE)
     vectors = torch.from_numpy(model.item_vectors()).contiguous()
     save_file({"vectors": vectors}, directory / ITEM_VECTORS_FILE)
-    (directory / TOWERS_FILE).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
+    write_tower_config(model.config, directory)
+
+
+def write_tower_config(config: TowerConfig, directory: Path) -> None:
+    """Write `towers.json` into `directory`."""
+    (directory / TOWERS_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
 def read_tower_config(directory: Path) -> TowerConfig:

@@ -77,7 +77,7 @@ class Recommender:
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 try:
-                    experiment = self._experiment_of(arm)
+                    experiment = self.experiment_of(arm)
                     ask = Ask(
                         request, request_id, arm.variant, received_at_ms, expires_at_s, experiment
                     )
@@ -146,7 +146,8 @@ class Recommender:
             max_in_flight=self._settings.max_batches_in_flight,
         )
 
-    def _experiment_of(self, arm: Arm) -> str | None:
+    def experiment_of(self, arm: Arm) -> str | None:
+        """What the answers of an arm are compared under; None where nobody compares them."""
         plan = self._residency.plan
         return None if plan is None else plan.experiment_of(arm.variant)
 

@@ -6,6 +6,7 @@ For tests of whatever serves, verifies or moves bundles; nothing here trains.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,11 +89,19 @@ def build_bundle(
     dim: int = 16,
     history_length: int = 20,
     seed: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Manifest:
-    """Write a whole bundle directory; `seed` decides its weights and with them its id."""
+    """Write a whole bundle directory; `seed` decides its weights and with them its id.
+
+    Args:
+        rows: which of the items stand in which order; None for all in theirs.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     items = small_items(n_items)
+    if rows is not None:
+        items = [items[row] for row in rows]
+        n_items = len(items)
     directory.mkdir(parents=True)
     schema = FeatureSchema(KINDS, history_length, 512)
     _write_models(directory, items, schema, dim)
@@ -100,10 +109,10 @@ def build_bundle(
     _write_scorer(directory, vectors, rng)
     fingerprint = space_fingerprint(directory)
     for shard in range(settings.retrieval.n_shards):
-        rows = np.arange(shard, n_items, settings.retrieval.n_shards, dtype=np.int32)
+        own = np.arange(shard, n_items, settings.retrieval.n_shards, dtype=np.int32)
         built = build_shard(
-            vectors.numpy()[rows],
-            rows,
+            vectors.numpy()[own],
+            own,
             recall_target=settings.retrieval.recall_target,
             exact_below=settings.retrieval.exact_below,
             seed=seed,

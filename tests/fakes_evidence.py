@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from recsys.events import Event, encode_event
 from recsys.stores.event_log import LogRecord
+from recsys.stores.evidence_tables import SUM_TABLES
 from train_app.following.evidence_delta import Key, Sums
 from train_app.following.evidence_fold import fold_evidence
 from train_app.following.evidence_records import StoredEvidence, decode_evidence
 from train_app.following.user_trail import EvidenceRules, Trail, decode_trail, encode_trail
 
-TABLES = ("hours", "kinds", "outcomes", "latencies", "users", "user_kinds")
+TABLES = tuple(SUM_TABLES)
 
 
 class MemoryEvidence:

@@ -17,6 +17,7 @@ import numpy as np
 from recsys.bundles.bundle import MANIFEST_NAME, Manifest, write_manifest
 from recsys.bundles.item_table import write_item_table
 from recsys.bundles.registry import Registry
+from recsys.bundles.scorer_space import SCORER_SPACE, SCORER_SPACE_FILES, ScorerSpace
 from recsys.settings import Settings
 from recsys.types import Item
 
@@ -41,15 +42,21 @@ def publish_parts(
     parents: tuple[str, ...] = (),
     lineage: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
+    carried: str | None = None,
 ) -> Manifest:
-    """Add a bundle whose parts say what they are."""
+    """Add a bundle whose parts say what they are; `carried` is the space its scorer brought."""
     staging = folder / f"staging-{bundle_id}"
     staging.mkdir(parents=True)
     for name in ("user_tower", "item_tower", "item_vectors"):
         (staging / f"{name}.safetensors").write_text(f"{name} {space}")
     (staging / "towers.json").write_text(json.dumps({"n_heads": n_heads}))
-    (staging / "scorer.json").write_text(json.dumps({"scorer": scorer}))
-    (staging / "scorer.safetensors").write_text(scorer)
+    if carried is None:
+        (staging / "scorer.json").write_text(json.dumps({"scorer": scorer}))
+        (staging / "scorer.safetensors").write_text(scorer)
+    else:
+        (staging / SCORER_SPACE).mkdir()
+        for name in SCORER_SPACE_FILES:
+            (staging / name).write_text(f"{scorer} {carried}")
     (staging / "settings.json").write_text(json.dumps({"ordering": ordering or {}}))
     write_item_table(staging, items, np.ones(len(items), np.float32))
     write_manifest(
@@ -65,6 +72,7 @@ def publish_parts(
         lineage=lineage or {},
         metrics=metrics or {},
         parents=parents,
+        scorer_space=None if carried is None else ScorerSpace("a" * 64, 8, 0),
     )
     return Registry(settings.registry_location).publish(staging)
 

@@ -112,6 +112,29 @@ def off_policy(**options: Any) -> None:
     run_verb(run_off_policy, options, gives_way=True)
 
 
+@app.command("shadow-lift")
+@click.argument("shadow_id", metavar="SHADOW")
+@click.option("--kind", metavar="KIND", help="The one kind of engagement that counts.")
+@click.option("--positions", type=click.IntRange(1), metavar="N", help="Only the first N.")
+@click.option("--since", "since_ms", callback=parse_time, metavar="TIME", help="From then on.")
+@shared_options
+def shadow_lift(**options: Any) -> None:
+    """Estimate from the log what the slates of SHADOW would have earned."""
+    from train_app.shadows.lift_command import run_shadow_lift
+
+    run_verb(run_shadow_lift, options, gives_way=True)
+
+
+@app.command("experiment-report")
+@click.option("--design", required=True, metavar="JSON", help="What it declared at its start.")
+@shared_options
+def experiment_report(**options: Any) -> None:
+    """Report on an experiment from the lake; exit code 6 if its sides cannot be compared."""
+    from train_app.experiments.experiment_report import report_experiment
+
+    run_verb(report_experiment, options, gives_way=True)
+
+
 @app.command("compose")
 @click.option("--base", required=True, metavar="BUNDLE", help="Whose retrieval it keeps.")
 @click.option("--scorer", metavar="BUNDLE", help="Whose scorer it takes.")

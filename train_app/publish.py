@@ -28,6 +28,7 @@ from recsys.bundles.bundle import (
 from recsys.bundles.golden import make_golden
 from recsys.bundles.item_table import write_item_table
 from recsys.bundles.registry import Registry
+from recsys.bundles.scorer_space import ScorerSpace
 from recsys.errors import BundleCorrupt, BundleError
 from recsys.features import FeatureSchema
 from recsys.settings import Settings
@@ -112,6 +113,7 @@ def write_bundle_manifest(
     metrics: Mapping[str, object],
     parents: Sequence[str],
     now: datetime,
+    scorer_space: ScorerSpace | None = None,
 ) -> Manifest:
     """Name an assembled bundle and write its manifest; a bundle already named keeps its name."""
     try:
@@ -130,6 +132,7 @@ def write_bundle_manifest(
             lineage=lineage,
             metrics=metrics,
             parents=parents,
+            scorer_space=scorer_space,
         )
 
 

@@ -6,8 +6,9 @@ import getpass
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,9 +39,10 @@ def compose(
 ) -> None:
     """Publish a bundle made of parts of others; it serves nobody before its rollout.
 
-    A scorer fits where the embedding space, the feature schema, the actions and the items are the
-    same; an ordering policy fits everywhere. Parts that were put together before are not published
-    twice: the bundle that is there is named.
+    A scorer fits where the feature schema and the actions are the same and its towers know at least
+    80 % of the base's items. One that was trained on other towers brings them along: it reads the
+    user a second time, which every request pays for. An ordering policy fits everywhere. Parts that
+    were put together before are not published twice: the bundle that is there is named.
     """
     from cluster.bundles.bundle_parts import compose_parts, outcome
     from recsys.bundles.composition import plan_composition
@@ -50,15 +52,24 @@ def compose(
         made = plan.existing
         document = outcome(plan, made or "", is_new=made is None)
         said = f"it is there already: {made}" if made else "nothing was published"
-        console.emit(document, f"the parts fit; {said}")
+        console.emit(document, f"the parts fit{_brought(document)}; {said}")
         return
     document = compose_parts(console, base, scorer, ordering)
     said = "published" if document["is_new"] else "is there already:"
     console.emit(
         document,
-        f"{said} {document['bundle_id']}; roll it out with "
+        f"{said} {document['bundle_id']}{_brought(document)}; roll it out with "
         f"'cluster canary start {document['bundle_id']}'",
     )
+
+
+def _brought(document: Mapping[str, Any]) -> str:
+    """What a scorer of another training brings along, in words."""
+    if not document.get("carries_space"):
+        return ""
+    n_estimated = document.get("n_estimated", 0)
+    unknown = f", which do not know {n_estimated} of the items" if n_estimated else ""
+    return f", the scorer with its own towers{unknown}"
 
 
 @click.command(
@@ -118,9 +129,9 @@ def pin(console: Console, bundle_id: str, off: bool, why: str) -> None:
       cluster bundle gc --keep 3
 
     Removes what nothing refers to. Kept are: what an alias, the traffic plan, the required bundles,
-    a running replica or an unfinished rollout names; pinned ones; parts of kept compositions; the
-    newest and the earlier stable ones (--keep of each); whatever is younger than an hour; and what
-    cannot be read, which is named.
+    a running replica, an unfinished rollout, or an open shadow or experiment names; pinned ones;
+    parts of kept compositions, and of those being made; the newest and the earlier stable ones
+    (--keep of each); whatever is younger than an hour; and what cannot be read, which is named.
     """
 )
 @click.option(
@@ -183,7 +194,10 @@ def _note(console: Console, verb: str, what: str, why: str) -> None:
     from cluster.rollouts.storing.control_writer import ControlWriter, HistoryEntry
 
     writer = ControlWriter(console.settings.control_url)
-    writer.append_history(HistoryEntry(_now_ms(), _who(), verb, what, why))
+    try:
+        writer.append_history(HistoryEntry(_now_ms(), _who(), verb, what, why))
+    finally:
+        writer.close()
 
 
 def _registry(console: Console) -> Registry:

@@ -100,7 +100,7 @@ def show(console: Console, bundle_id: str) -> None:
         "items": f"{manifest.n_items} x {manifest.embedding_dim} in {manifest.n_shards} shards",
         "actions": ", ".join(manifest.actions),
         "size": f"{manifest.n_bytes / 1e6:.1f} MB in {len(manifest.files)} files",
-        "space": manifest.space_fingerprint[:16],
+        "space": _space_text(manifest),
         "schema": manifest.feature_schema_hash,
         "metrics": _metrics_text(manifest.metrics),
         "lineage": ", ".join(f"{key}={value}" for key, value in manifest.lineage.items()),
@@ -207,6 +207,16 @@ def _summary(manifest: Manifest, states: dict[str, str], pinned: set[str]) -> di
         "n_items": manifest.n_items,
         "n_bytes": manifest.n_bytes,
     }
+
+
+def _space_text(manifest: Manifest) -> str:
+    own = manifest.scorer_space
+    if own is None:
+        return manifest.space_fingerprint[:16]
+    return (
+        f"{manifest.space_fingerprint[:16]}; scorer in {own.fingerprint[:16]}, width "
+        f"{own.embedding_dim}, {own.n_estimated} vectors estimated"
+    )
 
 
 def _parts_text(composed: object) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from recsys.bundles.bundle import Manifest
-from recsys.bundles.composition import SETTINGS_FILE, Part, has_same_part, misfits
+from recsys.bundles.composition import SETTINGS_FILE, Part, has_same_part, part_fit
 from recsys.bundles.item_table import ITEMS_FILE, ItemFacts, read_item_facts
 from recsys.errors import BundleCorrupt, BundleError
 
@@ -52,7 +52,7 @@ class BundleDifference:
     lineage: dict[str, tuple[Any, Any]]
     items: ItemChanges
     exchange: dict[str, str]
-    """`scorer of B in A`: `fits`, `same`, or why not."""
+    """`scorer of B in A`: `same`, `fits`, maybe with its own towers, or why not."""
 
     def to_json(self) -> dict[str, Any]:
         """The difference as a JSON object; pairs become `{"first": ..., "second": ...}`."""
@@ -152,10 +152,17 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def scoring_space(manifest: Manifest) -> str:
+    """Fingerprint of the space whose vectors the scorer reads: its own one, or the retrieval's."""
+    own = manifest.scorer_space
+    return manifest.space_fingerprint if own is None else own.fingerprint
+
+
 def _facts(manifest: Manifest) -> dict[str, Any]:
     return {
         "created": manifest.created_at,
         "embedding space": manifest.space_fingerprint[:16],
+        "scorer's space": scoring_space(manifest)[:16],
         "feature schema": manifest.feature_schema_hash,
         "actions": list(manifest.actions),
         "items": manifest.n_items,
@@ -207,14 +214,17 @@ def _exchange(registry: Registry, first: Manifest, second: Manifest) -> dict[str
 
 def _verdict(registry: Registry, base: Manifest, donor: Manifest, part: Part) -> str:
     try:
-        found = misfits(registry, base, donor, part)
-        if not found and has_same_part(registry, base, donor, part):
+        fit = part_fit(registry, base, donor, part)
+        if not fit.misfits and has_same_part(registry, base, donor, part):
             return SAME
     except BundleError as error:
         return f"cannot be told: {error}"
-    if not found:
+    if fit.misfits:
+        return "does not fit: another " + ", another ".join(m.what for m in fit.misfits)
+    if not fit.carries_space:
         return FITS
-    return "does not fit: another " + ", another ".join(misfit.what for misfit in found)
+    known = base.n_items - fit.n_unknown
+    return f"{FITS} with its own towers, which know {known} of {base.n_items} items"
 
 
 def _pair(pair: tuple[Any, Any]) -> str:

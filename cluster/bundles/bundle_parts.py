@@ -6,6 +6,9 @@ bundle is made and published by `python -m train_app compose`, as a process.
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -92,12 +95,28 @@ def compose_parts(
     """Check the parts, and let the trainer's process make and publish the bundle.
 
     Returns:
-        `bundle_id`, `is_new`, `base`, `scorer` and `ordering`.
+        `bundle_id`, `is_new`, `base`, `scorer`, `ordering`, and of a scorer of another training
+        `carries_space` and `n_estimated`.
 
     Raises:
         ConfigError: nothing would be taken, or nothing would change.
         BundleError: a part does not fit, or the process failed; its own words are on stderr.
+        StoreError: the control store is away, so the parts could be removed meanwhile.
     """
+    from cluster.bundles.part_leases import PartLeases
+
+    parts = [name for name in (base, scorer, ordering) if name is not None]
+    leases = PartLeases(console.settings.control_url)
+    try:
+        with leases.held(parts, f"compose@{socket.gethostname()}:{os.getpid()}", _now_ms):
+            return _compose_held(console, base, scorer, ordering)
+    finally:
+        leases.close()
+
+
+def _compose_held(
+    console: Console, base: str, scorer: str | None, ordering: str | None
+) -> dict[str, Any]:
     from cluster.learning_commands import run_learning
     from recsys.bundles.registry import Registry
 
@@ -124,4 +143,10 @@ def outcome(plan: CompositionPlan, bundle_id: str, *, is_new: bool) -> dict[str,
         "base": plan.base.bundle_id,
         "scorer": plan.scorer.bundle_id,
         "ordering": plan.ordering.bundle_id,
+        "carries_space": plan.carries_space,
+        "n_estimated": plan.n_estimated,
     }
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

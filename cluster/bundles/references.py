@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from cluster.bundles.part_leases import PartLeases
 from cluster.bundles.pins import Pins
 from cluster.rollouts.deciding.observation import living
 from cluster.rollouts.deciding.rollout_record import Rollout, earlier_stables
@@ -44,6 +45,7 @@ class ReferenceReader:
         self._view = ControlReader(url)
         self._rollouts = ControlWriter(url)
         self._pins = Pins(url)
+        self._leases = PartLeases(url)
 
     def __enter__(self) -> ReferenceReader:
         return self
@@ -55,6 +57,8 @@ class ReferenceReader:
         trace: TracebackType | None,
     ) -> None:
         self._pins.close()
+        self._leases.close()
+        self._rollouts.close()
 
     def read(self, now_ms: int) -> References:
         """What refers to bundles now.
@@ -71,7 +75,8 @@ class ReferenceReader:
                 f"no bundle is stable in the control store {self._url}, so what is in use cannot "
                 "be told, expected one; check control_store_url, or run 'cluster up --wait' first"
             )
-        in_use: dict[str, str] = {}
+        composing = self._leases.read(now_ms)
+        in_use = {name: f"a part of what {owner} makes" for name, owner in composing.items()}
         for row in living(self._view.readiness(), now_ms):
             if row.bundle_id != NO_BUNDLE:
                 in_use[row.bundle_id] = f"{row.state} in a running replica"
@@ -79,6 +84,7 @@ class ReferenceReader:
             if not rollout.is_closed:
                 why = f"part of the unfinished rollout {rollout.rollout_id}"
                 in_use.update(dict.fromkeys(_bundles_of(rollout), why))
+        in_use.update(dict.fromkeys(view.beside, "part of an open shadow or experiment"))
         in_use.update(dict.fromkeys(view.required, "required of every replica"))
         planned = view.plan.bundle_ids if view.plan is not None else ()
         in_use.update(dict.fromkeys(planned, "in the traffic plan"))

@@ -1,13 +1,13 @@
 """Removes bundles that nothing refers to: what may go is decided here, and what goes is said.
 
 The only one who takes bundles out of the registry. A bundle is hidden, looked up once more, and
-only then purged: whoever began to need it in between gets it back. A removal that was killed is
-finished, or undone, by the next one.
+only then purged: whoever began to need it in between, a composition of it too, gets it back. A
+removal that was killed is finished, or undone, by the next one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -119,6 +119,7 @@ def sweep(
     references = look()
     finished = () if dry_run else _finish(registry, references)
     manifests, broken = registry.survey()
+    known = frozenset(manifest.bundle_id for manifest in manifests)
     bundles = shelved(registry, manifests)
     kept = keep_reasons(bundles, references, keep, clock())
     may_go = sorted(
@@ -131,7 +132,7 @@ def sweep(
         if dry_run:
             removed.append(bundle)
             continue
-        reason = _remove(registry, bundle.bundle_id, look)
+        reason = _remove(registry, bundle.bundle_id, look, known)
         if reason is None:
             removed.append(bundle)
         else:
@@ -139,17 +140,33 @@ def sweep(
     return Sweep(tuple(removed), kept, finished, dict(broken))
 
 
-def _remove(registry: Registry, bundle_id: str, look: Callable[[], References]) -> str | None:
-    """Remove one bundle; the reason if it stays or went by another hand."""
+def _remove(
+    registry: Registry, bundle_id: str, look: Callable[[], References], known: Collection[str]
+) -> str | None:
+    """Remove one bundle; the reason if it stays or went by another hand.
+
+    Args:
+        known: bundles whose parts were looked at before.
+    """
     reason = look().reason(bundle_id)
     if reason is not None:
         return reason
     if not registry.hide(bundle_id):
         return "removed by somebody else at the same moment"
-    reason = look().reason(bundle_id)
+    # Whoever composes of it is among the references until its bundle is published.
+    reason = look().reason(bundle_id) or _composed_of(registry, bundle_id, known)
     if reason is not None and registry.show(bundle_id):
         return reason
     registry.purge(bundle_id)
+    return None
+
+
+def _composed_of(registry: Registry, bundle_id: str, known: Collection[str]) -> str | None:
+    """A composition of the bundle that is not known yet, as a reason to keep it."""
+    for manifest in registry.list_bundles():
+        is_new = manifest.bundle_id not in known
+        if is_new and is_composed(manifest) and bundle_id in manifest.parents:
+            return f"a part of the composed {manifest.bundle_id}"
     return None
 
 
@@ -158,8 +175,8 @@ def _finish(registry: Registry, references: References) -> tuple[str, ...]:
     finished = []
     for bundle_id in registry.hidden():
         try:
-            is_needed = references.reason(bundle_id) is not None
-            if is_needed and registry.show(bundle_id):
+            reason = references.reason(bundle_id) or _composed_of(registry, bundle_id, ())
+            if reason is not None and registry.show(bundle_id):
                 continue
             registry.purge(bundle_id)
         except BundleError:

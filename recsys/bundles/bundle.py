@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,17 +18,19 @@ from typing import Annotated, Any
 
 import msgspec
 
+from recsys.bundles.bundle_files import regular_files, sha256_of, write_durably
+from recsys.bundles.scorer_space import Count, ScorerSpace, Sha256, of_scorer_space
 from recsys.errors import BundleCorrupt, BundleError
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+SCORER_SPACE_FORMAT = 2
+"""Of a bundle whose scorer has a space of its own: a program that cannot read it must not try."""
 SPACE_FILES = ("user_tower.safetensors", "item_tower.safetensors", "item_vectors.safetensors")
 """The files that define an embedding space, in the order they are hashed."""
 
 _BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CHECKSUM = "checksum"
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Manifest:
     metrics: dict[str, Any]
     parents: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
+    scorer_space: ScorerSpace | None = None
+    """None where the scorer reads the vectors that retrieval reads."""
 
     @property
     def n_bytes(self) -> int:
@@ -95,8 +98,8 @@ def check_bundle_id(bundle_id: str) -> str:
 def content_digest(directory: Path) -> str:
     """Sha256 over the names and contents of all files but the manifest: names what was built."""
     digest = hashlib.sha256()
-    for name in sorted(set(_regular_files(directory)) - {MANIFEST_NAME}):
-        digest.update(f"{name}\0{_sha256(directory / name)}\0".encode())
+    for name in sorted(set(regular_files(directory)) - {MANIFEST_NAME}):
+        digest.update(f"{name}\0{sha256_of(directory / name)}\0".encode())
     return digest.hexdigest()
 
 
@@ -109,7 +112,7 @@ def space_fingerprint(directory: Path) -> str:
     digest = hashlib.sha256()
     for name in SPACE_FILES:
         try:
-            digest.update(f"{name}\0{_sha256(directory / name)}\0".encode())
+            digest.update(f"{name}\0{sha256_of(directory / name)}\0".encode())
         except FileNotFoundError as error:
             raise BundleError(
                 f"{directory} has no {name}, which a fingerprint of the embedding space needs"
@@ -131,6 +134,7 @@ def write_manifest(
     lineage: Mapping[str, Any],
     metrics: Mapping[str, Any],
     parents: Sequence[str] = (),
+    scorer_space: ScorerSpace | None = None,
 ) -> Manifest:
     """Hash every file of the directory and write `manifest.json`, durably and as the last file.
 
@@ -142,8 +146,8 @@ def write_manifest(
         bundle_id=check_bundle_id(bundle_id),
         created_at=created_at.astimezone(UTC).isoformat(timespec="seconds"),
         files={
-            name: BundleFile(_sha256(directory / name), (directory / name).stat().st_size)
-            for name in sorted(set(_regular_files(directory)) - {MANIFEST_NAME})
+            name: BundleFile(sha256_of(directory / name), (directory / name).stat().st_size)
+            for name in sorted(set(regular_files(directory)) - {MANIFEST_NAME})
         },
         space_fingerprint=space_fingerprint(directory),
         feature_schema=dict(feature_schema),
@@ -155,16 +159,21 @@ def write_manifest(
         lineage=dict(lineage),
         metrics=dict(metrics),
         parents=tuple(parents),
+        format_version=FORMAT_VERSION if scorer_space is None else SCORER_SPACE_FORMAT,
+        scorer_space=scorer_space,
     )
+    document = asdict(manifest)
+    if scorer_space is None:
+        del document["scorer_space"]  # a plain bundle reads as it did before there was such a thing
     try:
-        text = _render(asdict(manifest))
+        text = _render(document)
         parse_manifest(text)
     except (ValueError, TypeError, BundleCorrupt) as error:
         raise BundleError(
-            f"the manifest of {bundle_id} cannot be written: {error}; "
-            "only finite JSON values may stand in it"
+            f"the manifest of {bundle_id} cannot be written: {error}; only finite JSON values "
+            "may stand in it, and what it says of the files must be so"
         ) from error
-    _write_durably(directory / MANIFEST_NAME, text)
+    write_durably(directory / MANIFEST_NAME, text)
     return parse_manifest(text)
 
 
@@ -193,10 +202,11 @@ def parse_manifest(text: bytes) -> Manifest:
     if not isinstance(document, dict):
         raise BundleCorrupt(f"{MANIFEST_NAME} holds no JSON object")
     version = document.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if version not in (FORMAT_VERSION, SCORER_SPACE_FORMAT) or isinstance(version, bool):
         raise BundleCorrupt(
-            f"{MANIFEST_NAME} has format_version {version!r}, this program reads "
-            f"{FORMAT_VERSION}; use the release that published the bundle, or train a new one"
+            f"{MANIFEST_NAME} has format_version {version!r}, this program reads {FORMAT_VERSION} "
+            f"and {SCORER_SPACE_FORMAT}; use the release that published the bundle, or train a "
+            "new one"
         )
     _check_unchanged(document, text)
     try:
@@ -216,7 +226,7 @@ def verify_bundle(directory: Path) -> Manifest:
         BundleCorrupt: the first thing found wrong, with the file's name.
     """
     manifest = read_manifest(directory)
-    present = set(_regular_files(directory)) - {MANIFEST_NAME}
+    present = set(regular_files(directory)) - {MANIFEST_NAME}
     where = f"of bundle {manifest.bundle_id}"
     for name, promised in manifest.files.items():
         if name not in present:
@@ -230,7 +240,7 @@ def verify_bundle(directory: Path) -> Manifest:
         raise BundleCorrupt(f"{name} {where} is not in the manifest")
     for name, promised in manifest.files.items():
         try:
-            found = _sha256(directory / name)
+            found = sha256_of(directory / name)
         except OSError as error:
             raise BundleCorrupt(f"{name} {where} cannot be read: {error.strerror}") from error
         if found != promised.sha256:
@@ -244,6 +254,13 @@ def _check_values(manifest: Manifest) -> None:
         plain = path.parts and not path.is_absolute() and ".." not in path.parts
         if not plain or str(path) != name or "\\" in name or "\0" in name or name == MANIFEST_NAME:
             raise BundleCorrupt(f"{MANIFEST_NAME} names '{name}', which is no file of the bundle")
+    has_space = manifest.scorer_space is not None
+    has_files = bool(of_scorer_space(manifest.files))
+    if not has_space == has_files == (manifest.format_version == SCORER_SPACE_FORMAT):
+        raise BundleCorrupt(
+            f"{MANIFEST_NAME} says scorer_space {manifest.scorer_space} in format_version "
+            f"{manifest.format_version}, and its files say otherwise; compose the bundle again"
+        )
     try:
         check_bundle_id(manifest.bundle_id)
         offset = datetime.fromisoformat(manifest.created_at).utcoffset()
@@ -266,35 +283,3 @@ def _check_unchanged(document: Mapping[str, Any], text: bytes) -> None:
         if _render(document) == text:
             return
     raise BundleCorrupt(f"{MANIFEST_NAME} was changed after it was written")
-
-
-def _regular_files(directory: Path) -> Iterator[str]:
-    """Relative posix paths of all files below; a link or a special file is an error."""
-    for folder, folders, files in os.walk(directory):
-        for entry in (*folders, *files):
-            path = Path(folder, entry)
-            name = path.relative_to(directory).as_posix()
-            if path.is_symlink():
-                raise BundleCorrupt(f"{name} of bundle {directory.name} is a symbolic link")
-            if entry in files:
-                if not path.is_file():
-                    raise BundleCorrupt(f"{name} of bundle {directory.name} is no regular file")
-                yield name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_durably(path: Path, text: bytes) -> None:
-    """Write, fsync and rename, so that a reader sees the whole file or none of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,18 +7,20 @@ Decides on manifests and two small files; reads no model. A composed bundle is w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
 
 from recsys.bundles.bundle import Manifest
-from recsys.bundles.item_table import ITEMS_FILE, read_item_ids
 from recsys.bundles.registry import Registry
-from recsys.errors import BundleCorrupt, BundleError, ConfigError, SpaceMismatch
+from recsys.bundles.scorer_fit import Misfit, ScorerFit, reading_misfits, scorer_fit
+from recsys.bundles.scorer_space import of_scorer_space
+from recsys.errors import BundleCorrupt, BundleError, BundleNotFound, ConfigError
 from recsys.settings import OrderingSettings
 
 COMPOSED = "composed"
@@ -26,7 +28,6 @@ COMPOSED = "composed"
 SCORER_FILES = ("scorer.json", "scorer.safetensors")
 """The files a scorer is; those that `recsys.stages` loads, which an operator's process must not."""
 SETTINGS_FILE = "settings.json"
-TOWERS_FILE = "towers.json"
 _MAX_OFFERED = 3
 
 
@@ -48,15 +49,6 @@ class Origins:
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
-    """One thing in which two bundles differ and must not."""
-
-    what: str
-    base: str
-    part: str
-
-
-@dataclass(frozen=True, slots=True)
 class CompositionPlan:
     """A composition that fits."""
 
@@ -67,6 +59,10 @@ class CompositionPlan:
     origins: Origins
     existing: str | None
     """A bundle of the registry that is this composition already."""
+    carries_space: bool = False
+    """Whether the scorer is taken with its own towers, because it was not trained on the base's."""
+    n_estimated: int = 0
+    """Items whose vectors in the scorer's space are estimated, because its towers know none."""
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -98,49 +94,61 @@ def is_composed(manifest: Manifest) -> bool:
     return COMPOSED in manifest.lineage
 
 
-def scorer_misfits(base: Manifest, donor: Manifest) -> tuple[Misfit, ...]:
-    """What keeps the donor's scorer from reading the base's vectors, as far as manifests tell.
+def scorer_source(registry: Registry, donor: Manifest) -> Manifest:
+    """The bundle to take a donor's scorer from: one whose scorer reads the bundle's own towers.
 
-    A scorer reads user and item vectors, which must be of the space it was trained in, histories
-    in the kinds of its schema, and popularity by row; it answers one number per action.
-    """
-    pairs = (
-        ("embedding space", base.space_fingerprint[:12], donor.space_fingerprint[:12]),
-        ("feature schema", base.feature_schema_hash, donor.feature_schema_hash),
-        ("actions", ", ".join(base.actions), ", ".join(donor.actions)),
-        ("number of items", str(base.n_items), str(donor.n_items)),
-        ("embedding width", str(base.embedding_dim), str(donor.embedding_dim)),
-    )
-    return tuple(Misfit(*pair) for pair in pairs if pair[1] != pair[2])
-
-
-def misfits(registry: Registry, base: Manifest, donor: Manifest, part: Part) -> tuple[Misfit, ...]:
-    """What keeps the donor's part out of the base; none if it fits.
+    A composition carries the vectors of its own items only, so a scorer that came with a space is
+    taken from where it was trained, whoever had it since.
 
     Raises:
-        BundleCorrupt: a file that decides it is not the published one.
+        BundleError: that bundle is not in the registry any more.
+    """
+    if donor.scorer_space is None:
+        return donor
+    origin = origins_of(donor).scorer
+    try:
+        return registry.manifest(origin)
+    except BundleNotFound as error:
+        raise BundleError(
+            f"scorer of {donor.bundle_id} was trained with {origin}, which is not in the registry "
+            "any more, expected it there to take the scorer from; name another bundle, or roll "
+            f"out {donor.bundle_id} whole with 'cluster canary start'"
+        ) from error
+
+
+def part_fit(registry: Registry, base: Manifest, donor: Manifest, part: Part) -> ScorerFit:
+    """Whether the donor's part fits the base, and what it brings along.
+
+    Raises:
+        BundleError: a file that decides it is not the published one, or is gone.
     """
     if part is Part.ORDERING:
         # The policy reads utilities, codes and directions, which every bundle has.
         read_ordering(registry, donor)
-        return ()
-    found = scorer_misfits(base, donor)
-    # Two files stand outside the fingerprint of the space and decide what it means all the same.
-    if found or not {TOWERS_FILE, ITEMS_FILE} <= base.files.keys() & donor.files.keys():
-        return found
-    if _differ(registry, base, donor, TOWERS_FILE, json.loads):
-        found += (Misfit("shape of the towers (towers.json)", base.bundle_id, donor.bundle_id),)
-    if _differ(registry, base, donor, ITEMS_FILE, read_item_ids):
-        found += (Misfit("items by row (items.parquet)", base.bundle_id, donor.bundle_id),)
-    return found
+        return ScorerFit()
+    return scorer_fit(registry, base, scorer_source(registry, donor))
+
+
+def misfits(registry: Registry, base: Manifest, donor: Manifest, part: Part) -> tuple[Misfit, ...]:
+    """What keeps the donor's part out of the base; none if it fits. See `part_fit`."""
+    return part_fit(registry, base, donor, part).misfits
 
 
 def has_same_part(registry: Registry, one: Manifest, other: Manifest, part: Part) -> bool:
-    """Whether both have the very same scorer files, or ordering settings."""
+    """Whether both have the very same scorer, or ordering settings."""
     if part is Part.ORDERING:
         return read_ordering(registry, one) == read_ordering(registry, other)
-    files = [[m.files[name] for name in SCORER_FILES if name in m.files] for m in (one, other)]
+    with suppress(BundleCorrupt):
+        # In the rows of another catalogue the files of one scorer differ.
+        if origins_of(one).scorer == origins_of(other).scorer:
+            return True
+    files = [{name: m.files[name] for name in scorer_files(m)} for m in (one, other)]
     return files[0] == files[1]
+
+
+def scorer_files(manifest: Manifest) -> frozenset[str]:
+    """The files of a bundle that its scorer is, with the towers it brought along."""
+    return of_scorer_space(manifest.files) | (manifest.files.keys() & set(SCORER_FILES))
 
 
 def read_ordering(registry: Registry, manifest: Manifest) -> OrderingSettings:
@@ -177,9 +185,14 @@ def plan_composition(
         )
     base = registry.manifest(base_id)
     donors = {part: registry.manifest(name) if name else base for part, name in asked.items()}
-    for part, donor in donors.items():
-        if asked[part] is not None:
-            check_fit(registry, base, donor, part)
+    fits = {
+        part: check_fit(registry, base, donor, part)
+        for part, donor in donors.items()
+        if asked[part] is not None
+    }
+    if scorer_id is not None:
+        donors[Part.SCORER] = scorer_source(registry, donors[Part.SCORER])
+    scorer = fits.get(Part.SCORER, ScorerFit())
     if all(has_same_part(registry, base, donor, part) for part, donor in donors.items()):
         raise ConfigError(
             f"{' and '.join(part for part, name in asked.items() if name)} of "
@@ -192,37 +205,48 @@ def plan_composition(
         ordering=origins_of(donors[Part.ORDERING]).ordering,
     )
     existing = _made_of(registry.list_bundles(), origins)
-    return CompositionPlan(base, donors[Part.SCORER], donors[Part.ORDERING], origins, existing)
+    return CompositionPlan(
+        base,
+        donors[Part.SCORER],
+        donors[Part.ORDERING],
+        origins,
+        existing,
+        scorer.carries_space,
+        scorer.n_unknown,
+    )
 
 
-def check_fit(registry: Registry, base: Manifest, donor: Manifest, part: Part) -> None:
-    """Refuse a part that does not fit.
+def check_fit(registry: Registry, base: Manifest, donor: Manifest, part: Part) -> ScorerFit:
+    """How the part fits.
 
     Raises:
-        SpaceMismatch: the scorer is of another embedding space.
-        BundleError: something else differs.
+        BundleError: it does not; the message names what differs and what to do.
     """
-    found = misfits(registry, base, donor, part)
-    if not found:
-        return
-    kind = SpaceMismatch if base.space_fingerprint != donor.space_fingerprint else BundleError
-    what = "; ".join(f"{m.what}: {m.base} here, {m.part} there" for m in found)
-    raise kind(
+    fit = part_fit(registry, base, donor, part)
+    if not fit.misfits:
+        return fit
+    what = "; ".join(f"{m.what}: {m.base} here, {m.part} there" for m in fit.misfits)
+    raise BundleError(
         f"{part} of {donor.bundle_id} does not fit {base.bundle_id}: {what}; "
         f"{_offer(registry, base, registry.list_bundles())}"
     )
 
 
-def fitting(registry: Registry, base: Manifest, manifests: Iterable[Manifest]) -> list[str]:
-    """Bundles with another scorer that fits the base, in the order given."""
-    return [
-        donor.bundle_id
-        for donor in manifests
-        if donor.bundle_id != base.bundle_id
-        and not scorer_misfits(base, donor)
-        and not has_same_part(registry, base, donor, Part.SCORER)
-        and not misfits(registry, base, donor, Part.SCORER)
-    ]
+def fitting(registry: Registry, base: Manifest, manifests: Iterable[Manifest]) -> Iterator[str]:
+    """Bundles trained with another scorer that fits the base, in the order given.
+
+    Each is read when it is asked for; what cannot be read fits nothing.
+    """
+    for donor in manifests:
+        if donor.bundle_id == base.bundle_id or reading_misfits(base, donor):
+            continue
+        with suppress(BundleError):
+            if (
+                origins_of(donor).scorer == donor.bundle_id
+                and not has_same_part(registry, base, donor, Part.SCORER)
+                and not misfits(registry, base, donor, Part.SCORER)
+            ):
+                yield donor.bundle_id
 
 
 def _made_of(manifests: Iterable[Manifest], origins: Origins) -> str | None:
@@ -235,32 +259,13 @@ def _made_of(manifests: Iterable[Manifest], origins: Origins) -> str | None:
 
 
 def _offer(registry: Registry, base: Manifest, manifests: Iterable[Manifest]) -> str:
-    names = fitting(registry, base, manifests)
+    names = list(islice(fitting(registry, base, manifests), _MAX_OFFERED))
     if not names:
         return (
-            "no scorer of the registry was trained on these towers; roll out the other bundle "
-            "whole with 'cluster canary start'"
+            "no other scorer of the registry fits; train one over this catalogue and feature "
+            "schema, or roll out the other bundle whole with 'cluster canary start'"
         )
-    more = f" and {len(names) - _MAX_OFFERED} more" if len(names) > _MAX_OFFERED else ""
-    return f"the scorers of {', '.join(names[:_MAX_OFFERED])}{more} fit"
-
-
-def _differ(
-    registry: Registry,
-    base: Manifest,
-    donor: Manifest,
-    name: str,
-    meaning: Callable[[bytes], object],
-) -> bool:
-    """Whether a file means something else in the two; equal bytes need no reading."""
-    if base.files[name] == donor.files[name]:
-        return False
-    try:
-        return meaning(registry.read_file(base, name)) != meaning(registry.read_file(donor, name))
-    except ValueError as error:
-        raise BundleCorrupt(
-            f"{name} of {base.bundle_id} or {donor.bundle_id} cannot be read: {error}"
-        ) from error
+    return f"scorers that fit: {', '.join(names)}"
 
 
 def lineage_of(plan: CompositionPlan, code_revision: str | None) -> Mapping[str, Any]:

@@ -213,5 +213,6 @@ def _is_intact(cached: Path, manifest: Manifest) -> bool:
 
 def _set_aside(cached: Path, copy: Path) -> None:
     """Move a damaged cached copy under the unfinished directory's sibling name, out of sight."""
-    if cached.exists():
+    # Another process may have moved it, or put a right one there, which is then verified.
+    with suppress(FileNotFoundError):
         cached.rename(copy.with_name(f"{copy.name}-damaged"))

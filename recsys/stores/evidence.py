@@ -17,6 +17,7 @@ from recsys.stores.evidence_sums import (
     Coverage,
     KindSums,
     LatencyHistogram,
+    ShadowSums,
     UserColumns,
     VariantEvidence,
 )
@@ -93,6 +94,19 @@ class EvidenceReader:
 
         return self._read(read, Coverage(0, {}))
 
+    def shadow(self, shadow_id: str) -> ShadowSums:
+        """What a shadow's answers came to, over all the hours they were given in.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        from recsys.stores import shadow_evidence
+
+        return self._read(
+            lambda connection: shadow_evidence.read_shadow(self._tables, connection, shadow_id),
+            shadow_evidence.NO_SHADOW,
+        )
+
     def close(self) -> None:
         """Give the store back."""
         self._engine.dispose()
@@ -164,15 +178,15 @@ class _HourReader:
             kinds[key[0], key[1], key[2]][key[3]] = KindSums(
                 row["n"], row["items"], row["slates"], row["value_milli"] / 1000
             )
-        outcomes: dict[tuple[str, str], dict[tuple[int, str], int]] = defaultdict(dict)
-        by_reason = ("bundle_id", "variant", "status", "reason")
-        for key, row in self._sum(connection, tables.outcomes, by_reason, ("n",)).items():
-            outcomes[key[0], key[1]][key[2], key[3]] = row["n"]
-        counts: dict[tuple[str, str, int], dict[int, int]] = defaultdict(dict)
-        by_bucket = ("bundle_id", "variant", "is_served", "bucket")
-        for key, row in self._sum(connection, tables.latencies, by_bucket, ("n",)).items():
-            counts[key[0], key[1], key[2]][key[3]] = row["n"]
-        silent = {(*key, "") for key in outcomes if not any(one[:2] == key for one in sums)}
+        lacks = ("experiment",) if tables.lacks_experiments(connection) else ()
+        outcomes: dict[Arm, dict[tuple[int, str], int]] = defaultdict(dict)
+        by_reason = (*arm, "status", "reason")
+        for key, row in self._sum(connection, tables.outcomes, by_reason, ("n",), lacks).items():
+            outcomes[key[0], key[1], key[2]][key[3], key[4]] = row["n"]
+        counts: dict[tuple[str, str, str, int], dict[int, int]] = defaultdict(dict)
+        by_bucket = (*arm, "is_served", "bucket")
+        for key, row in self._sum(connection, tables.latencies, by_bucket, ("n",), lacks).items():
+            counts[key[0], key[1], key[2], key[3]][key[4]] = row["n"]
         nothing = dict.fromkeys(tables.MEASURES, 0)
         return [
             VariantEvidence(
@@ -181,21 +195,28 @@ class _HourReader:
                 key[2],
                 sums.get(key, nothing),
                 kinds.get(key, {}),
-                outcomes.get(key[:2], {}),
-                LatencyHistogram(counts.get((*key[:2], 1), {})),
-                LatencyHistogram(counts.get((*key[:2], 0), {})),
+                outcomes.get(key, {}),
+                LatencyHistogram(counts.get((*key, 1), {})),
+                LatencyHistogram(counts.get((*key, 0), {})),
             )
-            for key in sorted({*sums, *kinds, *silent})
+            for key in sorted({*sums, *kinds, *outcomes})
         ]
 
     def _sum(
-        self, connection: Any, table: Any, by: Sequence[str], sums: Sequence[str]
+        self,
+        connection: Any,
+        table: Any,
+        by: Sequence[str],
+        sums: Sequence[str],
+        lacks: Sequence[str] = (),
     ) -> dict[Any, dict[str, int]]:
-        from sqlalchemy import func, select
+        """Sums by columns; those that an old store lacks are empty."""
+        from sqlalchemy import func, literal_column, select
 
-        columns = [table.c[name] for name in by]
+        columns = [literal_column("''") if name in lacks else table.c[name] for name in by]
         query = select(*columns, *(func.sum(table.c[name]) for name in sums))
-        query = query.where(table.c.hour_ms.between(*self._bounds)).group_by(*columns)
+        there = [table.c[name] for name in by if name not in lacks]
+        query = query.where(table.c.hour_ms.between(*self._bounds)).group_by(*there)
         if self._bundle_ids is not None:
             query = query.where(table.c.bundle_id.in_(sorted(self._bundle_ids)))
         if self._segments is not None and "segment" in table.c:

@@ -114,3 +114,26 @@ class Coverage:
     """The oldest of the partitions' newest times of arrival; 0 before the first event."""
     offsets: Mapping[int, int]
     """The log offset up to which each partition is counted (exclusive)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowSums:
+    """What a shadow's answers came to beside the live ones; they hold no person."""
+
+    n: int
+    """Copies that were answered or failed."""
+    n_failed: int
+    n_degraded: int
+    n_compared: int
+    """Pairs of slates, both with items."""
+    overlap: float
+    """Mean share of the live slate's items that the shadow showed too; NaN without a pair."""
+    rbo: float
+    """Mean rank-biased overlap of both orders, p = 0.9; NaN without a pair."""
+    live_latency: LatencyHistogram
+    shadow_latency: LatencyHistogram
+    """Of answers, in the pipeline."""
+    reasons: Mapping[str, int]
+    """Why copies failed."""
+    n_same_order: int = 0
+    """Pairs that are the same slate."""

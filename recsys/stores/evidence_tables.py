@@ -7,8 +7,7 @@ partition of the log adds stands in rows of its own, so that replicas never meet
 from __future__ import annotations
 
 import hashlib
-import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,14 +25,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from recsys.errors import ConfigError, StoreError
-from recsys.stores.control_tables import is_written, make_together, open_engine
+from recsys.stores.control_tables import is_written, open_engine
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
-LAYOUT_VERSION = "1"
+LAYOUT_VERSION = "2"
+FIRST_LAYOUT = "1"
+"""Outcomes and latencies without their experiment; brought up to date when a writer opens it."""
 MEASURES = (
     "slates",
     "shown",
@@ -51,6 +51,16 @@ MEASURES = (
 
 `touched` counts any reaction, a view too; `engaged` counts what the user wanted.
 """
+SHADOW_MEASURES = (
+    "n",
+    "n_failed",
+    "n_degraded",
+    "n_compared",
+    "n_same_order",
+    "overlap_milli",
+    "rbo_milli",
+)
+"""Sums of a shadow's answers beside the live ones; overlap and rbo x 1000 of pairs of slates."""
 KIND_MEASURES = ("n", "items", "slates", "value_milli")
 """Sums kept per kind: engagements, shown items and slates with at least one, values x 1000."""
 _MAX_PARAMETERS = 500
@@ -111,8 +121,7 @@ outcomes = _table(
     "evidence_outcomes",
     _key("partition", Integer),
     _key("hour_ms", BigInteger),
-    _key("bundle_id"),
-    _key("variant"),
+    *_arm(),
     _key("status", Integer),
     _key("reason"),
     *_sums(("n",)),
@@ -122,8 +131,7 @@ latencies = _table(
     "evidence_latencies",
     _key("partition", Integer),
     _key("hour_ms", BigInteger),
-    _key("bundle_id"),
-    _key("variant"),
+    *_arm(),
     _key("is_served", Integer),
     _key("bucket", Integer),
     *_sums(("n",)),
@@ -146,6 +154,33 @@ user_kinds = _table(
     *_arm(),
     _key("kind"),
     *_sums(KIND_MEASURES),
+)
+
+shadows = _table(
+    "evidence_shadows",
+    _key("partition", Integer),
+    _key("hour_ms", BigInteger),
+    _key("shadow_id"),
+    *_sums(SHADOW_MEASURES),
+)
+
+shadow_latencies = _table(
+    "evidence_shadow_latencies",
+    _key("partition", Integer),
+    _key("hour_ms", BigInteger),
+    _key("shadow_id"),
+    _key("is_live", Integer),
+    _key("bucket", Integer),
+    *_sums(("n",)),
+)
+
+shadow_reasons = _table(
+    "evidence_shadow_reasons",
+    _key("partition", Integer),
+    _key("hour_ms", BigInteger),
+    _key("shadow_id"),
+    _key("reason"),
+    *_sums(("n",)),
 )
 
 trails = _table(
@@ -171,6 +206,9 @@ SUM_TABLES: dict[str, tuple[Table, tuple[str, ...]]] = {
     "latencies": (latencies, ("n",)),
     "users": (users, MEASURES),
     "user_kinds": (user_kinds, KIND_MEASURES),
+    "shadows": (shadows, SHADOW_MEASURES),
+    "shadow_latencies": (shadow_latencies, ("n",)),
+    "shadow_reasons": (shadow_reasons, ("n",)),
 }
 """The tables of sums, and which columns of them are added up."""
 ALL = tuple(_metadata.sorted_tables)
@@ -178,7 +216,7 @@ ALL = tuple(_metadata.sorted_tables)
 PERSONAL = (trails, users, user_kinds)
 """The tables with rows of a person."""
 
-_indexes = (
+INDEXES = (
     Index("evidence_users_by_day", users.c.day_ms),
     Index("evidence_user_kinds_by_day", user_kinds.c.day_ms),
     Index("evidence_trails_by_end", trails.c.partition, trails.c.expires_ms),
@@ -208,14 +246,15 @@ def open_evidence(url: str, *, writes: bool) -> Engine:
     return engine
 
 
-def create_evidence(engine: Engine) -> None:
-    """Make what is missing, the salt too; any number of processes may do so at once."""
-    make_together(engine, "evidence store", _create)
-
-
 def has_evidence(engine: Engine) -> bool:
     """Whether the store was ever written."""
     return is_written(engine, seen)
+
+
+def lacks_experiments(connection: Any) -> bool:
+    """Whether the store is of the first layout: no writer of this release has opened it yet."""
+    found = connection.execute(select(meta.c.value).where(meta.c.name == "layout"))
+    return bool(found.scalar() == FIRST_LAYOUT)
 
 
 def read_salt(connection: Any) -> bytes:
@@ -224,9 +263,9 @@ def read_salt(connection: Any) -> bytes:
     return bytes.fromhex(str(found.scalar_one()))
 
 
-def hashed(salt: bytes, text: str) -> int:
+def hashed(salt: bytes, name: str) -> int:
     """A signed 64-bit number that names a user or an event without saying who or which."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=salt)
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=salt)
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
@@ -252,24 +291,3 @@ def evidence_errors(engine: Engine) -> Generator[None]:
             f"evidence store {engine.url} cannot be used: {reason}; check that it runs and can be"
             " reached, or for a file its disk and permissions"
         ) from error
-
-
-def _create(engine: Engine, new_salt: Callable[[int], str] = secrets.token_hex) -> None:
-    with engine.begin() as connection:
-        for table in _metadata.sorted_tables:
-            connection.execute(CreateTable(table, if_not_exists=True))
-        for index in _indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
-        connection.execute(
-            upsert(engine, meta).on_conflict_do_nothing(),
-            [
-                {"name": "layout", "value": LAYOUT_VERSION},
-                {"name": "salt", "value": new_salt(32)},
-            ],
-        )
-        found = connection.execute(select(meta.c.value).where(meta.c.name == "layout")).scalar()
-    if found != LAYOUT_VERSION:
-        raise StoreError(
-            f"evidence store {engine.url} has layout version {found}, this program writes"
-            f" {LAYOUT_VERSION}; use the release that wrote it, or name another evidence_store_url"
-        )

@@ -83,6 +83,7 @@ class _Told:
 
     request: RecommendRequest | None = None
     arm: Arm | None = None
+    experiment: str | None = None
     answer: Answer | None = None
 
 
@@ -182,6 +183,7 @@ class HttpApp:
     ) -> HttpReply:
         told.request = request
         told.arm = self._recommender.assign(request.user_id)
+        told.experiment = self._recommender.experiment_of(told.arm)
         with self._admission:
             told.answer = await self._recommender.recommend(
                 request, exchange.request_id, told.arm, exchange.received_at_ms
@@ -272,6 +274,7 @@ class HttpApp:
             status=status,
             reason=reason,
             latency_ms=round(latency_ms, 3),
+            experiment=answer.ask.experiment if answer else told.experiment,
         )
 
 

@@ -104,7 +104,9 @@ class BundleLoader:
             stage = load_stage(name, directory, manifest, settings)
             check_golden(name, stage, golden)
             _warm_up(name, stage, golden, settings.serve.max_batch)
-            self._yardsticks.check(name, stage, golden)
+            self._yardsticks.check(
+                name, stage, golden, encodes_to_score=manifest.scorer_space is not None
+            )
             stages[name] = stage
         gateway = _load_gateway(directory, manifest, settings, golden) if self._is_gateway else None
         for name, stage in stages.items():

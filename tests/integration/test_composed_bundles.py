@@ -23,7 +23,7 @@ from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, verify_bundle
 from recsys.bundles.golden import read_golden, warm_up_batch
 from recsys.bundles.registry import Registry
-from recsys.errors import BundleError, SpaceMismatch
+from recsys.errors import BundleError
 from recsys.settings import Settings
 from recsys.stages import SCORER, Stage, load_stage, shard_stage_name
 from serve_app.residents.bundle_loading import BundleLoader, with_bundle_ordering
@@ -33,7 +33,7 @@ from tests.parts_for_tests import DAY_S, let_age, publish_parts
 
 pytestmark = pytest.mark.integration
 
-BASE, SIBLING, STRANGER = "b0001", "b0002", "b0003"
+BASE, SIBLING, STRANGER, LONGER = "b0001", "b0002", "b0003", "b0004"
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +164,40 @@ def test_a_part_is_undone_by_leading_back_to_the_bundles_that_had_it(
         writer.set_alias("stable", BASE, composed)
 
 
-def test_a_scorer_of_other_towers_is_refused_with_what_would_fit(settings: Settings) -> None:
+def test_a_scorer_of_another_training_is_rolled_back_to_with_its_towers(
+    settings: Settings,
+) -> None:
+    """By the operator's undo of a part; a replica loads it and it scores as at home."""
+    console = Console(settings)
+    made = undo_part(console, "scorer", STRANGER)
+    assert undo_part(console, "scorer", STRANGER) == made
+    manifest = Registry(settings.registry_location).manifest(made)
+    home = Registry(settings.registry_location).manifest(STRANGER)
+    assert manifest.scorer_space is not None
+    assert manifest.scorer_space.fingerprint == home.space_fingerprint
+    loaded = BundleLoader(settings, None, is_gateway=True).load(made)
+    golden = read_golden(Registry(settings.registry_location).fetch(STRANGER, settings.data_dir))
+    batch = warm_up_batch("score", golden, 6)
+    theirs = stage_of(settings, STRANGER, SCORER)("score", batch)
+    own = loaded.stages[SCORER]
+    encoded = own("encode", batch)
+    scored = own("score", {**batch, **encoded})
+    np.testing.assert_allclose(scored["utility"], theirs["utility"], atol=1e-6)
+    assert json.loads(run(settings, "diff", BASE, made).stdout)["facts"]["scorer's space"]
+
+
+def test_a_scorer_that_reads_other_histories_is_refused_with_what_would_fit(
+    settings: Settings, tmp_path: Path
+) -> None:
     """By the operator's command, and by the trainer's process if asked directly."""
-    result = run(settings, "compose", "--base", BASE, "--scorer", STRANGER)
-    assert isinstance(result.exception, SpaceMismatch)
+    build_bundle(tmp_path / LONGER, settings, seed=4, history_length=30)
+    Registry(settings.registry_location).publish(tmp_path / LONGER)
+    result = run(settings, "compose", "--base", BASE, "--scorer", LONGER)
+    assert isinstance(result.exception, BundleError)
     assert SIBLING in str(result.exception)
     settings_file = settings.data_dir / "settings.json"
     settings_file.write_text(settings.model_dump_json())
-    options = ["--settings", str(settings_file), "--base", BASE, "--scorer", STRANGER]
+    options = ["--settings", str(settings_file), "--base", BASE, "--scorer", LONGER]
     asked = subprocess.run(
         [sys.executable, "-m", "train_app", "compose", *options],
         capture_output=True,
@@ -179,7 +205,7 @@ def test_a_scorer_of_other_towers_is_refused_with_what_would_fit(settings: Setti
         check=False,
     )
     assert asked.returncode == 1
-    assert asked.stderr.startswith(f"error: scorer of {STRANGER} does not fit {BASE}: embedding")
+    assert asked.stderr.startswith(f"error: scorer of {LONGER} does not fit {BASE}: feature schema")
 
 
 def test_a_damaged_part_is_never_published(settings: Settings, tmp_path: Path) -> None:

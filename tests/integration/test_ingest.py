@@ -43,7 +43,13 @@ def lake_ids(folder: Path) -> dict[str, list[str]]:
 
 def expected_ids(events: list[Event]) -> dict[str, list[str]]:
     """What the lake has to hold of these events."""
-    prefixes = {"engagements": "e", "impressions": "p", "outcomes": "o", "catalogue": "c"}
+    prefixes = {
+        "engagements": "e",
+        "impressions": "p",
+        "outcomes": "o",
+        "shadows": "s",
+        "catalogue": "c",
+    }
     ids = sorted(event.event_id for event in events)
     found = {name: [i for i in ids if i[0] == prefix] for name, prefix in prefixes.items()}
     return {**found, "quarantine": [], "skipped": []}

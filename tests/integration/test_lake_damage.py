@@ -24,6 +24,7 @@ from tests.lake_events import (
 from train_app.lake.ingest import run_ingest
 from train_app.lake.lake_check import check_lake
 from train_app.lake.lake_rows import log_mark
+from train_app.lake.lake_schema import LOG_TABLES
 from train_app.lake.lake_tables import Lake
 
 pytestmark = pytest.mark.integration
@@ -86,7 +87,7 @@ def test_a_mark_that_skips_records_is_found(tmp_path: Path) -> None:
     log, lake = a_lake(tmp_path, 6)
     end = log.end_offsets()[0]
     log.append(some_events(6, first=6))
-    for name in ("skipped", "quarantine", "engagements", "impressions", "outcomes", "catalogue"):
+    for name in LOG_TABLES:
         table = lake.open(name)
         with lake.append(table) as append:
             append.commit({log_mark(0): (end, end + 3)}, {})

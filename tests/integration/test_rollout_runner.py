@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.rollouts.deciding.observation import expected_replicas
-from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout, Shadowing
 from cluster.rollouts.driving.controller import Controller
 from cluster.rollouts.driving.controller_lease import ControllerLease
 from cluster.rollouts.driving.evidence_source import EvidenceSource
@@ -34,6 +35,7 @@ from recsys.features import FeatureSchema
 from recsys.settings import ClusterSettings, ServeSettings, Settings
 from recsys.stores.control import ControlReader, ReadinessReporter
 from recsys.stores.evidence import EvidenceReader
+from recsys.stores.evidence_sums import LatencyHistogram, ShadowSums
 from recsys.traffic import TrafficPlan
 
 pytestmark = pytest.mark.integration
@@ -565,11 +567,19 @@ def at_a_step(world: World) -> ControllerLease:
     started = world.runner().start("b2", "fast")
     assert (started.phase, started.plan_name) == (Phase.STARTING, "fast")
     controller = a_controller(world)
-    for _ in range(8):
+    for _ in range(5):
         controller.turn()
         world.poll()
     stored = world.writer.open_rollout()
     assert stored is not None
+    assert (stored.rollout.phase, stored.rollout.shadow) == (Phase.PREPARING, Shadowing.RUNNING)
+    assert world.runner().step("nobody asks here").shadow is Shadowing.OVER
+    for _ in range(5):
+        controller.turn()
+        world.poll()
+    stored = world.writer.open_rollout()
+    assert stored is not None
+    assert world.reader.view().beside == ()
     assert (stored.rollout.phase, stored.rollout.step) == (Phase.CANARY, 0)
     return lease
 
@@ -578,6 +588,7 @@ def a_controller(world: World) -> Controller:
     """The controller that holds the lease, over evidence that was never written."""
     operator = Operator("controller", lambda: world.now_ms, world.poll, lambda line: None)
     source = EvidenceSource(EvidenceReader(world.settings.evidence_url), operator.clock)
+    nothing = ShadowSums(0, 0, 0, 0, nan, nan, LatencyHistogram({}), LatencyHistogram({}), {})
     return Controller(
         world.writer,
         FleetControl(world.settings, world.writer, world.reader, operator),
@@ -585,6 +596,7 @@ def a_controller(world: World) -> Controller:
         source,
         operator,
         lambda moved: None,
+        lambda shadow_id: nothing,
     )
 
 

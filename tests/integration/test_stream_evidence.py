@@ -38,8 +38,10 @@ from tests.evidence_follower import (
     follow,
     stored,
 )
+from tests.evidence_of_old import as_the_first_layout
 from tests.fakes_event_log import MemoryEventLog
 from tests.postgres_server import PostgresServer, a_postgres_server
+from tests.shadow_copies import COPIES, as_record
 from train_app.following.stream_evidence import EvidenceStream
 
 pytestmark = pytest.mark.integration
@@ -74,6 +76,31 @@ def test_the_store_holds_what_the_plain_computation_counts(url: str, batch: int)
     found = stored(url)
     for name, expected in evidence_by_hand(events).items():
         assert found[name] == expected
+
+
+def test_shadows_count_once_beside_what_an_old_store_held(url: str) -> None:
+    """A store of the first layout keeps its sums, and takes doubles in small batches."""
+    events = a_random_log(5, 200, n_users=8)
+    follow(a_log(events), url).close()
+    before = stored(url)
+    as_the_first_layout(url)
+    reader = EvidenceReader(url)
+    assert reader.shadow("s1").n == 0
+    assert sum(sum(arm.outcomes.values()) for arm in reader.by_variant(None, *ALL)) == sum(
+        sums["n"] for sums in before["outcomes"].values()
+    )
+    log = a_log(events)
+    for copy in (*COPIES, *COPIES):
+        log.append_raw(0, copy.event_id, as_record(copy))
+    follow(log, url, 3).close()
+    after = stored(url)
+    for name in ("hours", "outcomes", "latencies", "users"):
+        assert after[name] == before[name]
+    sums = reader.shadow("s1")
+    assert (sums.n, sums.n_failed, sums.n_compared, sums.n_same_order) == (5, 1, 3, 1)
+    assert (sums.overlap, sums.rbo) == (pytest.approx(2 / 3), pytest.approx(1.9 / 3))
+    assert (sums.live_latency.n, sums.shadow_latency.n) == (5, 4)
+    reader.close()
 
 
 def test_a_stream_that_dies_at_any_point_counts_once(url: str) -> None:

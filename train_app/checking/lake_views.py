@@ -16,7 +16,7 @@ from train_app.importing.staging import scratch_folder
 from train_app.lake.lake_schema import TABLES
 from train_app.lake.lake_tables import Lake, LakeTable
 
-CHECKED_TABLES = ("engagements", "impressions", "outcomes", "catalogue")
+CHECKED_TABLES = ("engagements", "impressions", "outcomes", "shadows", "catalogue")
 
 
 @dataclass(frozen=True)

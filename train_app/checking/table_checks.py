@@ -16,6 +16,7 @@ REQUIRED_COLUMNS = {
     "engagements": ("event_id", "kind", "user_id", "item_id", "timestamp_ms", "received_at_ms"),
     "impressions": ("event_id", "request_id", "user_id", "timestamp_ms", "bundle_id", "slate"),
     "outcomes": ("event_id", "request_id", "timestamp_ms", "status"),
+    "shadows": ("event_id", "request_id", "timestamp_ms", "shadow_id", "bundle_id", "status"),
     "catalogue": ("event_id", "item_id", "timestamp_ms"),
 }
 """A null, or an empty text, in one of these makes a row useless."""
@@ -26,7 +27,9 @@ _TIME_FAULTS = {
     "misplaced": "lie under another day than their own, so that a read of some days misses them;"
     " write them again",
 }
-_TEXTS = frozenset({"event_id", "kind", "user_id", "item_id", "request_id", "bundle_id"})
+_TEXTS = frozenset(
+    {"event_id", "kind", "user_id", "item_id", "request_id", "bundle_id", "shadow_id"}
+)
 
 
 def _not_finite(number: str) -> str:
@@ -69,6 +72,11 @@ _RANGES = {
     "outcomes": {
         "statuses that are no HTTP status": _outside("status", 100, 599),
         "latencies below 0": f"latency_ms < 0 OR {_not_finite('latency_ms')}",
+    },
+    "shadows": {
+        "statuses that are no HTTP status": _outside("status", 100, 599),
+        "latencies below 0": "least(live_ms, shadow_ms) < 0 OR NOT isfinite(live_ms + shadow_ms)",
+        "items without their propensity": "len(items) <> len(propensities)",
     },
     "catalogue": {_LONG_IDS: _too_long("item_id")},
 }

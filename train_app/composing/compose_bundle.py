@@ -1,7 +1,8 @@
 """Makes a composed bundle: the base's files, another's scorer or ordering, golden answers anew.
 
 Whether the parts fit is `recsys.bundles.composition`'s word; what is written goes through
-`train_app.publish`, the only writer of bundles.
+`train_app.publish`, the only writer of bundles. What a scorer of another training brings along is
+`carried_space`'s.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from pathlib import Path
 
 from recsys.bundles.bundle import Manifest
 from recsys.bundles.composition import (
-    SCORER_FILES,
     SETTINGS_FILE,
     CompositionPlan,
     lineage_of,
     plan_composition,
     read_ordering,
+    scorer_files,
 )
 from recsys.bundles.golden import GOLDEN_FILE, read_golden, remake_golden
 from recsys.bundles.registry import Registry, bundle_cache
 from recsys.bundles.registry_directory import unfinished_directory
+from recsys.bundles.scorer_space import ScorerSpace
 from recsys.settings import Settings
 from train_app.command_outcome import Outcome
+from train_app.composing.carried_space import write_scorer_space
 from train_app.publish import BundleDraft, code_revision, publish_bundle, write_bundle_manifest
 
 
@@ -43,6 +46,8 @@ def compose(settings: Settings, *, base: str, scorer: str | None, ordering: str 
         "base": plan.base.bundle_id,
         "scorer": plan.scorer.bundle_id,
         "ordering": plan.ordering.bundle_id,
+        "carries_space": plan.carries_space,
+        "n_estimated": plan.n_estimated,
     }
     said = "published" if is_new else "is there already:"
     return Outcome(
@@ -66,10 +71,9 @@ def publish_composition(
     scorer_dir = registry.fetch(plan.scorer.bundle_id, cache)
     policy = read_ordering(registry, plan.ordering)
     with unfinished_directory(settings.data_dir / "composing", plan.base.bundle_id) as folder:
-        for name in plan.base.files.keys() - {GOLDEN_FILE, SETTINGS_FILE, *SCORER_FILES}:
+        for name in plan.base.files.keys() - {GOLDEN_FILE, SETTINGS_FILE} - scorer_files(plan.base):
             _copy(base_dir, folder, name)
-        for name in SCORER_FILES:
-            _copy(scorer_dir, folder, name)
+        scorer_space = _put_scorer(plan, scorer_dir, folder)
         composed = json.loads((base_dir / SETTINGS_FILE).read_text(encoding="utf-8"))
         composed["ordering"] = policy.model_dump(mode="json")
         (folder / SETTINGS_FILE).write_text(json.dumps(composed, indent=1) + "\n")
@@ -84,8 +88,21 @@ def publish_composition(
             metrics={},
             parents=plan.parents,
             now=now(),
+            scorer_space=scorer_space,
         )
         return publish_bundle(folder, registry)
+
+
+def _put_scorer(plan: CompositionPlan, scorer_dir: Path, folder: Path) -> ScorerSpace | None:
+    """Put the scorer into the bundle, with its towers where it reads other vectors than the base's.
+
+    One that the base has stays as it is there, in the base's rows.
+    """
+    if plan.carries_space:
+        return write_scorer_space(folder, scorer_dir)
+    for name in scorer_files(plan.scorer):
+        _copy(scorer_dir, folder, name)
+    return plan.scorer.scorer_space
 
 
 def _draft(plan: CompositionPlan) -> BundleDraft:

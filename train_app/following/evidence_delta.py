@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from recsys.stores.evidence_sums import latency_bucket
+from recsys.stores.evidence_sums import Arm, latency_bucket
 from recsys.stores.evidence_tables import DAY_MS, HOUR_MS
 from train_app.following.user_trail import Cell
 
@@ -39,6 +39,9 @@ class EvidenceDelta:
     latencies: dict[Key, Sums] = field(default_factory=dict)
     users: dict[Key, Sums] = field(default_factory=dict)
     user_kinds: dict[Key, Sums] = field(default_factory=dict)
+    shadows: dict[Key, Sums] = field(default_factory=dict)
+    shadow_latencies: dict[Key, Sums] = field(default_factory=dict)
+    shadow_reasons: dict[Key, Sums] = field(default_factory=dict)
 
     def count(
         self, user_hash: int, at_ms: int, cell: Cell, sums: Mapping[str, int], sign: int = 1
@@ -64,20 +67,30 @@ class EvidenceDelta:
             _add(self.kinds, (at_ms - at_ms % HOUR_MS, *arm, cell.segment, kind), sums, sign)
             _add(self.user_kinds, (user_hash, at_ms - at_ms % DAY_MS, *arm, kind), sums, sign)
 
-    def count_outcome(
-        self, at_ms: int, bundle_id: str, variant: str, status: int, reason: str
-    ) -> None:
+    def count_outcome(self, at_ms: int, arm: Arm, status: int, reason: str) -> None:
         """Count a failed, shed or degraded request."""
-        key = (at_ms - at_ms % HOUR_MS, bundle_id, variant, status, reason)
-        _add(self.outcomes, key, {"n": 1}, 1)
+        _add(self.outcomes, (at_ms - at_ms % HOUR_MS, *arm, status, reason), {"n": 1}, 1)
 
-    def count_latency(
-        self, at_ms: int, bundle_id: str, variant: str, is_served: bool, latency_ms: float
-    ) -> None:
+    def count_latency(self, at_ms: int, arm: Arm, is_served: bool, latency_ms: float) -> None:
         """Count the latency of a request in its bucket."""
-        bucket = latency_bucket(latency_ms)
-        key = (at_ms - at_ms % HOUR_MS, bundle_id, variant, int(is_served), bucket)
+        key = (at_ms - at_ms % HOUR_MS, *arm, int(is_served), latency_bucket(latency_ms))
         _add(self.latencies, key, {"n": 1}, 1)
+
+    def count_shadow(
+        self, at_ms: int, shadow_id: str, sums: Mapping[str, int], reason: str | None
+    ) -> None:
+        """Count a shadow's answer beside the live one; a reason says why there is none."""
+        key = (at_ms - at_ms % HOUR_MS, shadow_id)
+        _add(self.shadows, key, sums, 1)
+        if reason is not None:
+            _add(self.shadow_reasons, (*key, reason), {"n": 1}, 1)
+
+    def count_shadow_latency(
+        self, at_ms: int, shadow_id: str, is_live: bool, latency_ms: float
+    ) -> None:
+        """Count the time of a live answer, or of its copy, in its bucket."""
+        key = (at_ms - at_ms % HOUR_MS, shadow_id, int(is_live), latency_bucket(latency_ms))
+        _add(self.shadow_latencies, key, {"n": 1}, 1)
 
     def forget_user(self, user_hash: int) -> None:
         """Drop what was to be added to a user's own rows."""

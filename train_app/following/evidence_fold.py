@@ -28,11 +28,13 @@ from train_app.following.evidence_delta import (
 from train_app.following.evidence_records import (
     CountedImpression,
     CountedRecord,
+    CountedShadow,
     DecodedEvidence,
     EvidenceUpdate,
     StoredEvidence,
 )
 from train_app.following.sessions import join_session
+from train_app.following.shadow_sums import shadow_sums
 from train_app.following.user_trail import (
     ORGANIC,
     Cell,
@@ -87,6 +89,8 @@ class _Fold:
                 self._take_impression(event, user, self._trail(user))
             case Outcome():
                 self._take_outcome(event)
+            case CountedShadow():
+                self._take_shadow(event)
             case Forgotten():
                 self._trails[user] = Trail()
                 self._delta.forget_user(user)
@@ -146,7 +150,8 @@ class _Fold:
         self._delta.count(user, at_ms, cell, measures)
         if event.stage_ms:
             latency_ms = max(event.stage_ms.values())
-            self._delta.count_latency(at_ms, cell.bundle_id, cell.variant, True, latency_ms)
+            arm = (cell.bundle_id, cell.variant, cell.experiment)
+            self._delta.count_latency(at_ms, arm, True, latency_ms)
         items = [shown.item_id for shown in event.slate]
         slate = OpenSlate(at_ms, event.request_id, cell, items, [])
         insort(trail.slates, slate, key=_order_of)
@@ -156,20 +161,24 @@ class _Fold:
         self._join_session(user, trail, at_ms, (at_ms, event.request_id, cell))
 
     def _take_outcome(self, event: Outcome) -> None:
-        bundle_id, variant = safe_name(event.bundle_id), safe_name(event.variant)
-        reason = event.reason if event.reason == safe_name(event.reason) else OTHER
-        self._delta.count_outcome(
-            event.timestamp_ms,
-            bundle_id,
-            variant,
-            event.status,
-            self._names.name("reason", reason),
-        )
+        experiment = "" if event.experiment is None else safe_name(event.experiment)
+        arm = (safe_name(event.bundle_id), safe_name(event.variant), experiment)
+        reason = self._reason(event.reason)
+        self._delta.count_outcome(event.timestamp_ms, arm, event.status, reason)
         # A degraded answer has its latency in its impression.
         if event.status >= 400:
-            self._delta.count_latency(
-                event.timestamp_ms, bundle_id, variant, False, event.latency_ms
-            )
+            self._delta.count_latency(event.timestamp_ms, arm, False, event.latency_ms)
+
+    def _take_shadow(self, event: CountedShadow) -> None:
+        at_ms, shadow_id = event.timestamp_ms, safe_name(event.shadow_id)
+        reason = self._reason(event.reason) if event.status >= 400 else None
+        self._delta.count_shadow(at_ms, shadow_id, shadow_sums(event), reason)
+        self._delta.count_shadow_latency(at_ms, shadow_id, True, event.live_ms)
+        if event.status < 400:
+            self._delta.count_shadow_latency(at_ms, shadow_id, False, event.shadow_ms)
+
+    def _reason(self, reason: str) -> str:
+        return self._names.name("reason", reason if reason == safe_name(reason) else OTHER)
 
     def _credit(self, act: RecentAct, user: int, trail: Trail) -> None:
         """Count an engagement for the slate it belongs to, or as organic."""

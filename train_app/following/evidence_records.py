@@ -63,7 +63,31 @@ class CountedImpression(
     experiment: str | None = None
 
 
-Counted: TypeAlias = Engagement | CountedImpression | Outcome | Forgotten
+class CountedShadow(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="shadow",
+    rename={"timestamp_ms": "timestamp"},
+    gc=False,
+):
+    """A shadow's answer beside the live one, as far as it is counted."""
+
+    event_id: str
+    user_id: str
+    timestamp_ms: int
+    shadow_id: str
+    status: int
+    reason: str
+    live_items: tuple[str, ...]
+    items: tuple[str, ...]
+    live_ms: float
+    shadow_ms: float
+    degraded: tuple[str, ...] = ()
+
+
+Counted: TypeAlias = Engagement | CountedImpression | Outcome | CountedShadow | Forgotten
 
 _decoder: msgspec.json.Decoder[Counted | CatalogueChange] = msgspec.json.Decoder(
     Counted | CatalogueChange

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from recsys.stores import evidence_tables as tables
+from recsys.stores.evidence_layout import create_evidence
 from recsys.stores.evidence_tables import chunks, evidence_errors, hashed
 from train_app.following.evidence_delta import Key, Sums
 from train_app.following.evidence_records import EvidenceUpdate, StoredEvidence
@@ -39,7 +40,7 @@ class EvidenceWriter:
         self._reader = tables.open_evidence(url, writes=False)
         self._statements = EvidenceStatements(self._engine)
         with evidence_errors(self._engine):
-            tables.create_evidence(self._engine)
+            create_evidence(self._engine)
             with self._engine.begin() as connection:
                 self._salt = tables.read_salt(connection)
 

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import duckdb
+import msgspec
 
 from recsys.errors import DataError
-from recsys.events import Engagement, Event, Impression, Outcome, ShownItem, encode_event
+from recsys.events import Engagement, Event, Impression, Outcome, ShownItem
 from recsys.stores.event_log import EventLog, LogPosition, LogRecord
 from recsys.stores.log_upkeep import VOID
+from train_app.following.evidence_records import CountedShadow
 from train_app.lake.filled_table import stored_positions
 from train_app.lake.lake_errors import lake_errors
 from train_app.lake.lake_schema import TABLES
@@ -32,9 +34,15 @@ _COLUMNS = {
     ),
     "outcomes": (
         "event_id, request_id, user_id, timestamp_ms, bundle_id, variant, status, reason,"
-        " latency_ms"
+        " latency_ms, experiment"
+    ),
+    "shadows": (
+        "event_id, user_id, timestamp_ms, shadow_id, status, reason, live_items, items, live_ms,"
+        " shadow_ms, degraded"
     ),
 }
+_NO_EXPERIMENT = (", experiment", ", NULL AS experiment")
+_encoder = msgspec.json.Encoder()
 
 
 class LakeThenLog:
@@ -69,6 +77,7 @@ class LakeThenLog:
                     self._connection.register(name, TABLES[name].empty_table())
                 else:
                     table.attach(self._connection, name)
+            self._columns = {name: self._there(name, wanted) for name, wanted in _COLUMNS.items()}
 
     def append(self, events: Sequence[Event]) -> list[LogPosition]:
         """As the log does."""
@@ -100,10 +109,15 @@ class LakeThenLog:
         """Leave the lake; the log stays open."""
         self._connection.close()
 
+    def _there(self, name: str, columns: str) -> str:
+        """The columns of a table; a lake of an earlier release names no experiment of outcomes."""
+        there = self._connection.sql(f"SELECT * FROM {name} LIMIT 0").columns
+        return columns if "experiment" in there else columns.replace(*_NO_EXPERIMENT)
+
     def _load(self, partition: int, start: int, stop: int) -> list[LogRecord]:
         records = [LogRecord(partition, offset, "", VOID) for offset in range(start, stop)]
         with lake_errors("read", self._location):
-            for name, columns in _COLUMNS.items():
+            for name, columns in self._columns.items():
                 query = (
                     f"SELECT log_offset, {columns} FROM {name} WHERE log_partition = {partition}"
                     f" AND log_offset >= {start} AND log_offset < {stop}"
@@ -111,17 +125,20 @@ class LakeThenLog:
                 for row in self._connection.sql(query).to_arrow_table().to_pylist():
                     offset = row.pop("log_offset")
                     event = _event(name, row)
-                    record = LogRecord(partition, offset, event.event_id, encode_event(event))
+                    record = LogRecord(partition, offset, event.event_id, _encoder.encode(event))
                     records[offset - start] = record
         return records
 
 
-def _event(table: str, row: dict[str, Any]) -> Event:
+def _event(table: str, row: dict[str, Any]) -> Event | CountedShadow:
     """The event that gave a row of the lake, as far as evidence is made of it."""
     if table == "engagements":
         return Engagement(**row)
     if table == "outcomes":
         return Outcome(**row)
+    if table == "shadows":
+        lists = ("live_items", "items", "degraded")
+        return CountedShadow(**(row | {name: tuple(row[name] or ()) for name in lists}))
     slate = tuple(ShownItem(**shown) for shown in row.pop("slate") or ())
     degraded = tuple(row.pop("degraded") or ())
     context, stage_ms = (dict(row.pop(name) or ()) for name in ("context", "stage_ms"))

@@ -13,6 +13,7 @@ from sqlalchemy import update
 from recsys.settings import Settings
 from recsys.stores import evidence_tables as tables
 from recsys.stores.event_log import EventLog
+from recsys.stores.evidence_layout import create_evidence
 from train_app.following.evidence_draft import open_evidence_draft
 from train_app.following.stream_evidence import EvidenceStream
 
@@ -50,7 +51,7 @@ def _salt_of(url: str) -> bytes:
     engine = tables.open_evidence(url, writes=True)
     try:
         with tables.evidence_errors(engine):
-            tables.create_evidence(engine)
+            create_evidence(engine)
             with engine.begin() as connection:
                 return tables.read_salt(connection)
     finally:
@@ -61,7 +62,7 @@ def _begin(url: str, salt: bytes) -> None:
     engine = tables.open_evidence(url, writes=True)
     try:
         with tables.evidence_errors(engine):
-            tables.create_evidence(engine)
+            create_evidence(engine)
             with engine.begin() as connection:
                 named = tables.meta.c.name == "salt"
                 connection.execute(update(tables.meta).where(named).values(value=salt.hex()))

@@ -12,7 +12,7 @@ import numpy as np
 from recsys.stores.event_log import LogRecord
 from train_app.lake.event_columns import Decoded, Rows, Skip, decode_records
 
-USER_TABLES = ("engagements", "impressions", "outcomes")
+USER_TABLES = ("engagements", "impressions", "outcomes", "shadows")
 """Log tables whose rows are of one user."""
 
 

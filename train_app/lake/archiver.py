@@ -18,6 +18,7 @@ import pyarrow as pa
 from recsys.settings import Settings
 from recsys.stores.event_log import EventLog
 from recsys.stores.open_log import log_may_repeat
+from train_app.lake.added_tables import begin_added_tables
 from train_app.lake.event_columns import Decoded, Rows, as_table, quarantine_misfits
 from train_app.lake.filled_table import FilledTable, stored_positions
 from train_app.lake.lake_errors import MarkMoved
@@ -145,13 +146,8 @@ class Archiver:
 
     def _position(self, partition: int) -> int:
         """Where to read on: what the table that is least far needs next."""
-        skipped = self._tables["skipped"]
-        others = [t.marks[partition] for t in self._tables.values() if t is not skipped]
-        if skipped.marks[partition] is None and any(mark is not None for mark in others):
-            # A lake from before that table, which is otherwise the first one to be committed:
-            # of what the others have had there is nothing to note.
-            skipped.commit(None, {partition: min(mark or 0 for mark in others)}, self._writer)
-        return min(mark or 0 for mark in [*others, skipped.marks[partition]])
+        begin_added_tables(self._tables, partition, self._writer)
+        return min(table.marks[partition] or 0 for table in self._tables.values())
 
     def _commit(self, reading: LogReading) -> int:
         """Bring in what was read; the number of records."""

@@ -17,12 +17,9 @@ import pyarrow as pa
 from recsys.events import (
     MAX_FUTURE_MS,
     MIN_TIMESTAMP_MS,
-    CatalogueChange,
     Engagement,
     Event,
     Forgotten,
-    Impression,
-    Outcome,
     decode_event,
 )
 from recsys.stores.event_log import LogRecord
@@ -40,12 +37,14 @@ VOID_PREFIX = b'{"type":"void"'
 MAX_RECEIVED_MS = 7_258_118_400_000
 """2200-01-01T00:00:00Z. No clock is asked: a replay, or another machine, decides alike."""
 Mask = npt.NDArray[np.bool_]
-_TABLE_OF: dict[type, str] = {
-    Engagement: "engagements",
-    Impression: "impressions",
-    Outcome: "outcomes",
-    CatalogueChange: "catalogue",
+_TABLE_OF = {
+    "engagement": "engagements",
+    "impression": "impressions",
+    "outcome": "outcomes",
+    "shadow": "shadows",
+    "catalogue": "catalogue",
 }
+"""By what a record says it is."""
 _PLACE = ("sequence", "log_partition", "log_offset", PARTITION_COLUMN)
 
 
@@ -135,7 +134,7 @@ def decode_records(records: Iterable[LogRecord], now_ms: int) -> Decoded:
             skip = Skip(event.event_id, "forgetting", offset + 1, now_ms)
             skipped.add(skip, partition, offset)
         else:
-            rows[_TABLE_OF[type(event)]].add(event, partition, offset)
+            rows[_TABLE_OF[str(event.__struct_config__.tag)]].add(event, partition, offset)
     return decoded
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from recsys.stores.event_log import EventLog
 from train_app.lake.lake_errors import lake_errors
 from train_app.lake.lake_rows import log_mark
-from train_app.lake.lake_schema import LOG_TABLES, TABLES
+from train_app.lake.lake_schema import LATER_TABLES, LOG_TABLES, TABLES
 from train_app.lake.lake_tables import Lake, LakeTable
 from train_app.lake.offset_check import MAX_EXAMPLES, offset_problems, read_column
 from train_app.lake.repeated_events import EVENT_TABLES
@@ -142,9 +142,10 @@ def _look(lake: Lake, log: EventLog | None, dedup_window_ms: int) -> LakeCheckRe
 
 def _common_end(tables: Mapping[str, TableCheck], partition: int) -> int:
     marks = {name: table.marks.get(partition) for name, table in tables.items()}
-    if marks.get("skipped") is None:
-        # A lake from before that table.
-        marks.pop("skipped", None)
+    for name in LATER_TABLES:
+        if marks.get(name) is None:
+            # A lake from before that table.
+            marks.pop(name, None)
     return min((mark or 0 for mark in marks.values()), default=0)
 
 

@@ -87,6 +87,28 @@ OUTCOMES = pa.schema(
         _column("status", pa.int32(), "HTTP status"),
         _column("reason", _TEXT, "why it failed, was shed or degraded"),
         _column("latency_ms", _REAL, "milliseconds"),
+        _column("experiment", _TEXT, "rollout or experiment of the request, null where none"),
+        *_PLACE,
+    ]
+)
+
+SHADOWS = pa.schema(
+    [
+        _ID,
+        _column("request_id", _TEXT, "the live request that was copied"),
+        _column("user_id", _TEXT, "the user"),
+        _TIME,
+        _column("shadow_id", _TEXT, "the shadow that was asked"),
+        _column("bundle_id", _TEXT, "the shadow's bundle"),
+        _column("live_bundle_id", _TEXT, "the bundle that answered the user"),
+        _column("status", pa.int32(), "HTTP status a user would have got from the shadow"),
+        _column("reason", _TEXT, "why it failed, empty where it did not"),
+        _column("live_items", pa.list_(_TEXT), "the slate the user got, in order"),
+        _column("items", pa.list_(_TEXT), "the shadow's slate, in order; nobody saw it"),
+        _column("propensities", pa.list_(_REAL), "of `items` under the shadow's policy, 0 to 1"),
+        _column("live_ms", _REAL, "time of the live answer in the pipeline, milliseconds"),
+        _column("shadow_ms", _REAL, "likewise of the shadow's, milliseconds"),
+        _column("degraded", pa.list_(_TEXT), "reasons why the shadow's was less than whole"),
         *_PLACE,
     ]
 )
@@ -142,12 +164,26 @@ TABLES: dict[str, pa.Schema] = {
     "engagements": ENGAGEMENTS,
     "impressions": IMPRESSIONS,
     "outcomes": OUTCOMES,
+    "shadows": SHADOWS,
     "catalogue": CATALOGUE,
     "users": USERS,
     "quarantine": QUARANTINE,
     "skipped": SKIPPED,
 }
-LOG_TABLES = ("skipped", "quarantine", "engagements", "impressions", "outcomes", "catalogue")
+LATER_TABLES = ("skipped", "shadows")
+"""Log tables that lakes of earlier releases lack.
+
+They are committed before all others, so one without a mark where another table has one was not
+there when that was filled.
+"""
+LOG_TABLES = (
+    *LATER_TABLES,
+    "quarantine",
+    "engagements",
+    "impressions",
+    "outcomes",
+    "catalogue",
+)
 """Tables filled from the log, in the order they are committed; every offset is in one of them.
 
 `skipped` says of the offsets that gave no row elsewhere why they did not.

@@ -59,6 +59,20 @@ def offset_problems(
     ]
 
 
+def first_missing(
+    connection: duckdb.DuckDBPyConnection, partition: int, tables: Collection[str], end: int
+) -> int:
+    """The first offset that is in none of the tables, as `offset_problems` sees it; else `end`."""
+    for start in range(0, end, OFFSETS_PER_SLICE):
+        stop = min(start + OFFSETS_PER_SLICE, end)
+        n_rows = _row_counts(connection, partition, tables, start, stop)
+        noted = _notes(connection, partition, tables, start, stop)
+        missing = np.flatnonzero((n_rows == 0) & (noted == 0))
+        if len(missing):
+            return start + int(missing[0])
+    return end
+
+
 def read_column(
     connection: duckdb.DuckDBPyConnection, query: str, kind: type[np.generic]
 ) -> list[npt.NDArray[np.generic]]:

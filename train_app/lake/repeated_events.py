@@ -18,7 +18,7 @@ from train_app.lake.filled_table import FilledTable
 from train_app.lake.lake_errors import lake_errors
 from train_app.lake.recent_ids import MAX_IDS, RecentIds, id_hashes, repeated_in
 
-EVENT_TABLES = ("engagements", "impressions", "outcomes", "catalogue")
+EVENT_TABLES = ("engagements", "impressions", "outcomes", "shadows", "catalogue")
 _ROWS_PER_READ = 500_000
 
 

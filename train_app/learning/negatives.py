@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 _UNIFORM_SHARE = 0.5
 """Of the draws; the rest follow popularity, where the softmax mass of hard negatives lies."""
-_FULL_SOFTMAX_BELOW = 1.0
-"""A catalogue of fewer items than this many times the negatives takes the full softmax."""
+_FULL_SOFTMAX_BELOW = 2.0
+"""A catalogue of fewer items than this many times the negatives takes the full softmax: a quarter
+more work, and what it learns per epoch no sample reaches."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def calibrate(
         action_trust=tuple(trust),
         acted_rate=float(acted[usable].mean()),
     )
-    return CandidateScorer(config, scorer.network, scorer.vectors, scorer.popularity)
+    return scorer.with_network(config, scorer.network)
 
 
 def validate(scorer: CandidateScorer, kept: ScorerExamples) -> Validated:
@@ -96,6 +96,20 @@ def validate(scorer: CandidateScorer, kept: ScorerExamples) -> Validated:
         torch.cat(tensors).double().numpy() for tensors in zip(*parts, strict=True)
     )
     return Validated(np.where(kept.rows >= 0, base, -np.inf), residual, deviations)
+
+
+def line_of(
+    scorer: CandidateScorer, examples: ScorerExamples
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centered scores of retrieval and chances by successors of all candidates, [E, C] each."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(examples), _EVALUATED_AT_ONCE):
+            index = np.arange(start, min(start + _EVALUATED_AT_ONCE, len(examples)))
+            inputs, _ = scorer.inputs(examples.pick(index).batch())
+            parts.append((inputs.scores, inputs.chances))
+    scores, chances = (torch.cat(tensors).double().numpy() for tensors in zip(*parts, strict=True))
+    return scores, chances
 
 
 def engaged_with(examples: ScorerExamples, is_positive: NDArray[np.bool_]) -> NDArray[np.bool_]:

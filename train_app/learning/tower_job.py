@@ -167,10 +167,14 @@ def run_tower_job(
             if progress.loss <= most_loss:
                 folder.write(taken)
             taken = None
-        if watch.look(trainer.model, progress.share_done):
-            break
+        if watch.is_due(progress.share_done):
+            with trainer.average.in_place():
+                is_over = watch.look(trainer.model, progress.share_done)
+            if is_over:
+                break
         if peers.rank == 0 and clock_s() - taken_s >= facts.checkpoint_every_s:
             taken, taken_s = _with_watch(trainer.checkpoint(), watch), clock_s()
+    trainer.average.adopt()
     metrics |= watch.keep_best(trainer.model)
     _require_finite(trainer)
     return TrainedTowers(trainer.model.eval(), metrics)

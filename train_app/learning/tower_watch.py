@@ -66,12 +66,15 @@ class TowerWatch:
         self._best: _Best | None = None
         self._last: Scores = np.zeros(0, np.float32)
 
+    def is_due(self, share_done: float) -> bool:
+        """Whether it is time for another look."""
+        return len(self._moments) > 0 and _looks_by(share_done) > self._looks
+
     def look(self, model: TwoTower, share_done: float) -> bool:
         """Measure the model if that is due; whether training should end."""
-        due = int(min(share_done, 1.0) * LOOKS)
-        if not len(self._moments) or due <= self._looks:
+        if not self.is_due(share_done):
             return False
-        self._looks = due
+        self._looks = _looks_by(share_done)
         self._last = self._measure(model)
         if self._best is None or self._last.mean() >= self._best.ndcg.mean():
             weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -125,6 +128,10 @@ class TowerWatch:
             found = torch.from_numpy(ndcg_at(model, self._sequences, self._moments))
         self._tell(found)
         return found.numpy()
+
+
+def _looks_by(share_done: float) -> int:
+    return int(min(share_done, 1.0) * LOOKS)
 
 
 def ndcg_at(model: TwoTower, sequences: Sequences, moments: NDArray[np.int64]) -> Scores:

@@ -25,8 +25,9 @@ from recsys.two_tower import UserEncoder, save_towers
 from train_app.examples.interactions import Interactions
 from train_app.learning.adapted_settings import adapted
 from train_app.learning.catch_up import catch_up_job
+from train_app.learning.count_successors import count_successors
 from train_app.learning.divergence import TrainingDiverged
-from train_app.learning.label_free_counts import label_free_counts
+from train_app.learning.label_free_counts import label_free, label_free_counts
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
 from train_app.learning.planned_towers import planned_towers
@@ -163,7 +164,10 @@ def _train_scorer(
     vectors = model.item_vectors()
     encoder = UserEncoder.of(model)
     examples = collect_examples(train, held_back, encoder, vectors, settings)
-    counts = label_free_counts(train, held_back)
+    is_free = label_free(train, held_back)
+    successors = None
+    if settings.train.scorer.successors:
+        successors = count_successors(train, is_free, settings.events.negative_kinds)
     scorer_settings = settings.train.scorer
     if warm_start is not None:
         scorer_settings = warm_scorer(scorer_settings, settings.train.warm)
@@ -179,7 +183,7 @@ def _train_scorer(
         train.kinds,
         settings.events.negative_kinds,
         vectors,
-        item_popularity(counts),
+        item_popularity(label_free_counts(train, is_free)),
         scorer_settings,
         settings.train.seed,
         time.monotonic,
@@ -187,6 +191,7 @@ def _train_scorer(
         warm_start,
         settings.train.warm.rate_share if warm_start else None,
         shown,
+        successors,
     )
     report(_SCORER_LABEL, 1.0)
     pair = Pair(model, fit.scorer)

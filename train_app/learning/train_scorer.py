@@ -17,18 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.item_successors import ItemSuccessors
 from recsys.learning_settings import ScorerSettings
 from recsys.scorer import CandidateScorer
-from recsys.scorer_network import Estimates, ScorerConfig, ScorerNetwork
-from recsys.types import FloatArray, Source
+from recsys.scorer_network import Estimates, ScorerNetwork
+from recsys.types import FloatArray
 from train_app.learning.adam import AdamW, clip_gradients
 from train_app.learning.calibration import (
     Choice,
     choose_blend,
 )
 from train_app.learning.divergence import scorer_divergence
+from train_app.learning.first_blend import first_blend
+from train_app.learning.first_config import first_config
 from train_app.learning.scorer_examples import ScorerExamples
-from train_app.learning.scorer_validation import calibrate, engaged_with, validate
+from train_app.learning.scorer_validation import calibrate, engaged_with, line_of, validate
 from train_app.learning.slates.scorer_positions import SlateSteps
 from train_app.learning.slates.scorer_slates import ShownExamples
 from train_app.learning.warm_start import start_scorer_from
@@ -51,14 +54,6 @@ class ScorerFit:
     metrics: dict[str, float]
 
 
-def action_weights(
-    kinds: Sequence[str], negative_kinds: Sequence[str], named: dict[str, float]
-) -> tuple[float, ...]:
-    """Worth of each kind: as named, else 1, or -1 for a negative kind."""
-    negative = set(negative_kinds)
-    return tuple(named.get(kind, -1.0 if kind in negative else 1.0) for kind in kinds)
-
-
 def train_scorer(
     examples: ScorerExamples,
     is_kept: NDArray[np.bool_],
@@ -73,6 +68,7 @@ def train_scorer(
     warm_start: Path | None = None,
     warm_rate_share: float | None = None,
     shown: ShownExamples | None = None,
+    successors: ItemSuccessors | None = None,
 ) -> ScorerFit:
     """Train and calibrate a scorer.
 
@@ -84,15 +80,17 @@ def train_scorer(
         warm_start: a bundle directory whose scorer to start from, where its shape fits.
         warm_rate_share: what a warm start took the learning rate of `settings` with.
         shown: logged slates to learn from as well, each with an engagement.
+        successors: what follows what, counted without the examples' labels.
 
     Raises:
         TrainingDiverged: a loss or gradient is not finite.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 2))
-    config = _first_config(examples, actions, negative_kinds, vectors, settings)
+    config = first_config(examples, actions, negative_kinds, vectors, settings, successors)
     network = ScorerNetwork(config, _DROPOUT)
-    scorer = CandidateScorer(config, network, *map(torch.from_numpy, (vectors, popularity)))
+    facts = (torch.from_numpy(vectors), torch.from_numpy(popularity), successors)
+    scorer = CandidateScorer(config, network, *facts)
     is_warm = warm_start is not None and start_scorer_from(network, actions, warm_start)
     is_positive = ~np.array(config.is_negative)
     if len(examples) < _MIN_EXAMPLES or is_kept.all() or not is_kept.any():
@@ -153,7 +151,9 @@ class _Fitting:
             is_warm: what the network knows already may be the best.
         """
         network = self._scorer.network
-        if is_warm:
+        if not is_warm:
+            self._begin_with_the_line()
+        if is_warm or self._scorer.config.reads_successors:
             self.choice = self._validate()
         began_s, share_done = self._clock_s(), 0.0
         best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -179,6 +179,19 @@ class _Fitting:
         if self.choice.share > 0:
             network.load_state_dict(best)
         network.eval()
+
+    def _begin_with_the_line(self) -> None:
+        """Let the network begin at what the retrieval score and the successors say alone."""
+        network, learned = self._scorer.network, self._learned
+        if not self._scorer.config.reads_successors:
+            return
+        line = line_of(self._scorer, learned)
+        score, chance = first_blend(
+            *line, learned.rows >= 0, engaged_with(learned, self._is_positive)
+        )
+        with torch.no_grad():
+            network.score_gain.fill_(score)
+            network.chance_gain.fill_(chance)
 
     def _batches(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64] | None]]:
         """The moments and the slates of each step of an epoch."""
@@ -239,38 +252,3 @@ def _loss(estimates: Estimates, examples: ScorerExamples, is_positive: NDArray[n
     deviations = estimates.deviations[acted]
     actions = torch.nn.functional.binary_cross_entropy_with_logits(odds + deviations, outcomes)
     return ranking + penalty + actions
-
-
-def _first_config(
-    examples: ScorerExamples,
-    actions: Sequence[str],
-    negative_kinds: Sequence[str],
-    vectors: FloatArray,
-    settings: ScorerSettings,
-) -> ScorerConfig:
-    """The config before anything is learned: scales of the inputs and base rates of actions."""
-    usable = examples.rows >= 0
-    scores = np.einsum(
-        "ecd,ed->ec", vectors[np.maximum(examples.rows[:512], 0)], examples.user_emb[:512]
-    )[usable[:512]]
-    acted = examples.labels[examples.labels.any(-1)]  # [n, A]
-    rates = (acted.sum(0) + 0.5) / (len(acted) + 1.0)
-    return ScorerConfig(
-        n_items=len(vectors),
-        embedding_dim=vectors.shape[1],
-        hidden_dims=settings.hidden_dims,
-        actions=tuple(actions),
-        utility_weights=action_weights(actions, negative_kinds, settings.utility_weights),
-        score_center=float(scores.mean()) if scores.size else 0.0,
-        score_spread=max(float(scores.std()), 1e-3) if scores.size else 1.0,
-        user_scale=1.0 / max(_typical_size(examples.user_emb), 1e-3),
-        vector_scale=1.0 / max(_typical_size(vectors), 1e-3),
-        action_log_odds=tuple(np.log(rates / (1 - rates)).tolist()),
-        action_trust=(0.0,) * len(actions),
-        is_negative=tuple(kind in set(negative_kinds) for kind in actions),
-        n_sources=len(Source),
-    )
-
-
-def _typical_size(values: FloatArray) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 1.0

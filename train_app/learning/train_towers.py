@@ -31,6 +31,7 @@ from train_app.learning.sequence_batches import (
     plan_epoch,
 )
 from train_app.learning.softmax_loss import shared_softmax_loss
+from train_app.learning.weight_average import WeightAverage
 
 _WARM_UP_STEPS = 100
 _FINAL_RATE = 0.02
@@ -86,6 +87,7 @@ class TowerTrainer:
         self._began_s = clock_s()
         self._parameters = list(model.parameters())
         self._optimizer = AdamW(self._parameters, run.settings.weight_decay, _BETAS)
+        self.average = WeightAverage(self._parameters, run.settings.weight_average)
         targets = run.sequences.rows[run.sequences.is_target]
         counts = np.bincount(targets, minlength=model.config.n_items)
         self._sampler = NegativeSampler(counts, run.settings.n_negatives)
@@ -116,6 +118,8 @@ class TowerTrainer:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for name, value in self._optimizer.state().items():
             tensors[f"optimizer.{name}"] = value
+        for name, value in self.average.state().items():
+            tensors[f"average.{name}"] = value
         tensors = {name: value.clone() for name, value in tensors.items()}
         numbers = {"elapsed_s": self.elapsed_s(), "share_done": self.share_done}
         return Checkpoint(self.step, tensors, numbers)
@@ -125,6 +129,7 @@ class TowerTrainer:
         tensors = checkpoint.tensors
         self.model.load_state_dict(_named_below(tensors, "model."))
         self._optimizer.restore(_named_below(tensors, "optimizer."))
+        self.average.restore(_named_below(tensors, "average."))
         self.step = checkpoint.step
         self.share_done = checkpoint.numbers["share_done"]
         self._began_s = self._clock_s() - checkpoint.numbers["elapsed_s"]
@@ -156,6 +161,7 @@ class TowerTrainer:
             peak, share = run.settings.learning_rate, run.warm_rate_share
             raise tower_divergence(self.step, exact_epoch, rate, total.mean_loss, peak, share)
         self._optimizer.step(rate)
+        self.average.update()
         self.step += 1
         self.share_done = share_of_schedule(run.settings, exact_epoch, self.step, total.elapsed_s)
         return TowerProgress(

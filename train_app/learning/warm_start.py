@@ -12,6 +12,7 @@ import torch
 
 from recsys.bundles.bundle import read_manifest
 from recsys.bundles.item_table import ItemTable
+from recsys.bundles.scorer_space import SCORER_SPACE
 from recsys.errors import BundleError
 from recsys.features import FIRST_KIND
 from recsys.learning_settings import ScorerSettings, TowerSettings, WarmStartSettings
@@ -34,7 +35,8 @@ def of_shape(settings: TowerSettings, bundle_dir: Path) -> tuple[TowerSettings, 
     """
     config = read_tower_config(bundle_dir)
     kept = {name: getattr(config, name) for name in _SHAPES}
-    changes = [
+    changes = _left_behind(bundle_dir)
+    changes += [
         f"{name} stays {value} in a warm start; a training from nothing takes "
         f"train.towers.{name} = {getattr(settings, name)}"
         for name, value in kept.items()
@@ -77,11 +79,14 @@ def warm_scorer(settings: ScorerSettings, warm: WarmStartSettings) -> ScorerSett
 def start_scorer_from(network: ScorerNetwork, actions: Sequence[str], bundle_dir: Path) -> bool:
     """Copy the bundle's scorer into `network`; False, and nothing is, where its shape differs.
 
+    Nor is one that reads another space than the bundle's towers, which are the ones to go on from.
     Actions are matched by name; new ones keep their fresh start.
 
     Raises:
         BundleError: the bundle cannot be read.
     """
+    if (bundle_dir / SCORER_SPACE).is_dir():
+        return False
     earlier = load_scorer(bundle_dir)
     theirs, own = earlier.network.state_dict(), network.state_dict()
     by_row = _OF_KINDS | _OF_ACTIONS
@@ -138,6 +143,15 @@ def _copy_user_tower(model: TwoTower, earlier: TwoTower) -> None:
             fresh_kinds[place] = earlier.user.kinds[place_of[kind]]
     fresh_kinds[:RESERVED_KINDS] = earlier.user.kinds[:RESERVED_KINDS]
     model.user.kinds.copy_(fresh_kinds)
+
+
+def _left_behind(bundle_dir: Path) -> list[str]:
+    if not (bundle_dir / SCORER_SPACE).is_dir():
+        return []
+    return [
+        f"the towers start from those {bundle_dir.name} retrieves with, the scorer from nothing: "
+        "its own was trained on other towers"
+    ]
 
 
 def _shorter(own_minutes: float, warm_minutes: float) -> float:

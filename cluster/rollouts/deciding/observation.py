@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cluster.rollouts.deciding.rollout_record import BundleHealth, Health
+from recsys.clock_skew import FRESH_MS, Beat, Skew, living_replicas
 from recsys.settings import Settings
 from recsys.stores.control import Readiness
 
 GATEWAY = "gateway"
-FRESH_MS = 5_000
-"""A replica whose last report is older than this is not counted as living."""
 
 
 def expected_replicas(settings: Settings) -> dict[str, int]:
@@ -28,6 +28,30 @@ def expected_replicas(settings: Settings) -> dict[str, int]:
 def living(rows: Sequence[Readiness], now_ms: int) -> list[Readiness]:
     """Rows of replicas that reported lately."""
     return [row for row in rows if now_ms - row.heartbeat_ms <= FRESH_MS]
+
+
+def by_our_clock(
+    rows: Sequence[Readiness], beats: Mapping[str, Beat], now_ms: int
+) -> list[Readiness]:
+    """The rows with heartbeats that count: now for who was seen to live, 0 for the others."""
+    alive = living_replicas(beats, now_ms)
+    return [
+        replace(row, heartbeat_ms=now_ms if row.replica_id in alive else 0)
+        for row in rows
+        if row.heartbeat_ms
+    ]
+
+
+def with_skew(health: BundleHealth, skews: Sequence[Skew]) -> BundleHealth:
+    """What is said of a bundle that is waited for, with the replicas whose clocks are off."""
+    if not skews or health.health in {Health.READY, Health.FAILED}:
+        return health
+    names = ", ".join(
+        f"{skew.replica_id} {abs(skew.offset_ms) / 1000:.0f} s "
+        f"{'ahead' if skew.offset_ms > 0 else 'behind'}"
+        for skew in skews
+    )
+    return replace(health, message=f"{health.message}; clocks are off, set them: {names}")
 
 
 def gateway_epochs(rows: Sequence[Readiness], now_ms: int) -> list[int]:

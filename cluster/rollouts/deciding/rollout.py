@@ -8,63 +8,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cluster.rollouts.deciding.preparing import end_shadow, is_shadowing, prepare
+from cluster.rollouts.deciding.rollout_moves import STEPPING, Move, enter, hold, wait_in_time
+from cluster.rollouts.deciding.rollout_moves import abort as abort
+from cluster.rollouts.deciding.rollout_moves import actions_of as actions_of
+from cluster.rollouts.deciding.rollout_moves import next_step as _next_step
 from cluster.rollouts.deciding.rollout_plan import OnTimeout
-from cluster.rollouts.deciding.rollout_record import (
-    Action,
-    Health,
-    Observation,
-    Phase,
-    Reason,
-    Release,
-    Require,
-    Rollout,
-    SetAlias,
-    SetPlan,
-)
+from cluster.rollouts.deciding.rollout_record import Health, Observation, Phase, Reason, Rollout
 from recsys.evidence.comparison import Verdict
 from recsys.evidence.judgement import Judgement
-from recsys.traffic import BASELINE, CANARY, STABLE, Arm, TrafficPlan
-
-JUDGED = frozenset({Phase.CANARY})
-"""Phases in which evidence is asked for."""
-_STEPPING = frozenset({Phase.CANARY, Phase.PAUSED})
 
 
-def actions_of(rollout: Rollout) -> tuple[Action, ...]:
-    """What makes the fleet match the record; the same record always asks for the same."""
-    match rollout.phase:
-        case Phase.PREPARING:
-            ids = (rollout.stable_id, *rollout.resident_before, rollout.bundle_id)
-            return (Require(tuple(dict.fromkeys(ids))),)
-        case Phase.CANARY | Phase.PAUSED | Phase.PROMOTING:
-            return (SetPlan(_plan(rollout)),)
-        case Phase.PROMOTED:
-            return (
-                SetAlias(STABLE, rollout.bundle_id, instead_of=rollout.stable_id),
-                Release(rollout.resident_after, rollout.epoch),
-            )
-        case Phase.ABORTED:
-            ids = (rollout.stable_id, *rollout.resident_before)
-            keep = tuple(dict.fromkeys(ids))
-            return (SetPlan(_plan(rollout)), Release(keep, rollout.epoch))
-        case _:
-            return ()
-
-
-def advance(
-    rollout: Rollout, seen: Observation, judgement: Judgement | None = None
-) -> tuple[Rollout, tuple[Action, ...]]:
+def advance(rollout: Rollout, seen: Observation, judgement: Judgement | None = None) -> Move:
     """One turn: the next record and what it asks for.
 
     A record whose actions are not known to be done asks for them again and goes nowhere.
     """
     if not rollout.is_settled:
         return rollout, actions_of(rollout)
+    if rollout.reason is Reason.HALTED:
+        return _halted(rollout, seen)
     match rollout.phase:
         case Phase.STARTING:
-            return _enter(
-                rollout, seen, Phase.PREPARING, Reason.LOADING, "replicas load the bundle"
-            )
+            return enter(rollout, seen, Phase.PREPARING, Reason.LOADING, "replicas load the bundle")
         case Phase.PREPARING | Phase.CANARY | Phase.PROMOTING:
             if seen.candidate.health is Health.FAILED:
                 return abort(rollout, seen, Reason.REFUSED, seen.candidate.message)
@@ -72,27 +38,13 @@ def advance(
             rollout = replace(rollout, since_ms=min(rollout.since_ms, seen.now_ms))
             if rollout.phase is Phase.CANARY:
                 return _judge(rollout, seen, judgement)
-            return _await_fleet(rollout, seen)
+            if rollout.phase is Phase.PREPARING:
+                return prepare(rollout, seen)
+            return _await_gateways(rollout, seen)
         case Phase.PAUSED if seen.candidate.health is Health.FAILED:
             return abort(rollout, seen, Reason.REFUSED, seen.candidate.message)
         case _:
             return rollout, ()
-
-
-def abort(
-    rollout: Rollout, seen: Observation, reason: Reason, message: str
-) -> tuple[Rollout, tuple[Action, ...]]:
-    """Lead all traffic back to the old bundle, unless neither bundle is known to be healthy."""
-    if rollout.is_finished:
-        return rollout, ()
-    if rollout.phase is Phase.PROMOTING and seen.stable.health is not Health.READY:
-        stuck = (
-            f"halted: cannot go on ({message}) and cannot go back, because {rollout.stable_id} "
-            f"is not known to be healthy ({seen.stable.message or seen.stable.health}); mend the "
-            "replicas, then run 'cluster canary retry' or 'cluster canary abort'"
-        )
-        return replace(rollout, reason=Reason.HALTED, message=stuck), ()
-    return _enter(rollout, seen, Phase.ABORTED, reason, message)
 
 
 def pause(rollout: Rollout, now_ms: int, message: str) -> Rollout:
@@ -104,62 +56,73 @@ def pause(rollout: Rollout, now_ms: int, message: str) -> Rollout:
     )
 
 
-def resume(
-    rollout: Rollout, seen: Observation, message: str = "resumed"
-) -> tuple[Rollout, tuple[Action, ...]]:
+def resume(rollout: Rollout, seen: Observation, message: str = "resumed") -> Move:
     """Go on with a paused step, which gets its whole time again."""
     if rollout.phase is not Phase.PAUSED:
         return rollout, ()
-    return _enter(rollout, seen, Phase.CANARY, Reason.OPERATOR, message, step=rollout.step)
+    return enter(rollout, seen, Phase.CANARY, Reason.OPERATOR, message, step=rollout.step)
 
 
-def skip(rollout: Rollout, seen: Observation, message: str) -> tuple[Rollout, tuple[Action, ...]]:
-    """Go on to the next share without a verdict; the last step is left by a promotion alone."""
+def skip(rollout: Rollout, seen: Observation, message: str) -> Move:
+    """Go on without a verdict: from the shadow comparison to the first step, or to the next share.
+
+    The last step is left by a promotion alone.
+    """
+    if is_shadowing(rollout):
+        return end_shadow(rollout, seen, Reason.SKIPPED, message)
     is_held = seen.candidate.health is Health.READY
-    if rollout.phase not in _STEPPING or rollout.step + 1 >= len(rollout.steps) or not is_held:
+    if rollout.phase not in STEPPING or rollout.step + 1 >= len(rollout.steps) or not is_held:
         return rollout, ()
-    return _enter(rollout, seen, Phase.CANARY, Reason.SKIPPED, message, step=rollout.step + 1)
+    return enter(rollout, seen, Phase.CANARY, Reason.SKIPPED, message, step=rollout.step + 1)
 
 
-def promote(
-    rollout: Rollout, seen: Observation, reason: Reason, message: str
-) -> tuple[Rollout, tuple[Action, ...]]:
+def promote(rollout: Rollout, seen: Observation, reason: Reason, message: str) -> Move:
     """Give all traffic to a canary that every replica holds; anything else stays as it is."""
-    if rollout.phase not in _STEPPING or seen.candidate.health is not Health.READY:
+    if rollout.phase not in STEPPING or seen.candidate.health is not Health.READY:
         return rollout, ()
-    return _enter(rollout, seen, Phase.PROMOTING, reason, message, step=len(rollout.steps))
+    return enter(rollout, seen, Phase.PROMOTING, reason, message, step=len(rollout.steps))
 
 
 def retry(rollout: Rollout, now_ms: int) -> Rollout:
     """Give the present phase its whole time again."""
     if rollout.is_finished:
         return rollout
-    return replace(rollout, since_ms=now_ms, reason=Reason.REQUESTED, message="tried again")
+    return replace(
+        rollout,
+        since_ms=now_ms,
+        reason=Reason.REQUESTED,
+        message="tried again",
+        halted_by=None,
+        halted_for="",
+    )
 
 
-def _await_fleet(rollout: Rollout, seen: Observation) -> tuple[Rollout, tuple[Action, ...]]:
-    """Preparing waits for the replicas to be ready, promoting for the gateways to follow."""
-    is_ready = seen.candidate.health is Health.READY
-    waits_for = seen.candidate.message or "replicas that report"
-    if rollout.phase is Phase.PREPARING and is_ready:
-        if not rollout.steps or seen.totals is not None:
-            return _next_step(rollout, seen, "every replica is ready", step=0)
-        waits_for = seen.evidence_problem or "the evidence store to be read"
-    if rollout.phase is Phase.PROMOTING and is_ready:
-        if seen.followed_epoch is not None and seen.followed_epoch >= rollout.epoch:
-            return _enter(rollout, seen, Phase.PROMOTED, Reason.FOLLOWED, "every gateway follows")
-        waits_for = f"gateways to follow plan epoch {rollout.epoch}"
-    waited_ms = seen.now_ms - rollout.since_ms
-    if waited_ms > rollout.ready_timeout_ms:
-        message = f"waited {waited_ms / 1000:.0f} s in {rollout.phase} for {waits_for}"
-        return abort(rollout, seen, Reason.LATE, message)
-    no_data = seen.candidate.health is Health.UNKNOWN
-    return _hold(rollout, Reason.NO_DATA if no_data else Reason.LOADING, f"waits for {waits_for}")
+def _await_gateways(rollout: Rollout, seen: Observation) -> Move:
+    """Promoting waits for every gateway to follow."""
+    if seen.candidate.health is not Health.READY:
+        return wait_in_time(rollout, seen, seen.candidate.message or "replicas that report")
+    if _is_followed(rollout, seen):
+        return enter(rollout, seen, Phase.PROMOTED, Reason.FOLLOWED, "every gateway follows")
+    return wait_in_time(rollout, seen, f"gateways to follow plan epoch {rollout.epoch}")
 
 
-def _judge(
-    rollout: Rollout, seen: Observation, judgement: Judgement | None
-) -> tuple[Rollout, tuple[Action, ...]]:
+def _halted(rollout: Rollout, seen: Observation) -> Move:
+    """Go back as soon as the old bundle is healthy, or on if no operator asked to go back."""
+    if seen.stable.health is Health.READY:
+        message = f"{rollout.halted_for or 'halted'}; {rollout.stable_id} is healthy again"
+        return enter(rollout, seen, Phase.ABORTED, rollout.halted_by or Reason.LATE, message)
+    is_held = seen.candidate.health is Health.READY and _is_followed(rollout, seen)
+    if is_held and rollout.halted_by not in {None, Reason.OPERATOR}:
+        message = f"{rollout.bundle_id} is healthy again, and every gateway follows"
+        return enter(rollout, seen, Phase.PROMOTED, Reason.FOLLOWED, message)
+    return rollout, ()
+
+
+def _is_followed(rollout: Rollout, seen: Observation) -> bool:
+    return seen.followed_epoch is not None and seen.followed_epoch >= rollout.epoch
+
+
+def _judge(rollout: Rollout, seen: Observation, judgement: Judgement | None) -> Move:
     """What the evidence of the present step decides."""
     if judgement is not None:
         rollout = replace(rollout, judgement=judgement.to_json())
@@ -170,13 +133,13 @@ def _judge(
     if verdict is Verdict.FAIL:
         return abort(rollout, seen, Reason.EVIDENCE, f"{at} failed: {said}")
     if seen.candidate.health is not Health.READY:
-        return _hold(rollout, Reason.NO_DATA, f"waits for {seen.candidate.message or 'replicas'}")
+        return hold(rollout, Reason.NO_DATA, f"waits for {seen.candidate.message or 'replicas'}")
     waited_s = (seen.now_ms - rollout.since_ms) / 1000
     if verdict is Verdict.PASS and rollout.plan is not None:
         least_s = rollout.plan.min_time_s(rollout.step)
         if waited_s >= least_s:
             return _next_step(rollout, seen, f"{at} passed: {said}", step=rollout.step + 1)
-        return _hold(
+        return hold(
             rollout, Reason.STEP_TIME, f"{at} passes so far, and lasts at least {least_s:g} s"
         )
     return _undecided(rollout, seen, waited_s, judgement is None, f"{at} is undecided: {said}")
@@ -184,67 +147,11 @@ def _judge(
 
 def _undecided(
     rollout: Rollout, seen: Observation, waited_s: float, is_silent: bool, message: str
-) -> tuple[Rollout, tuple[Action, ...]]:
+) -> Move:
     step = rollout.present_step
     if step is not None and step.max_s is not None and waited_s > step.max_s:
         message = f"{message}; its longest time of {step.max_s:g} s is over"
         if step.on_timeout is OnTimeout.ABORT:
             return abort(rollout, seen, Reason.UNDECIDED, message)
         message += ", and 'cluster canary step', 'promote --full' or 'abort' ends it"
-    return _hold(rollout, Reason.NO_DATA if is_silent else Reason.UNDECIDED, message)
-
-
-def _next_step(
-    rollout: Rollout, seen: Observation, message: str, step: int
-) -> tuple[Rollout, tuple[Action, ...]]:
-    reason = Reason.PASSED if step else Reason.READY
-    phase = Phase.CANARY if step < len(rollout.steps) else Phase.PROMOTING
-    if phase is Phase.CANARY and rollout.opened_ms is None:
-        rollout = replace(rollout, opening=seen.totals, opened_ms=seen.now_ms)
-    return _enter(rollout, seen, phase, reason, message, step=step)
-
-
-def _enter(
-    rollout: Rollout,
-    seen: Observation,
-    phase: Phase,
-    reason: Reason,
-    message: str,
-    *,
-    step: int | None = None,
-) -> tuple[Rollout, tuple[Action, ...]]:
-    sets_plan = phase in {Phase.CANARY, Phase.PROMOTING, Phase.ABORTED}
-    next_step = rollout.step if step is None else step
-    is_new_step = phase is Phase.CANARY and next_step != rollout.step
-    entered = replace(
-        rollout,
-        phase=phase,
-        step=next_step,
-        # What passed the step before says nothing of this one.
-        judgement=None if is_new_step else rollout.judgement,
-        epoch=max(rollout.epoch, seen.plan_epoch) + 1 if sets_plan else rollout.epoch,
-        reason=reason,
-        message=message,
-        since_ms=seen.now_ms,
-        is_settled=False,
-    )
-    return entered, actions_of(entered)
-
-
-def _hold(rollout: Rollout, reason: Reason, message: str) -> tuple[Rollout, tuple[Action, ...]]:
-    return replace(rollout, reason=reason, message=message), ()
-
-
-def _plan(rollout: Rollout) -> TrafficPlan:
-    """The shares of this phase: canary and baseline are equal slices, stable has the rest."""
-    salt = rollout.rollout_id
-    if rollout.phase not in _STEPPING:
-        bundle_id = rollout.bundle_id if rollout.phase is Phase.PROMOTING else rollout.stable_id
-        return TrafficPlan.single(bundle_id, rollout.epoch, salt)
-    share = rollout.steps[rollout.step]
-    arms = (
-        Arm(STABLE, rollout.stable_id, 1.0 - 2.0 * share),
-        Arm(BASELINE, rollout.stable_id, share),
-        Arm(CANARY, rollout.bundle_id, share),
-    )
-    return TrafficPlan(rollout.epoch, salt, arms)
+    return hold(rollout, Reason.NO_DATA if is_silent else Reason.UNDECIDED, message)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from recsys.errors import ConfigError
 from recsys.evidence.metric_rules import ABORTING, METRICS, MetricRule, Role
@@ -31,6 +32,15 @@ _DAY_S = 86_400.0
 class OnTimeout(StrEnum):
     """What becomes of a step that is undecided when its longest time is over."""
 
+    HOLD = "hold"
+    ABORT = "abort"
+
+
+class OnShadowTimeout(StrEnum):
+    """What becomes of a shadow comparison that is undecided when its longest time is over."""
+
+    GO_ON = "go_on"
+    """To the first step, as if there had been no shadow."""
     HOLD = "hold"
     ABORT = "abort"
 
@@ -67,8 +77,15 @@ class RolloutPlan:
     """Chance of aborting a bundle that is as good, over the whole rollout, however often judged."""
     label_window_s: float = 0.0
     """A step that is judged on reactions lasts at least so long: they come after the slate."""
-    shadow: bool = False
-    """Whether answers are compared on copies of requests before the first user; not done yet."""
+    shadow_requests: int = 0
+    """Answers compared on copies of requests before the first user; 0 makes no copies."""
+    shadow_share: float = 0.2
+    """Of all requests, above 0 up to 1: so many are copied to the canary."""
+    shadow_max_s: float = 1_800.0
+    """After so long undecided, `on_shadow_timeout` decides."""
+    on_shadow_timeout: OnShadowTimeout = OnShadowTimeout.HOLD
+    min_overlap: float | None = None
+    """Least mean overlap of the canary's slates with live's, 0-1; None sets no floor."""
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -143,7 +160,8 @@ def built_in(name: str) -> RolloutPlan:
             "TOML file; use '--plan standard'"
         )
     rules = resolved_rules(steps, _OWN_RULES)
-    plan = RolloutPlan(name, steps, rules, label_window_s=_LABEL_WINDOW_S.get(name, 0.0))
+    window_s = _LABEL_WINDOW_S.get(name, 0.0)
+    plan = RolloutPlan(name, steps, rules, label_window_s=window_s, **_SHADOW.get(name, {}))
     return check_plan(plan, f"rollout plan {name}")
 
 
@@ -187,6 +205,17 @@ _BUILT_IN: dict[str, tuple[PlanStep, ...]] = {
 PLAN_NAMES = tuple(_BUILT_IN)
 """The built-in plans, the quickest first."""
 _LABEL_WINDOW_S = {STANDARD: 600.0, CAREFUL: _DAY_S}
+_SHADOW: dict[str, dict[str, Any]] = {
+    FAST: {
+        "shadow_requests": 60,
+        "shadow_max_s": 30.0,
+        "on_shadow_timeout": OnShadowTimeout.GO_ON,
+    },
+    STANDARD: {"shadow_requests": 500},
+    CAREFUL: {"shadow_requests": 500, "shadow_max_s": 6 * _HOUR_S},
+}
+"""`fast` must end without traffic too. The others wait for users at every step, so they lose
+nothing by waiting for answers before the first one, and hold where there are none."""
 
 
 def _plan_problems(plan: RolloutPlan) -> Iterable[str]:
@@ -196,8 +225,7 @@ def _plan_problems(plan: RolloutPlan) -> Iterable[str]:
         yield f"alpha is {plan.alpha}, expected above 0 and below 0.5"
     if not 0.0 <= plan.label_window_s < math.inf:
         yield f"label_window_s is {plan.label_window_s}, expected 0 or more seconds"
-    if plan.shadow:
-        yield "shadow is True, expected False: rollouts make no copies of requests yet"
+    yield from _shadow_problems(plan)
     for rule in plan.rules:
         if not 0.0 <= rule.margin < math.inf:
             yield f"metrics.{rule.name}.margin is {rule.margin}, expected 0 or more"
@@ -206,6 +234,21 @@ def _plan_problems(plan: RolloutPlan) -> Iterable[str]:
                 f"metrics.{rule.name}.winsorise is {rule.winsorise}, expected a quantile above "
                 "0.5 and at most 1"
             )
+
+
+def _shadow_problems(plan: RolloutPlan) -> Iterable[str]:
+    if plan.shadow_requests < 0:
+        yield f"shadow_requests is {plan.shadow_requests}, expected 0 or more"
+    if not 0.0 < plan.shadow_share <= 1.0:
+        yield f"shadow_share is {plan.shadow_share}, expected above 0 and at most 1"
+    if not 0.0 < plan.shadow_max_s < math.inf:
+        yield f"shadow_max_s is {plan.shadow_max_s}, expected more than 0 seconds"
+    if plan.min_overlap is None:
+        return
+    if not 0.0 <= plan.min_overlap <= 1.0:
+        yield f"min_overlap is {plan.min_overlap}, expected 0 to 1"
+    if plan.shadow_requests == 0:
+        yield "min_overlap needs answers to compare, expected shadow_requests above 0"
 
 
 def _step_problems(plan: RolloutPlan) -> Iterable[str]:

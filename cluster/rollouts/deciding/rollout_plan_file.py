@@ -22,7 +22,16 @@ from recsys.errors import ConfigError
 from recsys.evidence.metric_rules import METRICS, MetricRule
 
 T = TypeVar("T")
-_PLAN_KEYS = ("name", "alpha", "label_window_s", "steps", "metrics")
+_VALUE_KEYS = (
+    "alpha",
+    "label_window_s",
+    "shadow_requests",
+    "shadow_share",
+    "shadow_max_s",
+    "on_shadow_timeout",
+    "min_overlap",
+)
+_PLAN_KEYS = ("name", *_VALUE_KEYS, "steps", "metrics")
 _STEP_KEYS = tuple(field.name for field in fields(PlanStep))
 _RULE_KEYS = ("margin", "role", "winsorise")
 """What a plan may change of a metric; what it measures is the catalogue's."""
@@ -72,7 +81,7 @@ def parse_plan(text: str, name: str = "plan") -> RolloutPlan:
         problems.append("steps is empty, expected at least one [[steps]] with a share")
     steps = [_step(table, number, problems) for number, table in enumerate(tables)]
     overrides = _overrides(document.get("metrics", {}), problems)
-    values = {key: document[key] for key in ("alpha", "label_window_s") if key in document}
+    values = {key: document[key] for key in _VALUE_KEYS if key in document}
     named = {"name": document.get("name", name)}
     plan = _converted(named | values, RolloutPlan, "", problems)
     if problems or plan is None:

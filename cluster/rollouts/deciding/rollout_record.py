@@ -30,6 +30,14 @@ class Phase(StrEnum):
     ABORTED = "aborted"
 
 
+class Shadowing(StrEnum):
+    """Where the shadow comparison of a rollout that prepares stands."""
+
+    NONE = "none"
+    RUNNING = "running"
+    OVER = "over"
+
+
 class Reason(StrEnum):
     """Why it stands there, for programs; the message is the same for people."""
 
@@ -86,6 +94,8 @@ class Observation:
     """What is counted without the rollout's name (`EvidenceSource.totals`); None where unread."""
     evidence_problem: str = ""
     """Why the evidence could not be read; empty where it could."""
+    shadow: Mapping[str, Any] | None = None
+    """What its shadow's answers came to (`shadow_sums_to_json`); None where unread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ class Rollout:
     started_ms: int
     ready_timeout_ms: int
     since_ms: int
-    """When the present phase and step began."""
+    """When the present phase, step or shadow comparison began."""
     is_undo: bool = False
     phase: Phase = Phase.STARTING
     step: int = 0
@@ -124,6 +134,13 @@ class Rollout:
     """When the canary got its first user."""
     judgement: Mapping[str, Any] | None = None
     """The latest `Judgement`, as JSON."""
+    shadow: Shadowing = Shadowing.NONE
+    shadow_judgement: Mapping[str, Any] | None = None
+    """The latest `ShadowJudgement`, as JSON."""
+    halted_by: Reason | None = None
+    """Why it was to go back when it halted; None where it is not halted."""
+    halted_for: str = ""
+    """The same for people."""
 
     @property
     def present_step(self) -> PlanStep | None:
@@ -192,7 +209,25 @@ class Release:
     epoch: int
 
 
-Action: TypeAlias = Require | SetPlan | SetAlias | Release
+@dataclass(frozen=True, slots=True)
+class SetShadow:
+    """A share of the requests shall be copied to a bundle that answers nobody."""
+
+    shadow_id: str
+    bundle_id: str
+    share: float
+    started_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClearShadow:
+    """This shadow shall be over, whether or not it began."""
+
+    shadow: SetShadow
+    why: str
+
+
+Action: TypeAlias = Require | SetPlan | SetAlias | Release | SetShadow | ClearShadow
 
 
 def earlier_stables(rollouts: Iterable[Rollout], stable_id: str) -> tuple[str, ...]:

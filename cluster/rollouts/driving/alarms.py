@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from cluster.rollouts.deciding.preparing import is_shadowing
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from recsys.settings import Settings
 
@@ -48,7 +49,7 @@ class Alarm:
     bundle_id: str
     stable_id: str
     step: int
-    """The step it stands or stood at, from 1; 0 for a rollout without steps."""
+    """The step it stands or stood at, from 1; 0 without steps and before the first user."""
     reason: str
     message: str
     at_ms: int
@@ -64,8 +65,10 @@ class Alarm:
 
 
 def is_overdue(rollout: Rollout, now_ms: int) -> bool:
-    """Whether the present step has lasted longer than its longest time."""
+    """Whether the present step, or the shadow comparison, lasts longer than its longest time."""
     step = rollout.present_step
+    if is_shadowing(rollout) and rollout.plan is not None:
+        return now_ms - rollout.since_ms > rollout.plan.shadow_max_s * 1000
     if rollout.phase is not Phase.CANARY or step is None or step.max_s is None:
         return False
     return now_ms - rollout.since_ms > step.max_s * 1000
@@ -84,7 +87,7 @@ def alarm_of(rollout: Rollout, now_ms: int) -> Alarm | None:
         kind = AlarmKind.OVERDUE
     else:
         return None
-    step = min(rollout.step + 1, len(rollout.steps))
+    step = min(rollout.step + 1, len(rollout.steps)) if rollout.opened_ms is not None else 0
     return Alarm(
         kind,
         rollout.rollout_id,

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cluster.rollouts.deciding.rollout_record import Observation, Phase, Reason, Rollout
+from cluster.rollouts.deciding.preparing import is_shadowing, wants_shadow
+from cluster.rollouts.deciding.rollout_record import Observation, Phase, Reason, Rollout, Shadowing
 from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
 from cluster.rollouts.driving.abandonment import ABANDONED_MS
 from cluster.rollouts.driving.controller_lease import ControllerLease
@@ -21,6 +22,8 @@ from cluster.rollouts.driving.rollout_runner import TOUCH_MS
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.errors import RolloutConflict, StoreError
 from recsys.evidence.judgement import Judgement, judge
+from recsys.evidence.shadow_verdict import shadow_sums_to_json
+from recsys.stores.evidence_sums import ShadowSums
 from recsys.traffic import BASELINE, CANARY
 
 BUSY_S = 0.25
@@ -50,6 +53,7 @@ class Controller:
     Args:
         operator: its name, unlike any other's, and its clock.
         tell: called after each recorded turn, moved or not; must not raise.
+        shadow_sums: what the answers of the shadow of this id came to.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Controller:
         source: EvidenceSource,
         operator: Operator,
         tell: Callable[[Moved], None],
+        shadow_sums: Callable[[str], ShadowSums],
     ) -> None:
         self._writer = writer
         self._control = control
@@ -67,6 +72,7 @@ class Controller:
         self._source = source
         self._operator = operator
         self._tell = tell
+        self._shadow_sums = shadow_sums
         self._recorded_ms = 0
         self._leased_ms = 0
 
@@ -103,8 +109,6 @@ class Controller:
 
     def _is_mine(self, stored: StoredRollout) -> bool:
         """Whether nobody else drives it; one that is paused may still be refused by a replica."""
-        if stored.rollout.reason is Reason.HALTED:
-            return False
         # A time ahead of ours is of another clock, and says nothing for long.
         silent_ms = abs(self._operator.clock() - stored.driven_ms)
         is_left = silent_ms > ABANDONED_MS
@@ -134,17 +138,18 @@ class Controller:
 
     def _look(self, rollout: Rollout) -> tuple[Observation, Judgement | None]:
         """What there is to decide on; evidence that cannot be read is no evidence."""
-        totals, judgement, problem = None, None, ""
+        totals, judgement, shadow, problem = None, None, None, ""
         try:
-            if rollout.phase is Phase.PREPARING and rollout.steps:
+            if is_shadowing(rollout):
+                shadow = shadow_sums_to_json(self._shadow_sums(rollout.rollout_id))
+            elif rollout.phase is Phase.PREPARING and rollout.steps and not wants_shadow(rollout):
                 totals = self._source.totals(rollout)
             elif rollout.phase is Phase.CANARY and rollout.plan is not None:
                 judgement = self._judge(rollout)
         except StoreError as error:
             problem = str(error)
-        return replace(
-            self._control.observe(rollout), totals=totals, evidence_problem=problem
-        ), judgement
+        seen = self._control.observe(rollout)
+        return replace(seen, totals=totals, shadow=shadow, evidence_problem=problem), judgement
 
     def _judge(self, rollout: Rollout) -> Judgement | None:
         plan, step = rollout.plan, rollout.present_step
@@ -179,5 +184,5 @@ class Controller:
         self._tell(Moved(before, moved))
 
 
-def _place(rollout: Rollout) -> tuple[Phase, int, Reason, bool]:
-    return rollout.phase, rollout.step, rollout.reason, rollout.is_settled
+def _place(rollout: Rollout) -> tuple[Phase, int, Shadowing, Reason, bool]:
+    return rollout.phase, rollout.step, rollout.shadow, rollout.reason, rollout.is_settled

@@ -85,13 +85,15 @@ def open_controller(
     operator = Operator(name, now_ms, time.sleep, log.info)
     writer = ControlWriter(settings.control_url)
     reader = ControlReader(settings.control_url)
+    evidence = EvidenceReader(settings.evidence_url)
     return Controller(
         writer,
         FleetControl(settings, writer, reader, operator),
         ControllerLease(settings.control_url),
-        EvidenceSource(EvidenceReader(settings.evidence_url), now_ms, kind_meanings(settings)),
+        EvidenceSource(evidence, now_ms, kind_meanings(settings)),
         operator,
         tell,
+        evidence.shadow,
     )
 
 

@@ -8,24 +8,31 @@ from typing import Any
 
 from cluster.rollouts.deciding.observation import (
     bundle_health,
+    by_our_clock,
     expected_replicas,
     followed_epoch,
     gateway_epochs,
+    with_skew,
 )
 from cluster.rollouts.deciding.rollout import actions_of
 from cluster.rollouts.deciding.rollout_record import (
     Action,
+    ClearShadow,
     Observation,
     Release,
     Require,
     Rollout,
     SetAlias,
     SetPlan,
+    SetShadow,
 )
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence
+from cluster.shadows.shadow_record import ShadowRecord, ShadowState
+from cluster.shadows.shadow_writer import ShadowWriter
+from recsys.clock_skew import FRESH_MS, Beat, Skew, follow_beats, skewed
 from recsys.errors import FleetError
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control import ControlReader, Readiness
 
 POLL_S = 0.25
 
@@ -48,16 +55,30 @@ class Operator:
 
 
 class FleetControl:
-    """The running fleet as the control store shows it, and the levers a rollout may pull."""
+    """The running fleet as the control store shows it, and the levers a rollout may pull.
+
+    Args:
+        shadows: None writes them to the control store of the settings.
+    """
 
     def __init__(
-        self, settings: Settings, writer: ControlWriter, reader: ControlReader, operator: Operator
+        self,
+        settings: Settings,
+        writer: ControlWriter,
+        reader: ControlReader,
+        operator: Operator,
+        shadows: ShadowWriter | None = None,
     ) -> None:
         self._settings = settings
         self._expected = expected_replicas(settings)
         self._writer = writer
         self._reader = reader
         self._operator = operator
+        self._shadows = shadows or ShadowWriter(settings.control_url)
+        self._beats: dict[str, Beat] = {}
+        self._before: list[Readiness] = []
+        self._compared_ms = 0
+        self._skews: list[Skew] = []
 
     def observe(self, rollout: Rollout, totals: Mapping[str, Any] | None = None) -> Observation:
         """What one turn of the rollout decides on.
@@ -65,20 +86,22 @@ class FleetControl:
         Args:
             totals: what is counted without a rollout's name (`evidence_source`), if it was read.
         """
-        rows = self._reader.readiness()
+        rows = self._rows()
         plan = self._reader.view().plan
         now_ms = self._operator.clock()
+        candidate = bundle_health(rows, self._expected, rollout.bundle_id, now_ms)
+        stable = bundle_health(rows, self._expected, rollout.stable_id, now_ms)
         return Observation(
             now_ms=now_ms,
             plan_epoch=0 if plan is None else plan.epoch,
-            candidate=bundle_health(rows, self._expected, rollout.bundle_id, now_ms),
-            stable=bundle_health(rows, self._expected, rollout.stable_id, now_ms),
+            candidate=with_skew(candidate, self._skews),
+            stable=with_skew(stable, self._skews),
             followed_epoch=followed_epoch(rows, self._expected, now_ms),
             totals=totals,
         )
 
     def is_alive(self) -> bool:
-        """Whether any gateway reported lately."""
+        """Whether any gateway reported lately, by its own clock: one look sees nothing move."""
         return bool(gateway_epochs(self._reader.readiness(), self._operator.clock()))
 
     def perform_all(self, rollout: Rollout, fence: Fence) -> bool:
@@ -94,12 +117,21 @@ class FleetControl:
 
     def laggard(self, epoch: int) -> FleetError:
         """The error of a fleet that does not follow a traffic plan."""
-        epochs = gateway_epochs(self._reader.readiness(), self._operator.clock())
+        epochs = gateway_epochs(self._rows(), self._operator.clock())
         return FleetError(
             f"a gateway follows traffic plan {epochs[0] if epochs else 'none'} after "
             f"{self._settings.cluster.ready_timeout_s} s, expected {epoch}; look for its log with "
             "'cluster doctor', then run 'cluster canary retry'"
         )
+
+    def _rows(self) -> list[Readiness]:
+        """What replicas last said, with heartbeats as this process's clock saw them move."""
+        rows, now_ms = self._reader.readiness(), self._operator.clock()
+        if now_ms - self._compared_ms >= FRESH_MS or now_ms < self._compared_ms:
+            self._skews = skewed(self._before, rows, now_ms)
+            self._before, self._compared_ms = rows, now_ms
+        self._beats = follow_beats(self._beats, rows, now_ms)
+        return by_our_clock(rows, self._beats, now_ms)
 
     def _perform(self, action: Action, fence: Fence) -> bool:
         view = self._reader.view()
@@ -113,8 +145,31 @@ class FleetControl:
                 self._writer.set_alias(name, bundle_id, instead_of, fence=fence)
             case Release(bundle_ids, epoch):
                 # No bundle goes while a gateway may still send requests to it.
-                epochs = gateway_epochs(self._reader.readiness(), self._operator.clock())
+                epochs = gateway_epochs(self._rows(), self._operator.clock())
                 if epochs and epochs[0] < epoch:
                     return False
                 self._writer.set_required(bundle_ids, view.required, fence=fence)
+            case SetShadow() as shadow:
+                record = self._record(shadow, ShadowState.RUNNING)
+                self._shadows.ensure_running(record, self._operator.who, self._operator.clock())
+            case ClearShadow(shadow, why):
+                self._close(shadow, why)
         return True
+
+    def _close(self, shadow: SetShadow, why: str) -> None:
+        """End a shadow for ever, so that a controller that is late does not begin it."""
+        who, now_ms = self._operator.who, self._operator.clock()
+        if self._shadows.ensure_closed(shadow.shadow_id, who, now_ms, why) is None:
+            self._shadows.start(self._record(shadow, ShadowState.PREPARING), who, now_ms)
+            self._shadows.ensure_closed(shadow.shadow_id, who, now_ms, why)
+
+    def _record(self, shadow: SetShadow, state: ShadowState) -> ShadowRecord:
+        return ShadowRecord(
+            shadow.shadow_id,
+            shadow.bundle_id,
+            shadow.share,
+            state,
+            self._operator.who,
+            shadow.started_ms,
+            rollout_id=shadow.shadow_id,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster.rollouts.deciding.preparing import is_shadowing
 from cluster.rollouts.deciding.rollout_record import Health, Phase, Reason, Rollout
 from cluster.rollouts.deciding.rollout_turn import Turn, Verb
 from recsys.errors import ConfigError, FleetError, RolloutConflict
@@ -26,6 +27,8 @@ def steered(rollout: Rollout, turn: Turn) -> Turn:
         FleetError: more traffic while a replica does not hold the bundle.
         ConfigError: a promotion that the evidence does not bear and nobody asked for in full.
     """
+    if turn.verb is Verb.SKIP and is_shadowing(rollout):
+        return turn
     word = _WORDS.get(turn.verb, str(turn.verb))
     allowed = _WHERE[turn.verb]
     if rollout.phase not in allowed:

@@ -213,6 +213,10 @@ class ControlWriter:
             lambda connection: [read_turn(row) for row in connection.execute(order).mappings()], []
         )
 
+    def close(self) -> None:
+        """Give the store back."""
+        self._store.close()
+
     @contextmanager
     def _change(self, fence: Fence | None) -> Generator[Connection]:
         with self._store.change() as connection:

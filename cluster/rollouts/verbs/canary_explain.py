@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.verbs.canary_view import duration_text, next_move
-from cluster.rollouts.verbs.metric_text import effect_text, interval_text, margin_text, value_text
+from cluster.rollouts.verbs.canary_view import next_move
+from cluster.rollouts.verbs.metric_text import (
+    duration_text,
+    effect_text,
+    interval_text,
+    margin_text,
+    value_text,
+)
+from cluster.rollouts.verbs.shadow_view import shadow_lines
 
 if TYPE_CHECKING:
     from cluster.rollouts.deciding.rollout_turn import RecordedTurn
@@ -19,7 +26,7 @@ _NOT_BY_EVIDENCE = {
     Reason.FORCED: "an operator promoted it without a verdict",
     Reason.REFUSED: "a replica refused the bundle: what it loaded or answered was not right",
     Reason.LATE: "the replicas were not in time, so no user was answered by it or all went back",
-    Reason.HALTED: "it can go neither on nor back by itself, because neither bundle is healthy",
+    Reason.HALTED: "it can go neither on nor back, because neither bundle is healthy",
 }
 
 
@@ -94,6 +101,7 @@ def why_lines(rollout: Rollout, now_ms: int) -> list[str]:
     ]
     if rollout.reason in _NOT_BY_EVIDENCE:
         lines.append(f"decided by: {_NOT_BY_EVIDENCE[rollout.reason]}")
+    lines += shadow_lines(rollout)
     judged = rollout.judgement
     if judged is None:
         lines.append("evidence: none was judged")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console, as_text
-from cluster.rollouts.verbs.canary_view import duration_text
+from cluster.rollouts.verbs.metric_text import duration_text
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,13 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.rollouts.deciding.rollout_plan import OnTimeout
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.verbs.metric_text import effect_text, interval_text, margin_text, value_text
+from cluster.rollouts.verbs.metric_text import (
+    duration_text,
+    effect_text,
+    interval_text,
+    margin_text,
+    value_text,
+)
+from cluster.rollouts.verbs.shadow_view import (
+    VERDICT_STYLE,
+    next_of_preparing,
+    plain_table,
+    shadow_document,
+    shadow_table,
+    shadow_text,
+    shadow_time_left,
+)
 from recsys.traffic import BASELINE, CANARY
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-_VERDICT_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _COLUMNS = ("metric", "role", "baseline", "canary", "effect", "interval", "allowed", "verdict")
 
 
@@ -53,8 +67,9 @@ def time_left(rollout: Rollout, now_ms: int) -> TimeLeft | None:
     waited_s = 0.0
     if rollout.phase in {Phase.CANARY, Phase.PAUSED}:
         waited_s = max(now_ms - rollout.since_ms, 0) / 1000
-    least_s, most_s = 0.0, 0.0
-    is_bounded = True
+    shadow_s = shadow_time_left(rollout, now_ms)
+    least_s, most_s = 0.0, shadow_s or 0.0
+    is_bounded = shadow_s is not None
     for number in range(rollout.step, len(plan.steps)):
         spent_s = waited_s if number == rollout.step else 0.0
         least_s += max(plan.min_time_s(number) - spent_s, 0.0)
@@ -86,7 +101,10 @@ def step_views(rollout: Rollout) -> tuple[StepView, ...]:
 def next_move(rollout: Rollout, now_ms: int) -> str:
     """What comes next, and what it waits for."""
     if rollout.reason is Reason.HALTED:
-        return "nothing until 'cluster canary retry' or 'cluster canary abort'"
+        return (
+            f"back to {rollout.stable_id} once it is healthy; 'cluster canary retry' or 'abort' "
+            "asks again"
+        )
     match rollout.phase:
         case Phase.PROMOTED:
             return "nothing; 'cluster canary undo' leads back"
@@ -99,8 +117,7 @@ def next_move(rollout: Rollout, now_ms: int) -> str:
         case Phase.CANARY:
             return _after_step(rollout, now_ms)
         case _:
-            share = f"{rollout.steps[0]:g}" if rollout.steps else "1"
-            return f"share {share} once every replica holds the bundle"
+            return next_of_preparing(rollout, now_ms)
 
 
 def rollout_document(rollout: Rollout, now_ms: int) -> dict[str, Any]:
@@ -114,6 +131,7 @@ def rollout_document(rollout: Rollout, now_ms: int) -> dict[str, Any]:
         "verdict": judged.get("verdict"),
         "deciding": judged.get("deciding"),
         "time_left": None if left is None else asdict(left),
+        "shadow": shadow_document(rollout),
         "next": next_move(rollout, now_ms),
     }
 
@@ -121,9 +139,11 @@ def rollout_document(rollout: Rollout, now_ms: int) -> dict[str, Any]:
 def rollout_line(rollout: Rollout, now_ms: int) -> str:
     """The view as one line, for where a page cannot be redrawn."""
     left = time_left(rollout, now_ms)
-    at = f" step {rollout.step + 1} of {len(rollout.steps)}" if rollout.present_step else ""
+    is_open = rollout.present_step is not None and rollout.opened_ms is not None
+    at = f" step {rollout.step + 1} of {len(rollout.steps)}" if is_open else ""
     users = _users_text(rollout.judgement or {})
-    parts = [f"{rollout.phase}{at}: {rollout.message}", users, _left_text(left)]
+    shadow = shadow_text(rollout) if rollout.opened_ms is None else ""
+    parts = [f"{rollout.phase}{at}: {rollout.message}", shadow, users, _left_text(left)]
     return "; ".join(part for part in parts if part)
 
 
@@ -140,28 +160,19 @@ def rollout_page(rollout: Rollout, now_ms: int) -> Group:
         Text(head),
         Text(f"{rollout.phase}: {rollout.message}", style=_style(rollout)),
     ]
-    if rollout.plan is not None and rollout.plan.steps:
-        parts.append(_steps_table(rollout))
-    judged = rollout.judgement or {}
-    if judged.get("comparisons"):
-        parts.append(_metrics_table(rollout, judged))
-    parts += [Text(line) for line in (_users_text(judged), _ratio_text(judged)) if line]
+    # What matters most comes first: a low terminal shows the top alone.
+    parts.append(Text(f"next: {next_move(rollout, now_ms)}"))
     left = _left_text(time_left(rollout, now_ms))
     if left:
         parts.append(Text(left))
-    parts.append(Text(f"next: {next_move(rollout, now_ms)}"))
+    parts += _shadow_parts(rollout)
+    judged = rollout.judgement or {}
+    parts += [Text(line) for line in (_users_text(judged), _ratio_text(judged)) if line]
+    if judged.get("comparisons"):
+        parts.append(_metrics_table(rollout, judged))
+    if rollout.plan is not None and rollout.plan.steps:
+        parts.append(_steps_table(rollout))
     return Group(*parts)
-
-
-def duration_text(seconds: float) -> str:
-    """A duration for people, such as `45 s`, `12 min` or `2.5 d`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5_400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 129_600:
-        return f"{seconds / 3_600:.1f} h"
-    return f"{seconds / 86_400:.1f} d"
 
 
 def _state(rollout: Rollout, number: int) -> str:
@@ -198,34 +209,32 @@ def _after_step(rollout: Rollout, now_ms: int) -> str:
 
 
 def _steps_table(rollout: Rollout) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(title="steps", title_justify="left")
-    for column in ("step", "canary", "baseline", "state", "shortest", "longest", "needs"):
+    table = plain_table("steps; the baseline is as large as the canary")
+    for column in ("step", "canary", "state", "shortest", "longest", "users", "requests"):
         table.add_column(column)
     for step in step_views(rollout):
         longest = "no end" if step.max_s is None else duration_text(step.max_s)
         table.add_row(
             str(step.number),
             f"{step.share:.2%}",
-            f"{step.share:.2%}",
             step.state,
             duration_text(step.min_s),
             longest,
-            f"{step.min_users:,} users, {step.min_requests:,} requests",
+            f"{step.min_users:,}",
+            f"{step.min_requests:,}",
             style="bold" if step.state == "present" else None,
         )
     return table
 
 
 def _metrics_table(rollout: Rollout, judged: Mapping[str, Any]) -> RenderableType:
-    from rich.table import Table
     from rich.text import Text
 
     rules = {} if rollout.plan is None else {rule.name: rule for rule in rollout.plan.rules}
-    table = Table(title="canary against baseline", title_justify="left")
+    table = plain_table("canary against baseline")
     for column in _COLUMNS:
-        table.add_column(column)
+        # A narrow terminal breaks lines within intervals, and cuts no name.
+        table.add_column(column, no_wrap=column in {"metric", "role", "verdict"})
     for found in judged["comparisons"]:
         shape = rules[found["metric"]].shape if found["metric"] in rules else ""
         is_rate = str(shape) == "rate"
@@ -238,9 +247,20 @@ def _metrics_table(rollout: Rollout, judged: Mapping[str, Any]) -> RenderableTyp
             effect_text(found["effect"], is_rate=is_rate),
             interval_text(found["low"], found["high"], is_rate=is_rate),
             margin_text(found["margin"], str(found["better"]), is_rate=is_rate),
-            Text(verdict, style=_VERDICT_STYLE.get(verdict, "")),
+            Text(verdict, style=VERDICT_STYLE.get(verdict, "")),
         )
     return table
+
+
+def _shadow_parts(rollout: Rollout) -> list[RenderableType]:
+    """The line of the comparison, and its checks until the first user."""
+    from rich.text import Text
+
+    line = shadow_text(rollout)
+    parts: list[RenderableType] = [Text(line)] if line else []
+    if rollout.shadow_judgement is not None and rollout.opened_ms is None:
+        parts.append(shadow_table(rollout.shadow_judgement))
+    return parts
 
 
 def _users_text(judged: Mapping[str, Any]) -> str:

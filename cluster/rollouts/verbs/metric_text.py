@@ -1,4 +1,4 @@
-"""Numbers of a comparison as people read them. Pure; None is a number nobody knows."""
+"""Numbers and durations as people read them. Pure; None is a number nobody knows."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def margin_text(margin: float, better: str, *, is_rate: bool) -> str:
     """The loss that is still allowed, in the direction in which it is one."""
     sign = "-" if better == "higher" else "+"
     return f"{sign}{margin * 100:g} {'pp' if is_rate else '%'}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people, such as `45 s`, `12 min` or `2.5 d`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 129_600:
+        return f"{seconds / 3_600:.1f} h"
+    return f"{seconds / 86_400:.1f} d"

@@ -1,22 +1,17 @@
-"""Alarms of rollouts: when one is raised, and that posting it holds nobody up."""
+"""Alarms of rollouts: when one is raised. Posting is `tests/integration/test_alarm_webhook.py`."""
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 
 from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan
-from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.driving import alarms
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout, Shadowing
 from cluster.rollouts.driving.alarms import Alarm, AlarmKind, Alarms, alarm_of, raise_alarm
-from recsys.settings import ClusterSettings, Settings
-
-URL = "http://127.0.0.1:9/hook"
+from recsys.settings import Settings
 
 
 def a_rollout(**changes: object) -> Rollout:
@@ -26,6 +21,16 @@ def a_rollout(**changes: object) -> Rollout:
         "r1", "b2", "b1", "p", (0.1,), (), ("b2",), 0, 1_000, 0, phase=Phase.CANARY, plan=plan
     )
     return replace(rollout, **changes)  # type: ignore[arg-type]
+
+
+def test_a_comparison_beyond_its_longest_time_is_told_of_before_any_step() -> None:
+    """A later one of the first step is another alarm."""
+    plan = RolloutPlan("p", (PlanStep(0.1, max_s=10.0),), shadow_requests=5, shadow_max_s=30.0)
+    waiting = a_rollout(phase=Phase.PREPARING, shadow=Shadowing.RUNNING, plan=plan)
+    assert alarm_of(waiting, 30_000) is None
+    found = alarm_of(waiting, 30_001)
+    assert found is not None
+    assert (found.kind, found.step) == (AlarmKind.OVERDUE, 0)
 
 
 def an_alarm() -> Alarm:
@@ -64,59 +69,6 @@ def test_each_alarm_is_raised_once(caplog: pytest.LogCaptureFixture) -> None:
         told.look(a_rollout(phase=Phase.ABORTED, reason=Reason.EVIDENCE))
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "waits for a decision" in caplog.records[0].message
-
-
-def post_to(monkeypatch: pytest.MonkeyPatch, statuses: list[int]) -> list[dict[str, Any]]:
-    """Answer posts with these statuses; 0 is a refused connection. Returns what was posted."""
-    seen: list[dict[str, Any]] = []
-
-    class Answering:
-        """Stands for one streamed answer."""
-
-        def __init__(self, status: int) -> None:
-            self.status_code = status
-
-        def __enter__(self) -> Answering:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            return None
-
-    def stream(method: str, url: str, *, content: str, **given: object) -> Answering:
-        assert (method, url) == ("POST", URL)
-        seen.append(json.loads(content))
-        status = statuses.pop(0)
-        if status == 0:
-            raise httpx.ConnectError("refused")
-        return Answering(status)
-
-    monkeypatch.setattr(httpx, "stream", stream)
-    monkeypatch.setattr(alarms, "RETRY_PAUSE_S", 0.0)
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("statuses", "n_posts", "is_lost"),
-    [([204], 1, False), ([0, 200], 2, False), ([500, 0], 2, True)],
-)
-def test_a_webhook_is_tried_twice(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    statuses: list[int],
-    n_posts: int,
-    is_lost: bool,
-) -> None:
-    """And what was not posted is logged without the address, which may hold a key."""
-    seen = post_to(monkeypatch, list(statuses))
-    settings = Settings(cluster=ClusterSettings(alarm_webhook_url=URL))
-    thread = raise_alarm(settings, an_alarm())
-    assert thread is not None
-    thread.join(5)
-    assert len(seen) == n_posts
-    assert (seen[0]["kind"], seen[0]["rollout_id"], seen[0]["message"]) == ("aborted", "r1", "ctr")
-    lost = [record.message for record in caplog.records if record.levelname == "ERROR"]
-    assert bool(lost) == is_lost
-    assert all(URL not in message for message in lost)
 
 
 def test_without_an_address_nothing_is_posted() -> None:

@@ -17,7 +17,7 @@ from cluster.console import Console
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.composition import COMPOSED, Part
 from recsys.bundles.registry import Registry
-from recsys.errors import BundleError, BundleNotFound, ConfigError, FleetError, SpaceMismatch
+from recsys.errors import BundleError, BundleNotFound, ConfigError, FleetError
 from recsys.settings import Settings
 from tests.parts_for_tests import DAY_S, let_age, publish_parts
 
@@ -26,7 +26,10 @@ Calls = list[list[str]]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """b1 is stable; b2 fits it, b3 does not, b4 is b1 with the scorer of b2."""
+    """b1 is stable; b2 fits it, b3 does with its own towers, b4 is b1 with the scorer of b2.
+
+    b0 reads other histories.
+    """
     settings = Settings(data_dir=tmp_path / "var")
     publish_parts(settings, tmp_path, "b1", second=1)
     publish_parts(settings, tmp_path, "b2", second=2, scorer="other", ordering={"pool": 9})
@@ -36,6 +39,7 @@ def settings(tmp_path: Path) -> Settings:
     publish_parts(
         settings, tmp_path, "b4", second=4, scorer="other", lineage=lineage, parents=("b1", "b2")
     )
+    publish_parts(settings, tmp_path, "b0", second=0, scorer="fifth", schema_hash="9f00")
     ControlWriter(settings.control_url).set_alias("stable", "b1", None)
     return settings
 
@@ -83,8 +87,24 @@ def test_a_trial_run_of_composing_only_checks(settings: Settings, calls: Calls) 
     """With the same refusals."""
     options = ("--base", "b1", "--ordering", "b2", "--dry-run")
     assert document(run(settings, "compose", *options))["bundle_id"] == ""
-    refused = run(settings, "compose", "--base", "b1", "--scorer", "b3", "--dry-run")
-    assert isinstance(refused.exception, SpaceMismatch)
+    refused = run(settings, "compose", "--base", "b1", "--scorer", "b0", "--dry-run")
+    assert isinstance(refused.exception, BundleError)
+    assert calls == []
+
+
+def test_a_scorer_of_another_training_is_said_to_bring_its_towers(
+    settings: Settings, calls: Calls
+) -> None:
+    """Before it is composed, by the difference, and as data."""
+    options = ("compose", "--base", "b1", "--scorer", "b3", "--dry-run")
+    found = document(run(settings, *options))
+    assert (found["carries_space"], found["n_estimated"]) == (True, 0)
+    assert "the scorer with its own towers" in run(settings, *options, as_json=False).stdout
+    made = document(run(settings, "diff", "b1", "b3"))
+    assert made["exchange"]["scorer of b3 in b1"] == (
+        "fits with its own towers, which know 2 of 2 items"
+    )
+    assert "scorer's space" in made["facts"]
     assert calls == []
 
 
@@ -94,7 +114,7 @@ def test_a_trial_run_of_composing_only_checks(settings: Settings, calls: Calls) 
         (("--base", "b1"), ConfigError),
         (("--base", "b1", "--scorer", "b1"), ConfigError),
         (("--base", "b8", "--scorer", "b1"), BundleNotFound),
-        (("--base", "b1", "--scorer", "b3"), SpaceMismatch),
+        (("--base", "b1", "--scorer", "b0"), BundleError),
         (("--base", "../b1", "--scorer", "b2"), BundleError),
     ],
 )
@@ -144,10 +164,11 @@ def test_the_earlier_part_is_the_first_other_one_that_fits(settings: Settings) -
     """What was passed over is named with its reason."""
     registry = Registry(settings.registry_location)
     stable = registry.manifest("b1")
-    assert earlier_part(registry, stable, ("b1", "b3", "b9", "b2"), Part.SCORER) == "b2"
+    assert earlier_part(registry, stable, ("b1", "b0", "b9", "b2"), Part.SCORER) == "b2"
+    assert earlier_part(registry, stable, ("b3", "b2"), Part.SCORER) == "b3"
     with pytest.raises(ConfigError) as caught:
-        earlier_part(registry, stable, ("b3", "b9"), Part.SCORER)
-    assert "b3: another embedding space" in str(caught.value)
+        earlier_part(registry, stable, ("b0", "b9"), Part.SCORER)
+    assert "b0: another feature schema" in str(caught.value)
     assert "b9: bundle b9 is not in" in str(caught.value)
 
 
@@ -190,7 +211,7 @@ def test_the_removal_says_what_went_and_how_much(settings: Settings) -> None:
     assert "kept b1  alias stable" in text
     assert "kept b2  a part of the composed b4" in text
     swept = document(run(settings, "gc", "--keep", "1"))
-    assert [row["bundle_id"] for row in swept["removed"]] == ["b3"]
+    assert [row["bundle_id"] for row in swept["removed"]] == ["b0", "b3"]
     assert swept["n_bytes"] > 0
     assert document(run(settings, "gc", "--keep", "1"))["removed"] == []
 

@@ -64,7 +64,7 @@ def test_the_parts_that_could_be_exchanged_are_named(registry: Registry) -> None
     """In both directions."""
     exchange = difference(registry, "b1", "b2").exchange
     assert exchange["ordering of b2 in b1"] == "fits"
-    assert exchange["scorer of b1 in b2"].startswith("does not fit: another embedding space")
+    assert exchange["scorer of b1 in b2"].startswith("does not fit: another catalogue")
 
 
 def test_the_text_and_the_document_say_the_same(registry: Registry) -> None:

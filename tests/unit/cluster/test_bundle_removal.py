@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from cluster.bundles.part_leases import LEASE_MS, PartLeases
 from cluster.bundles.pins import Pin, Pins
 from cluster.bundles.references import ReferenceReader, References
 from cluster.bundles.removal import YOUNG_MS, Shelved, keep_reasons, shelved, sweep
 from cluster.rollouts.storing.control_writer import ControlWriter
+from cluster.shadows.shadow_record import ShadowRecord, ShadowState
+from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.bundles.bundle import verify_bundle
 from recsys.bundles.composition import COMPOSED
 from recsys.bundles.registry import Registry
@@ -257,3 +260,55 @@ def test_a_bucket_is_swept_like_a_directory(tmp_path: Path) -> None:
     left = {str(path).split("/")[3] for path in files.find(f"/{name}")}
     assert left == {"b0", "b3"}
     files.rm(f"/{name}", recursive=True)
+
+
+def test_bundles_of_open_shadows_and_experiments_stay(tmp_path: Path) -> None:
+    """Until they are closed."""
+    settings = shelf_of(tmp_path, 3)
+    shadows = ShadowWriter(settings.control_url)
+    record = ShadowRecord("s1", "b1", 0.1, ShadowState.PREPARING, "ann", 1)
+    shadows.start(record, "ann", 1)
+    with ReferenceReader(settings.control_url) as reader:
+        assert reader.read(now_ms()).reason("b1") == "part of an open shadow or experiment"
+    assert swept(settings) == ["b2"]
+    shadows.ensure_closed("s1", "ann", 2, "enough")
+    assert swept(settings) == ["b1"]
+    shadows.give_back()
+
+
+def test_parts_of_what_is_being_composed_stay(tmp_path: Path) -> None:
+    """While its process runs, and no longer than its lease if that was killed."""
+    settings = shelf_of(tmp_path, 3)
+    leases = PartLeases(settings.control_url)
+    assert leases.read(now_ms()) == {}
+    with leases.held(("b1", "b1", "b0"), "compose@h:1", now_ms):
+        with leases.held(("b1",), "compose@h:2", now_ms):
+            assert set(leases.read(now_ms())) == {"b0", "b1"}
+        assert leases.read(now_ms() + LEASE_MS) == {}
+        assert swept(settings) == ["b2"]
+    assert leases.read(now_ms()) == {}
+    assert swept(settings) == ["b1"]
+    leases.close()
+
+
+@pytest.mark.parametrize("url", ["", "memory://{}/bundles"])
+def test_a_part_of_what_was_composed_meanwhile_comes_back(tmp_path: Path, url: str) -> None:
+    """It was published after the bundles were looked at, and before the part was purged."""
+    place = url.format(f"registry-{uuid.uuid4().hex}")
+    settings = Settings(data_dir=tmp_path / "var", **({"registry_url": place} if url else {}))
+    for i in range(2):
+        publish_parts(settings, tmp_path, f"b{i}", second=i, scorer=f"scorer {i}")
+    registry = Registry(settings.registry_location)
+    looks = iter(range(9))
+
+    def look() -> References:
+        if next(looks) == 1:
+            publish_parts(
+                settings, tmp_path, "b9", second=9, lineage={COMPOSED: {}}, parents=("b0", "b1")
+            )
+        return References("b0", {"b0": "alias stable"})
+
+    found = sweep(registry, look, keep=0, clock=lambda: now_ms() + DAY_S * 1000)
+    assert found.removed == ()
+    assert found.kept["b1"] == "a part of the composed b9"
+    assert verify_bundle(registry.fetch("b1", tmp_path / "cache")).bundle_id == "b1"

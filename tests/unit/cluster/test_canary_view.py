@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster.console import as_text
-from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan, built_in
-from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_plan import (
+    OnShadowTimeout,
+    PlanStep,
+    RolloutPlan,
+    built_in,
+)
+from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout, Shadowing
 from cluster.rollouts.deciding.rollout_turn import RecordedTurn, Turn, Verb
 from cluster.rollouts.verbs.canary_explain import (
     chapter_line,
@@ -23,6 +28,8 @@ from cluster.rollouts.verbs.canary_view import (
     time_left,
 )
 from recsys.evidence.metric_rules import METRICS
+from recsys.evidence.shadow_verdict import ShadowNeeds, judge_shadow, shadow_sums_from_json
+from tests.rollouts_for_tests import shadow_sums
 
 JUDGEMENT = {
     "verdict": "inconclusive",
@@ -176,3 +183,54 @@ def test_turns_at_one_place_are_one_chapter() -> None:
     assert [(one.phase, one.n_turns) for one in told] == [("canary", 2), ("aborted", 1)]
     assert "(2 turns, 1 s)" in chapter_line(told[0], 0)
     assert chapters([]) == ()
+
+
+def a_shadowed(**changes: object) -> Rollout:
+    """A rollout whose answers are compared on copies."""
+    plan = replace(PLAN, shadow_requests=500, min_overlap=0.5)
+    needs = ShadowNeeds(500, 0.5, 0.05)
+    judged = judge_shadow(shadow_sums_from_json(shadow_sums(320, 4)), needs).to_json()
+    early = a_rollout(
+        phase=Phase.PREPARING,
+        step=0,
+        plan=plan,
+        opened_ms=None,
+        judgement=None,
+        shadow=Shadowing.RUNNING,
+        shadow_judgement=judged,
+        message="the shadow comparison is undecided",
+    )
+    return replace(early, **changes)  # type: ignore[arg-type]
+
+
+def test_a_shadow_comparison_is_shown_with_its_checks_and_what_is_next() -> None:
+    """On the page, in the line, as JSON, and explained."""
+    page = as_text(rollout_page(a_shadowed(), 130_000))
+    for said in (
+        "316 of 500 answers compared, overlap 0.7, rbo 0.6; of 320 copies 4 failed, 0 degraded",
+        "failed_share",
+        "at least 0.5",
+        "after 30 min undecided: holds for an operator",
+        "without end",
+    ):
+        assert said in page
+    assert "316 of 500" in rollout_line(a_shadowed(), 0)
+    shown = rollout_document(a_shadowed(), 0)["shadow"]
+    assert (shown["state"], shown["judgement"]["n_failed"]) == ("running", 4)
+    told = "\n".join(why_lines(a_shadowed(), 0))
+    assert "shadow verdict: inconclusive: 316 of 500 answers are compared" in told
+    assert "overlap: 0.700 with interval" in told
+    assert rollout_document(a_rollout(), 0)["shadow"] is None
+
+
+def test_a_comparison_that_goes_on_by_itself_bounds_the_time_left() -> None:
+    """What it waited counts; one beyond its longest time says what ends it."""
+    plan = replace(
+        PLAN, shadow_requests=9, shadow_max_s=60.0, on_shadow_timeout=OnShadowTimeout.GO_ON
+    )
+    left = time_left(a_shadowed(plan=plan, since_ms=100_000), 130_000)
+    assert left is not None
+    assert left.max_s == 30.0 + 600.0 + 900.0
+    fresh = a_shadowed(plan=plan, shadow=Shadowing.NONE, shadow_judgement=None)
+    assert "9 answers on copies" in next_move(fresh, 0)
+    assert "'cluster canary step' or 'abort'" in next_move(a_shadowed(plan=plan), 200_000)

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.rollouts.deciding.rollout_record import Phase, Rollout
 from cluster.rollouts.driving.evidence_source import EvidenceSource
-from recsys.stores.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence
+from recsys.stores.evidence_sums import Coverage, LatencyHistogram, UserColumns, VariantEvidence
 from recsys.stores.evidence_tables import HOUR_MS, MEASURES
 
 NOW_MS = 500_000 * HOUR_MS + 1_234
@@ -82,6 +82,10 @@ class Reader:
         self.asked.append(("users", bundle_ids is None, until_ms > NOW_MS))
         return self.before if bundle_ids is None else self.now
 
+    def coverage(self) -> Coverage:
+        """How far the log is counted."""
+        return Coverage(NOW_MS, {})
+
 
 @dataclass
 class Clock:
@@ -99,28 +103,34 @@ def a_source(reader: Reader, clock: Clock) -> EvidenceSource:
     return EvidenceSource(reader, clock)  # type: ignore[arg-type]
 
 
-def test_what_was_counted_before_the_first_user_is_taken_off() -> None:
-    """Outcomes and latencies know the bundle, and no rollout."""
+def test_outcomes_and_latencies_of_other_rollouts_of_the_bundle_do_not_count() -> None:
+    """Not those of before, and not those that come late while this one runs."""
     reader = Reader([an_arm("b2", "canary", "r0", 5), an_arm("b1", "baseline", "r0", 3)])
     source = a_source(reader, Clock())
-    opened = replace(ROLLOUT, opening=source.totals(ROLLOUT))
-    fresh = source.samples(opened)
-    assert {name: arm.counts["errors"] for name, arm in fresh.items()} == {
-        "canary": 0,
-        "baseline": 0,
-    }
+    assert source.totals(ROLLOUT) == {"since_ms": NOW_MS - 1_234, "arms": {}}
+    fresh = source.samples(ROLLOUT)
+    assert [arm.counts["errors"] for arm in fresh.values()] == [0, 0]
     reader.arms = [
         an_arm("b2", "canary", "r0", 9),
-        an_arm("b2", "canary", "r1", 9, slates=2),
+        an_arm("b2", "canary", "r1", 4, slates=2),
         an_arm("b1", "baseline", "r0", 3),
         an_arm("b1", "stable", "", 70),
     ]
-    samples = source.samples(opened)
+    samples = source.samples(ROLLOUT)
     assert samples["canary"].counts["errors"] == 4
     assert samples["canary"].counts["slates"] == 2
     assert samples["canary"].latency.counts == {24: 4}
     assert (samples["baseline"].counts["errors"], samples["baseline"].latency.n) == (0, 0)
-    assert {row[2] for row in reader.asked if row[0] == "arms"} == {NOW_MS - 1_234}
+    hours = {row[2] for row in reader.asked if row[0] == "arms"}
+    assert hours == {NOW_MS - 1_234 - HOUR_MS}
+
+
+def test_an_opening_that_an_earlier_release_recorded_is_not_taken_off() -> None:
+    """It counted other rollouts of the bundle too, which this one's evidence no longer holds."""
+    reader = Reader([an_arm("b2", "canary", "r1", 4)])
+    before = {"outcomes": [[500, "boom", 9]], "served": [[24, 9]], "failed": []}
+    old = replace(ROLLOUT, opening={"since_ms": NOW_MS, "arms": {"canary": before}})
+    assert a_source(reader, Clock()).samples(old)["canary"].counts["errors"] == 4
 
 
 def test_users_are_those_of_this_rollout_and_their_past_is_any_other_arm() -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.rollouts.deciding.observation import bundle_health, expected_replicas, followed_epoch
+from cluster.rollouts.deciding.observation import (
+    bundle_health,
+    by_our_clock,
+    expected_replicas,
+    followed_epoch,
+    with_skew,
+)
 from cluster.rollouts.deciding.rollout import (
     abort,
     actions_of,
@@ -19,9 +26,15 @@ from cluster.rollouts.deciding.rollout import (
     retry,
     skip,
 )
-from cluster.rollouts.deciding.rollout_plan import OnTimeout, PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_plan import (
+    OnShadowTimeout,
+    OnTimeout,
+    PlanStep,
+    RolloutPlan,
+)
 from cluster.rollouts.deciding.rollout_record import (
     BundleHealth,
+    ClearShadow,
     Health,
     Observation,
     Phase,
@@ -31,15 +44,19 @@ from cluster.rollouts.deciding.rollout_record import (
     Rollout,
     SetAlias,
     SetPlan,
+    SetShadow,
+    Shadowing,
     earlier_stables,
 )
 from cluster.rollouts.deciding.rollout_turn import RecordedTurn, Turn, Verb, decide, plain, replay
+from recsys.clock_skew import Beat, follow_beats, skewed
 from recsys.errors import StoreError
 from recsys.evidence.comparison import Verdict
 from recsys.evidence.judgement import Judgement
 from recsys.settings import ServeSettings, Settings
 from recsys.stores.control import Readiness
 from recsys.traffic import TrafficPlan
+from tests.rollouts_for_tests import shadow_sums
 
 TIMEOUT_MS = 10_000
 UNFINISHED = [phase for phase in Phase if phase not in {Phase.PROMOTED, Phase.ABORTED}]
@@ -233,7 +250,16 @@ def test_an_operator_may_skip_a_step_and_promote_without_evidence() -> None:
 def test_a_record_of_before_there_were_plans_still_reads() -> None:
     """With its steps, and no evidence can pass them."""
     document = a_rollout(Phase.CANARY).to_json()
-    for name in ("plan", "opening", "opened_ms", "judgement"):
+    for name in (
+        "plan",
+        "opening",
+        "opened_ms",
+        "judgement",
+        "shadow",
+        "shadow_judgement",
+        "halted_by",
+        "halted_for",
+    ):
         del document[name]
     old = Rollout.from_json(document)
     assert (old.plan, old.steps) == (None, (0.1, 0.5))
@@ -338,6 +364,120 @@ def test_a_clock_that_was_set_back_only_begins_the_wait_anew() -> None:
     assert held.since_ms == 1_000
 
 
+def a_shadowed(shadow: Shadowing = Shadowing.RUNNING, **plan: object) -> Rollout:
+    """A rollout whose answers are compared on copies, ten of them unless said otherwise."""
+    changed = replace(a_plan((0.1,)), **{"shadow_requests": 10, "shadow_max_s": 60.0, **plan})  # type: ignore[arg-type]
+    return a_rollout(Phase.PREPARING, steps=(0.1,), plan=changed, shadow=shadow)
+
+
+def copied(n: int, n_failed: int = 0, **changes: object) -> Observation:
+    """A turn that sees so many copies."""
+    return replace(seen(), shadow=shadow_sums(n, n_failed), **changes)  # type: ignore[arg-type]
+
+
+def test_answers_are_compared_once_every_replica_holds_the_bundle() -> None:
+    """With copies, then without, and only then with users."""
+    fresh = a_shadowed(Shadowing.NONE)
+    held, _ = advance(fresh, seen(Health.LOADING))
+    assert held.shadow is Shadowing.NONE
+    running, actions = advance(fresh, seen())
+    shadow = SetShadow("r1", "b2", 0.2, 0)
+    assert (running.phase, running.shadow) == (Phase.PREPARING, Shadowing.RUNNING)
+    assert actions == (Require(("b1", "b0", "b2")), shadow)
+    over, actions = advance(settled(running), copied(12))
+    assert (over.phase, over.shadow, over.reason) == (
+        Phase.PREPARING,
+        Shadowing.OVER,
+        Reason.PASSED,
+    )
+    assert actions == (Require(("b1", "b0", "b2")), ClearShadow(shadow, over.message))
+    opened, actions = advance(settled(over), seen())
+    assert (opened.phase, opened.step) == (Phase.CANARY, 0)
+    assert all(isinstance(action, SetPlan) for action in actions)
+
+
+def test_a_shadow_that_fails_aborts_and_is_cleared() -> None:
+    """Before the first user."""
+    aborted, actions = advance(a_shadowed(), copied(40, n_failed=30))
+    assert (aborted.phase, aborted.reason) == (Phase.ABORTED, Reason.EVIDENCE)
+    assert [type(action) for action in actions] == [SetPlan, ClearShadow, Release]
+    assert aborted.shadow_judgement is not None
+    assert aborted.shadow_judgement["deciding"] == "failed_share"
+
+
+@pytest.mark.parametrize(
+    ("on_timeout", "phase", "shadow"),
+    [
+        (OnShadowTimeout.GO_ON, Phase.PREPARING, Shadowing.OVER),
+        (OnShadowTimeout.HOLD, Phase.PREPARING, Shadowing.RUNNING),
+        (OnShadowTimeout.ABORT, Phase.ABORTED, Shadowing.RUNNING),
+    ],
+)
+@pytest.mark.parametrize("sums", [None, 0, 3])
+def test_a_comparison_without_answers_ends_as_its_plan_says(
+    sums: int | None, on_timeout: OnShadowTimeout, phase: Phase, shadow: Shadowing
+) -> None:
+    """Not before its longest time, and never as a pass."""
+    now = seen() if sums is None else copied(sums)
+    rollout = a_shadowed(on_shadow_timeout=on_timeout)
+    early, actions = advance(rollout, replace(now, now_ms=60_000))
+    assert (early.phase, early.shadow, actions) == (Phase.PREPARING, Shadowing.RUNNING, ())
+    late, _ = advance(early, replace(now, now_ms=60_001))
+    assert (late.phase, late.shadow) == (phase, shadow)
+    assert late.reason is not Reason.PASSED
+    assert "longest time of 60 s is over" in late.message
+
+
+@pytest.mark.parametrize("health", [Health.LOADING, Health.UNKNOWN])
+def test_a_replica_that_is_lost_while_answers_are_compared_is_waited_for(health: Health) -> None:
+    """A pass needs every replica."""
+    now = replace(copied(12), candidate=BundleHealth(health, "x"))
+    held, actions = advance(a_shadowed(), now)
+    assert (held.shadow, held.reason, actions) == (Shadowing.RUNNING, Reason.NO_DATA, ())
+    refused = replace(copied(12), candidate=BundleHealth(Health.FAILED, "x"))
+    assert advance(a_shadowed(), refused)[0].reason is Reason.REFUSED
+
+
+def test_an_operator_may_end_the_comparison_and_an_abort_clears_it() -> None:
+    """The first users come with the next turn, once the opening sums are read."""
+    skipped, actions = skip(a_shadowed(), seen(), "ann knows")
+    assert (skipped.phase, skipped.shadow, skipped.reason) == (
+        Phase.PREPARING,
+        Shadowing.OVER,
+        Reason.SKIPPED,
+    )
+    assert isinstance(actions[-1], ClearShadow)
+    for shadow in (Shadowing.RUNNING, Shadowing.OVER):
+        _, actions = abort(a_shadowed(shadow), seen(), Reason.OPERATOR, "stop")
+        assert isinstance(actions[1], ClearShadow)
+    assert retry(a_shadowed(), now_ms=9).since_ms == 9
+
+
+def test_a_halted_rollout_goes_back_once_the_old_bundle_is_healthy() -> None:
+    """As was decided when it halted."""
+    ill = seen(Health.FAILED, stable=Health.UNKNOWN)
+    halted, _ = advance(a_rollout(Phase.PROMOTING), ill)
+    assert (halted.reason, halted.halted_by) == (Reason.HALTED, Reason.REFUSED)
+    assert advance(halted, ill) == (halted, ())
+    back, actions = advance(halted, seen(Health.FAILED))
+    assert (back.phase, back.reason, back.halted_by) == (Phase.ABORTED, Reason.REFUSED, None)
+    assert back.message == "b2 failed; b1 is healthy again"
+    assert actions[0] == SetPlan(TrafficPlan.single("b1", 6, "r1"))
+
+
+def test_a_halted_rollout_goes_on_once_the_new_bundle_is_healthy_unless_a_person_said_no() -> None:
+    """And only when every gateway follows."""
+    ill = seen(Health.FAILED, stable=Health.UNKNOWN)
+    halted, _ = advance(a_rollout(Phase.PROMOTING), ill)
+    assert advance(halted, seen(stable=Health.UNKNOWN, followed_epoch=4)) == (halted, ())
+    on, _ = advance(halted, seen(stable=Health.UNKNOWN))
+    assert (on.phase, on.reason) == (Phase.PROMOTED, Reason.FOLLOWED)
+    refused, _ = abort(halted, ill, Reason.OPERATOR, "stop")
+    assert advance(refused, seen(stable=Health.UNKNOWN)) == (refused, ())
+    old = replace(halted, halted_by=None, halted_for="")
+    assert advance(old, seen())[0].phase is Phase.ABORTED
+
+
 observations = st.builds(
     Observation,
     st.integers(0, 10**6),
@@ -347,6 +487,10 @@ observations = st.builds(
     st.none() | st.integers(0, 60),
     st.none() | st.just({"since_ms": 0}),
     st.sampled_from(["", "the evidence cannot be read"]),
+    st.none()
+    | st.builds(
+        lambda n, failed: shadow_sums(n, min(n, failed)), st.integers(0, 60), st.integers(0, 60)
+    ),
 )
 VERBS = (*[Verb.ADVANCE] * 6, *[verb for verb in Verb if verb not in {Verb.START, Verb.SETTLED}])
 turns = st.lists(
@@ -378,6 +522,7 @@ def check_move(before: Rollout, after: Rollout, turn: Turn) -> None:
         assert turn.judgement.verdict is Verdict.PASS
     if turn.verb is Verb.ABORT and before.phase not in {Phase.PROMOTING, *FINISHED}:
         assert after.phase is Phase.ABORTED
+    check_shadow(before, after)
     for action in actions_of(after):
         if isinstance(action, SetPlan):
             assert sum(arm.share for arm in action.plan.arms) == pytest.approx(1.0)
@@ -386,14 +531,37 @@ def check_move(before: Rollout, after: Rollout, turn: Turn) -> None:
                 assert action.plan.epoch > max(before.epoch, now.plan_epoch)
 
 
+def check_shadow(before: Rollout, after: Rollout) -> None:
+    """Copies are made in the comparison alone, and end in whatever way it is left."""
+    if before.shadow is Shadowing.RUNNING and after.shadow is Shadowing.OVER:
+        assert any(isinstance(action, ClearShadow) for action in actions_of(after))
+    if after.phase is Phase.ABORTED and after.shadow is not Shadowing.NONE:
+        assert any(isinstance(action, ClearShadow) for action in actions_of(after))
+    if after.plan is not None and after.plan.shadow_requests and after.phase in STEPPING:
+        assert after.shadow is Shadowing.OVER, "no user before the comparison"
+    if any(isinstance(action, SetShadow) for action in actions_of(after)):
+        assert (after.phase, after.shadow) == (Phase.PREPARING, Shadowing.RUNNING)
+
+
 FINISHED = (Phase.PROMOTED, Phase.ABORTED)
+STEPPING = (Phase.CANARY, Phase.PAUSED)
+shadow_plans = st.builds(
+    dict,
+    shadow_requests=st.sampled_from([0, 10]),
+    shadow_max_s=st.sampled_from([1.0, 500.0]),
+    on_shadow_timeout=st.sampled_from(OnShadowTimeout),
+    min_overlap=st.sampled_from([None, 0.3, 0.9]),
+)
 
 
 @settings(max_examples=50, deadline=None)
-@given(turns, st.sampled_from([(), (0.1,), (0.05, 0.5)]))
-def test_no_history_of_turns_breaks_a_rule(history: list[Turn], steps: tuple[float, ...]) -> None:
+@given(turns, st.sampled_from([(), (0.1,), (0.05, 0.5)]), shadow_plans)
+def test_no_history_of_turns_breaks_a_rule(
+    history: list[Turn], steps: tuple[float, ...], shadow: dict[str, Any]
+) -> None:
     """Whatever is seen, judged and asked for; and its recorded turns lead to the same records."""
-    rollout = a_rollout(steps=steps)
+    shadow = shadow if steps else {}
+    rollout = a_rollout(steps=steps, plan=replace(a_plan(steps), **shadow))
     recorded = [RecordedTurn("r1", 1, "ann", Turn(Verb.START, 0), rollout)]
     for turn in history:
         before, rollout = rollout, decide(rollout, turn)
@@ -503,6 +671,26 @@ def test_a_replica_that_is_missing_silent_or_loading_is_waited_for(rows: list[Re
     health = bundle_health(rows, EXPECTED, "b2", 12_000)
     assert health.health is Health.LOADING
     assert "b2 on " in health.message
+
+
+@pytest.mark.parametrize("offset_ms", [-30_000, 30_000])
+def test_a_replica_whose_clock_is_off_lives_while_its_heartbeat_moves(offset_ms: int) -> None:
+    """And is named where something is waited for; who stands still is dead, whatever its clock."""
+    beats: dict[str, Beat] = {}
+    rows: list[Readiness] = []
+    for now_ms in (10_000_000, 10_001_000):
+        before = rows
+        rows = [replace(row, heartbeat_ms=now_ms + offset_ms) for row in FLEET]
+        beats = follow_beats(beats, rows, now_ms)
+    ours = by_our_clock(rows, beats, now_ms)
+    assert bundle_health(ours, EXPECTED, "b2", now_ms).health is Health.READY
+    later_ms = now_ms + 6_000
+    still = by_our_clock(rows, follow_beats(beats, rows, later_ms), later_ms)
+    assert bundle_health(still, EXPECTED, "b2", later_ms).health is Health.UNKNOWN
+    waiting = bundle_health(ours[:2], EXPECTED, "b2", now_ms)
+    told = with_skew(waiting, skewed(before, rows, now_ms, period_ms=1_000))
+    where = "30 s ahead" if offset_ms > 0 else "30 s behind"
+    assert f"clocks are off, set them: g1 {where}, g2 {where}" in told.message
 
 
 def test_one_refusal_is_enough_and_is_named() -> None:

@@ -22,6 +22,7 @@ from recsys.bundles.bundle import (
     verify_bundle,
     write_manifest,
 )
+from recsys.bundles.scorer_space import SCORER_SPACE, ScorerSpace
 from recsys.errors import BundleCorrupt, BundleError
 
 NOW = datetime(2026, 11, 22, 9, 15, 0, tzinfo=UTC)
@@ -74,6 +75,22 @@ def test_a_written_manifest_reads_back_equal_and_verifies(tmp_path: Path) -> Non
     assert written.n_bytes == sum(len(content) for content in FILES.values())
     assert written.created_at == "2026-11-22T09:15:00+00:00"
     assert written.space_fingerprint == space_fingerprint(tmp_path)
+
+
+def test_a_scorer_with_its_own_towers_is_another_format(tmp_path: Path) -> None:
+    """A program of before refuses it by the version, and reads plain bundles as it did."""
+    plain = a_bundle(tmp_path / "plain")
+    document = json.loads((tmp_path / "plain" / "manifest.json").read_bytes())
+    assert (plain.format_version, "scorer_space" in document) == (1, False)
+    folder = tmp_path / "carried" / SCORER_SPACE
+    folder.mkdir(parents=True)
+    (folder / "towers.json").write_text("{}")
+    space = ScorerSpace("a" * 64, 24, 3)
+    carried = a_bundle(tmp_path / "carried", scorer_space=space)
+    assert verify_bundle(tmp_path / "carried") == carried
+    assert (carried.format_version, carried.scorer_space) == (2, space)
+    with pytest.raises(BundleError, match="files say otherwise"):
+        a_bundle(tmp_path / "none", scorer_space=space)
 
 
 def test_the_fingerprint_is_of_the_space_and_the_digest_of_everything(tmp_path: Path) -> None:
@@ -172,11 +189,18 @@ def signed(document: dict[str, object]) -> bytes:
     return _render(document)
 
 
+SPACE = {"fingerprint": "a" * 64, "embedding_dim": 8, "n_estimated": 0}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format_version 2, this program reads 1"),
+        ({"format_version": 3}, "format_version 3, this program reads 1 and 2"),
         ({"format_version": None}, "format_version None"),
+        ({"format_version": 2}, "files say otherwise; compose the bundle again"),
+        ({"scorer_space": SPACE}, "files say otherwise"),
+        ({"format_version": 2, "scorer_space": SPACE}, "files say otherwise"),
+        ({"format_version": 2, "scorer_space": SPACE | {"n_estimated": -1}}, "n_estimated"),
         ({"n_items": "3"}, "wrong type.*n_items"),
         ({"n_shards": 0}, "n_shards"),
         ({"files": {"../escape": {"sha256": "0" * 64, "size": 1}}}, "escape"),

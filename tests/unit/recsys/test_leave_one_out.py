@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.features import FIRST_KIND
+from recsys.item_successors import ItemSuccessors
 from recsys.leave_one_out import attribute, newest_places, without_each
 from recsys.scorer import CandidateScorer, item_popularity
 from recsys.scorer_network import ScorerConfig, ScorerNetwork
@@ -39,7 +40,7 @@ def a_world(tower_length: int = LENGTH) -> tuple[UserEncoder, CandidateScorer]:
         utility_weights=(1.0, 2.0, -1.0), score_center=0.2, score_spread=2.0, user_scale=1.0,
         vector_scale=2.0, blend=0.7, slope=0.7, offset=-1.0, action_log_odds=(1.0, -1.0, -2.0),
         action_trust=(1.0, 0.5, 1.0), is_negative=(False, False, True), acted_rate=0.05,
-        n_sources=5,
+        n_sources=5, reads_successors=True, chance_center=-4.0, chance_spread=2.0,
     )  # fmt: skip
     network = ScorerNetwork(config)
     with torch.no_grad():
@@ -47,7 +48,15 @@ def a_world(tower_length: int = LENGTH) -> tuple[UserEncoder, CandidateScorer]:
             weights.add_(0.3 * torch.randn(weights.shape))
     popularity = torch.from_numpy(item_popularity(np.arange(N_ITEMS)))
     vectors = torch.from_numpy(model.item_vectors())
-    return UserEncoder.of(model), CandidateScorer(config, network.eval(), vectors, popularity)
+    followed = [np.random.default_rng(n).permutation(N_ITEMS)[:6] for n in range(N_ITEMS)]
+    successors = ItemSuccessors(
+        np.arange(0, 6 * N_ITEMS + 1, 6),
+        np.concatenate(followed).astype(np.int32),
+        np.full(6 * N_ITEMS, 1 / 6, np.float32),
+        np.full(N_ITEMS, 1 / N_ITEMS, np.float32),
+    )
+    scorer = CandidateScorer(config, network.eval(), vectors, popularity, successors)
+    return UserEncoder.of(model), scorer
 
 
 def some_events(n_events: int, seed: int = 0) -> list[Event]:
@@ -168,8 +177,9 @@ def test_a_feature_counts_what_the_score_is_without_it() -> None:
     whole = utility(encoder, scorer, events, candidates)
     history = arrays_of(events)
     scores = scorer.score({**history, "user_emb": encoder.encode(history), **candidates})
+    unpopular = torch.zeros_like(scorer.popularity)
     mean = CandidateScorer(
-        scorer.config, scorer.network, scorer.vectors, torch.zeros_like(scorer.popularity)
+        scorer.config, scorer.network, scorer.vectors, unpopular, scorer.successors
     )
     of_none = {**candidates, "sources": np.full_like(candidates["sources"], 5)}
     expected = {
@@ -184,10 +194,17 @@ def test_a_feature_counts_what_the_score_is_without_it() -> None:
         )
     for item, score in enumerate(scores["retrieval_scores"][0].tolist()):
         config = replace(scorer.config, score_center=score)
-        at_mean = CandidateScorer(config, scorer.network, scorer.vectors, scorer.popularity)
+        at_mean = scorer.with_network(config, scorer.network)
         expected_of_score = whole[item] - utility(encoder, at_mean, events, candidates)[item]
         claimed = found[ATTRIBUTED.index("retrieval_score"), item]
         assert claimed == pytest.approx(expected_of_score, rel=2e-3, abs=2e-6)
+    assert scorer.successors is not None
+    chances = scorer.successors.log_chances(history["items"], candidates["rows"])
+    for item, chance in enumerate(chances[0].tolist()):
+        at_mean = scorer.with_network(replace(scorer.config, chance_center=chance), scorer.network)
+        expected_of_it = whole[item] - utility(encoder, at_mean, events, candidates)[item]
+        claimed = found[ATTRIBUTED.index("successors"), item]
+        assert claimed == pytest.approx(expected_of_it, rel=2e-3, abs=2e-6)
 
 
 def test_a_request_is_attributed_alike_alone_and_in_a_batch() -> None:

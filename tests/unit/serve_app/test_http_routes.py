@@ -252,9 +252,9 @@ def test_a_gateway_without_a_plan_is_alive_and_not_ready(tmp_path: Path) -> None
 
 
 def test_traffic_follows_the_plan_and_every_answer_is_of_one_bundle(place: Place) -> None:
-    """A canary loads beside stable and takes its users when the plan says so."""
+    """A canary loads beside stable and takes its users, also those who get no answer."""
     stable, canary = place.bundle_ids
-    graph = place.graph()
+    graph = place.graph(max_batches_in_flight=1)
 
     async def until(bundle_ids: set[str]) -> set[tuple[str, str]]:
         for _ in range(500):
@@ -273,12 +273,19 @@ def test_traffic_follows_the_plan_and_every_answer_is_of_one_bundle(place: Place
             TrafficPlan(1, SALT, (Arm("stable", stable, 0.5), Arm("canary", canary, 0.5))),
         )
         during = await until({stable, canary})
+        await asyncio.gather(*(recommend(graph, f"hurried{n}", deadline_ms="1") for n in range(40)))
         put_in_force(place.settings, all_to(stable))
         return [before, during, await until({stable})]
 
     before, during, after = using(graph, scenario())
     assert before == after == {("stable", stable)}
     assert during == {("stable", stable), ("canary", canary)}
+    hurried = [
+        (e.variant, e.experiment)
+        for e in logged(place.settings)
+        if isinstance(e, Outcome) and e.user_id.startswith("hurried")
+    ]
+    assert set(hurried) == {("stable", None), ("canary", SALT)}
 
 
 def test_a_planned_bundle_that_cannot_be_loaded_leaves_its_users_to_stable(place: Place) -> None:

@@ -74,6 +74,21 @@ def test_a_stage_ten_times_as_slow_is_refused() -> None:
     assert slow.n_calls == N_ROUNDS
 
 
+def test_a_scorer_with_its_own_towers_is_timed_against_both_steps_of_another() -> None:
+    """It encodes the user to score; what it may take is measured by encoding and scoring."""
+    golden = GOLDEN | {
+        part: arrays(rows=np.ones((2, 3), np.int32)) for part in ("requests", "candidates")
+    }
+    bench = Bench()
+    stable = bench.stage(0.01)
+    bench.yardsticks.keep("b1", "scorer", stable, golden)
+    bench.yardsticks.check("scorer", bench.stage(0.01, 0.08), golden, encodes_to_score=True)
+    with pytest.raises(BundleError, match="to score 4"):
+        bench.yardsticks.check("scorer", bench.stage(0.01, 0.08), golden)
+    with pytest.raises(BundleError, match="to encode 4"):
+        bench.yardsticks.check("scorer", bench.stage(0.08), golden, encodes_to_score=True)
+
+
 def test_a_busy_node_refuses_nothing() -> None:
     """One good round is proof; what is slow for both is slow for other reasons."""
     bench = Bench()
@@ -139,6 +154,10 @@ def test_a_bundle_larger_than_the_room_is_refused() -> None:
         check_room(large, ("scorer",), tight)
     check_room(large, ("shard-000",), tight)
     check_room(large, ("gateway",), tight)
+    carried = manifest(item_vectors_D_safetensors=1, scorer_space__item_vectors_D_safetensors=10**6)
+    with pytest.raises(BundleError, match=r"b1 needs about 3 MB for scorer, .* 1 MB to spare"):
+        check_room(carried, ("scorer",), tight)
+    check_room(carried, ("ordering",), tight)
     with pytest.raises(BundleError, match="0 MB to spare"):
         check_room(large, ("shard-000",), Memory(free=100, total=40_000_000))
 

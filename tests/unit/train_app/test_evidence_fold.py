@@ -64,7 +64,7 @@ def test_the_stream_counts_what_the_plain_computation_counts(seed: int, batch: i
     assert evidence.tables["kinds"] == expected["kinds"]
     assert evidence.named("users") == expected["users"]
     assert evidence.named("user_kinds") == expected["user_kinds"]
-    outcomes = {(key[3], key[4]): sums["n"] for key, sums in evidence.tables["outcomes"].items()}
+    outcomes = {(key[4], key[5]): sums["n"] for key, sums in evidence.tables["outcomes"].items()}
     by_reason: dict[tuple[int | str, ...], int] = {}
     for (status, reason), n in outcomes.items():
         by_reason[status, reason] = by_reason.get((status, reason), 0) + n
@@ -229,7 +229,7 @@ def test_kinds_and_reasons_are_bounded_too() -> None:
     events += [an_outcome(f"o{n}", "u", START_MS, 503, f"reason {n}") for n in range(99)]
     evidence = counted(*events)
     assert len({key[5] for key in evidence.tables["kinds"]}) == 65
-    assert len({key[4] for key in evidence.tables["outcomes"]}) == 65
+    assert len({key[5] for key in evidence.tables["outcomes"]}) == 65
 
 
 def test_records_that_are_no_event_are_set_aside() -> None:

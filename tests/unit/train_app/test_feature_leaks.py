@@ -19,7 +19,8 @@ from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import UserEncoder
 from recsys.types import Batch, Item, Source
 from train_app.examples.interactions import Interactions, interactions_from_columns
-from train_app.learning.label_free_counts import label_free_counts
+from train_app.learning.count_successors import count_successors
+from train_app.learning.label_free_counts import label_free, label_free_counts
 from train_app.learning.scorer_examples import ScorerExamples, collect_examples, held_back_events
 
 torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
@@ -81,11 +82,13 @@ class Stages:
             n_items=N_ITEMS, embedding_dim=DIM, hidden_dims=(8,), actions=KINDS,
             utility_weights=(1.0,) * n, score_center=0.1, score_spread=2.0, user_scale=1.0,
             vector_scale=1.0, action_log_odds=(0.0,) * n, action_trust=(1.0,) * n,
-            is_negative=(False, False, True), n_sources=len(Source),
+            is_negative=(False, False, True), n_sources=len(Source), reads_successors=True,
         )  # fmt: skip
-        popularity = torch.from_numpy(item_popularity(label_free_counts(log, held)))
+        is_free = label_free(log, held)
+        popularity = torch.from_numpy(item_popularity(label_free_counts(log, is_free)))
+        successors = count_successors(log, is_free, CHOSEN.events.negative_kinds)
         scorer = CandidateScorer(
-            config, ScorerNetwork(config), torch.from_numpy(self.vectors), popularity
+            config, ScorerNetwork(config), torch.from_numpy(self.vectors), popularity, successors
         )
         return scorer.inputs(batch)[0]
 
@@ -118,6 +121,7 @@ def test_what_is_read_of_an_item_is_the_same_whether_or_not_a_source_proposed_it
     own = {
         "vectors": (proposed.vectors, whole.vectors[requests, rows]),
         "scores": (proposed.scores, whole.scores[requests, rows]),
+        "chances": (proposed.chances, whole.chances[requests, rows]),
         "side": (
             proposed.side[..., :N_OWN_SIDE], whole.side[requests, rows][..., :N_OWN_SIDE]
         ),
@@ -172,7 +176,8 @@ def test_a_label_that_is_planted_after_the_moment_changes_labels_alone(
             np.testing.assert_array_equal(values, now.batch()[name], name)
     held_after = held_back_events(after, np.random.default_rng(0))
     counts, recounted = (
-        label_free_counts(before, held.ravel()), label_free_counts(after, held_after)
+        label_free_counts(before, label_free(before, held.ravel())),
+        label_free_counts(after, label_free(after, held_after)),
     )  # fmt: skip
     np.testing.assert_array_equal(counts, recounted)
     read, reread = (
@@ -209,5 +214,5 @@ def test_counts_leave_out_the_labels_and_nothing_else(n_held: int) -> None:
     for event, (user, row) in enumerate(zip(owner.tolist(), log.rows.tolist(), strict=True)):
         if event < begins.get((user, row), len(log)):
             expected[row] += 1
-    assert label_free_counts(log, held).tolist() == expected.tolist()
+    assert label_free_counts(log, label_free(log, held)).tolist() == expected.tolist()
     assert expected.sum() <= len(log) - n_held

@@ -26,7 +26,7 @@ def test_the_sampled_partition_is_unbiased() -> None:
 
 def test_unseen_items_are_never_negatives() -> None:
     """A new item is not pushed away for want of clicks; every draw has the same shape."""
-    counts = np.array([0, 3, 0, 9, 1, 1, 1, 1])
+    counts = np.array([0, 3, 0, 9, 1, 1, 1, 1, 2, 4])
     sampler = NegativeSampler(counts, 3)
     for seed in range(50):
         drawn = sampler.draw(np.random.default_rng(seed))

@@ -14,6 +14,7 @@ from recsys.two_tower import UserEncoder
 from recsys.types import Source
 from train_app.examples.interactions import Interactions, interactions_from_columns
 from train_app.learning.calibration import choose_blend, choose_trust, fit_sigmoid, ndcg_per_example
+from train_app.learning.first_config import action_weights
 from train_app.learning.scorer_examples import (
     ScorerExamples,
     collect_examples,
@@ -21,7 +22,7 @@ from train_app.learning.scorer_examples import (
     histories_before,
     kept_aside,
 )
-from train_app.learning.train_scorer import ScorerFit, action_weights, train_scorer
+from train_app.learning.train_scorer import ScorerFit, train_scorer
 
 N_ITEMS, DIM, N_CANDIDATES = 30, 8, 12
 FAST = ScorerSettings(

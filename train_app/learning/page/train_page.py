@@ -19,7 +19,6 @@ from torch import Tensor
 
 from recsys.joint_settings import JointSettings
 from recsys.scorer import CandidateScorer, recent_items
-from recsys.scorer_network import ScorerNetwork
 from recsys.tower_networks import TwoTower
 from recsys.two_tower import left_aligned
 from recsys.types import Batch, RowArray
@@ -144,7 +143,9 @@ class _Training:
 
     def __init__(self, pair: Pair, settings: JointSettings, n_retrieved: int) -> None:
         self._model = copy.deepcopy(pair.model).eval()
-        self._scorer = _with_network(pair.scorer, copy.deepcopy(pair.scorer.network))
+        self._scorer = pair.scorer.with_network(
+            pair.scorer.config, copy.deepcopy(pair.scorer.network)
+        )
         self._settings = settings
         self._quotas = (float(n_retrieved), float(settings.page))
         self._towers = list(self._model.parameters())
@@ -158,7 +159,7 @@ class _Training:
         """The pair as it stands, to serve with; later steps do not change it."""
         model = copy.deepcopy(self._model)
         network = copy.deepcopy(self._scorer.network).eval()
-        scorer = _with_network(self._scorer, network)
+        scorer = self._scorer.with_network(self._scorer.config, network)
         scorer.vectors = torch.from_numpy(model.item_vectors())
         return Pair(model, scorer)
 
@@ -225,10 +226,6 @@ class _Training:
         inputs, retrieval = self._scorer.network_inputs(batch, user, sampled, recent)
         estimates = self._scorer.network(inputs)
         return retrieval, estimates.base + estimates.residual, sampled
-
-
-def _with_network(scorer: CandidateScorer, network: ScorerNetwork) -> CandidateScorer:
-    return CandidateScorer(scorer.config, network, scorer.vectors, scorer.popularity)
 
 
 def _distinct(

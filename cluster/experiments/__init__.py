@@ -1,0 +1,1 @@
+"""Experiments: their records and the commands that start, read and end them."""

@@ -1,0 +1,1 @@
+"""Shadow traffic: bundles that get copies of requests and answer nobody."""

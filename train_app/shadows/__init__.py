@@ -1,0 +1,1 @@
+"""What the lake tells of shadows: the lift their slates would have had."""
