@@ -107,6 +107,8 @@ class Impression(
     degraded: tuple[str, ...] = ()
     stage_ms: dict[str, float] = {}
     experiment: str | None = None
+    experiments: tuple[str, ...] = ()
+    """The sides it was answered under, each as `EXPERIMENT_ID:ARM`."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -141,6 +141,9 @@ class ScheduleSettings(Branch):
     """Hour of the day in UTC of a daily training."""
     min_new_engagements: Positive = 1_000
     """Fewer new ones since the training before are waited for."""
+    rollout: str = ""
+    """Plan by which the controller rolls out what the schedule published: `fast`, `standard`,
+    `careful` or the path of a TOML file; empty leaves that to operators."""
     rest_minutes: Annotated[float, Field(ge=0)] = 5.0
     """Pause after a training before `continuous` and `on_drift` begin another; a failed one is
     tried again after it, and after twice as long each time it fails again."""

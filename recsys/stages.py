@@ -18,6 +18,7 @@ from recsys.bundles.scorer_space import SCORER_SPACE, SCORER_SPACE_FILES
 from recsys.candidates import best_columns
 from recsys.errors import BundleError, FeatureSchemaMismatch
 from recsys.features import FeatureSchema
+from recsys.ordering_overrides import OVERRIDES, put_over
 from recsys.settings import OrderingSettings, Settings
 from recsys.slate import order_slates
 from recsys.types import NO_ROW, Batch, FloatArray, RowArray
@@ -221,24 +222,30 @@ class OrderingStage:
         return cls(vectors, codes, settings)
 
     def __call__(self, method: str, batch: Batch) -> Batch:
-        """`order`: `rows`, `utility` [B, C], `k`, `seeds` [B] to `picked`, `propensity` [B, K]."""
+        """`order`: `rows`, `utility` [B, C], `k`, `seeds` [B] to `picked`, `propensity` [B, K].
+
+        The bytes of `overrides` [n], where there are any, are put over the bundle's settings.
+        """
         if method != "order":
             raise _no_method(ORDERING, method, "order")
+        settings = self._settings
+        if OVERRIDES in batch:
+            settings = put_over(settings, batch[OVERRIDES].tobytes())
         usable = np.isfinite(batch["utility"]) & (batch["rows"] >= 0)
         utility = np.where(usable, batch["utility"], -np.inf).astype(np.float32)
         # Only the widest pool's vectors are gathered: candidates beyond it cannot be shown.
-        n_pool = max(self._settings.pool, int(batch["k"].max(initial=0)))
+        n_pool = max(settings.pool, int(batch["k"].max(initial=0)))
         best = best_columns(utility, n_pool)  # [B, P] column of C
         requests = np.arange(len(best))[:, None]
         rows = np.maximum(batch["rows"][requests, best], 0)
         slates = order_slates(
             utility[requests, best],
-            self._vectors[rows] if self._settings.diversity > 0 else None,
+            self._vectors[rows] if settings.diversity > 0 else None,
             self._codes.categories[rows],
             self._codes.creators[rows],
             batch["k"],
             batch["seeds"],
-            self._settings,
+            settings,
         )
         if best.shape[1] == 0:
             return {"picked": slates.picked, "propensity": slates.propensity}

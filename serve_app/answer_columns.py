@@ -47,7 +47,7 @@ def answers_of(
             unshown=unshown[i],
             dropped=dropped[i],
             explanations=(
-                explain_shown(bundle, columns, shown[i], i, settings)
+                explain_shown(bundle, columns, shown[i], i, settings, ask.overrides)
                 if ask.request.explain
                 else None
             ),

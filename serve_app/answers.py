@@ -72,6 +72,7 @@ def impression_of(answer: Answer, event_id: str) -> Impression:
         bundle_id=answer.bundle_id,
         variant=answer.ask.variant,
         experiment=answer.ask.experiment,
+        experiments=answer.ask.experiments,
         slate=tuple(_shown_items(answer)),
         unshown=tuple(_unshown_items(answer.unshown)),
         dropped=tuple(_dropped_items(answer.dropped)),

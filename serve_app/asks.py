@@ -8,6 +8,7 @@ import xxhash
 
 from recsys.bundles.item_table import ItemTable
 from recsys.features import FeatureSchema
+from recsys.ordering_overrides import NO_OVERRIDES
 from recsys.types import Batch
 from serve_app.http.recommend_requests import RecommendRequest
 
@@ -24,6 +25,10 @@ class Ask:
     """On the monotonic clock."""
     experiment: str | None = None
     """What its slate is compared under; None where it is not."""
+    experiments: tuple[str, ...] = ()
+    """The sides it is answered under, each as `EXPERIMENT_ID:ARM`."""
+    overrides: bytes = NO_OVERRIDES
+    """Ordering settings put over the bundle's own, as `recsys.ordering_overrides` packs them."""
 
     @property
     def seed(self) -> int:

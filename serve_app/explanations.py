@@ -14,6 +14,7 @@ from recsys.candidates import CandidateSet
 from recsys.dropped_candidates import DroppedDraw
 from recsys.neighbour_candidates import NeighbourTable, newest_seeds, seed_kinds
 from recsys.neighbour_seeds import strongest_seeds
+from recsys.ordering_overrides import NO_OVERRIDES, put_over
 from recsys.settings import Settings
 from recsys.types import NO_ROW, Batch, RowArray, Source
 from serve_app.asks import Chosen, Explanation, Seed, ToAttribute
@@ -39,12 +40,21 @@ class BatchColumns:
 
 
 def explain_shown(
-    bundle: GatewayBundle, columns: BatchColumns, shown: Chosen, request: int, settings: Settings
+    bundle: GatewayBundle,
+    columns: BatchColumns,
+    shown: Chosen,
+    request: int,
+    settings: Settings,
+    overrides: bytes = NO_OVERRIDES,
 ) -> list[Explanation]:
-    """The explanations of one request's slate, without what the history has to do with it."""
+    """The explanations of one request's slate, without what the history has to do with it.
+
+    Args:
+        overrides: what was put over the bundle's ordering settings for it.
+    """
     picked = columns.ordered.picked[request]
     probabilities = columns.scores.probabilities
-    greedy_at_least = 1.0 - bundle.ordering.exploration - PROPENSITY_NOISE
+    greedy_at_least = 1.0 - put_over(bundle.ordering, overrides).exploration - PROPENSITY_NOISE
     seeds = _seeds(bundle, columns, request, len(shown.item_ids), settings)
     explanations = []
     for position, item_id in enumerate(shown.item_ids):

@@ -63,7 +63,9 @@ class Graph:
         explainer = Explainer(
             stages[EXPLAIN], settings.serve.stage_timeout_ms / 1000, self.telemetry
         )
-        self.recommender = Recommender(self.residency, pipeline, stages, settings.serve, explainer)
+        self.recommender = Recommender(
+            self.residency, pipeline, stages, settings.serve, explainer, self.telemetry
+        )
         self.http = HttpApp(
             self.recommender,
             self.log,

@@ -98,6 +98,7 @@ class Pipeline:
         """Answer a batch with one bundle, in order.
 
         Args:
+            asks: of equal overrides.
             is_live: whether the caller of an ask still waits; work for the others is left out.
             may_miss: whether a stage without the bundle fails the requests with `BundleMiss`, so
                 that another bundle can answer them whole; otherwise such a stage counts as dead.
@@ -215,6 +216,7 @@ class Pipeline:
             np.asarray([ask.request.k for ask in asks], np.int32),
             seeds_of(asks),
             trip.timeout_s(),
+            asks[0].overrides,
         )
         trip.failed(ordered.failure)
         trip.done("order")

@@ -1,4 +1,4 @@
-"""From a request to the bundle that answers it: the plan's arm, its batch, and the way back to
+"""From a request to the bundle that answers it: the user's arm, its batch, and the way back to
 stable when a stage lacks the bundle.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from recsys.errors import DeadlineExceeded
 from recsys.settings import ServeSettings
-from recsys.traffic import STABLE, Arm, TrafficPlan
+from recsys.traffic import Arm, TrafficPlan
 from serve_app.asks import Answer, Ask
+from serve_app.assignment import AssignedArm, Assigner, stable_instead
 from serve_app.http.problems import NotReady
 from serve_app.http.recommend_requests import RecommendRequest
 from serve_app.micro_batch import IsLive, MicroBatcher
@@ -21,6 +22,7 @@ from serve_app.residents.residency import Residency, stable_arm
 from serve_app.stages.explaining import Explainer
 from serve_app.stages.placement import BundleMiss, StageClient
 from serve_app.stages.reach import unreachable_stage
+from serve_app.telemetry import Telemetry
 
 
 class Recommender:
@@ -38,13 +40,17 @@ class Recommender:
         stages: Mapping[str, StageClient],
         settings: ServeSettings,
         explainer: Explainer,
+        telemetry: Telemetry,
     ) -> None:
         self._residency = residency
         self._pipeline = pipeline
         self._explainer = explainer
         self._stages = stages
         self._settings = settings
-        self._batchers: dict[str, MicroBatcher[Ask, Answer]] = {}
+        self._telemetry = telemetry
+        self._assigner = Assigner(telemetry)
+        self._batchers: dict[tuple[str, bytes], MicroBatcher[Ask, Answer]] = {}
+        """By bundle and overrides of its ordering: a batch is ordered by one policy."""
         self._reached: set[str] = set()
 
     @property
@@ -52,19 +58,16 @@ class Recommender:
         """The plan in force here."""
         return self._residency.plan
 
-    def assign(self, user_id: str) -> Arm:
+    def assign(self, user_id: str) -> AssignedArm:
         """The arm that answers a user.
 
         Raises:
             NotReady: there is no plan yet.
         """
-        plan = self._residency.plan
-        if plan is None:
-            raise NotReady("no traffic plan yet: no bundle is stable; publish one and promote it")
-        return plan.assign(user_id)
+        return self._assigner.assign(self._followed(), self._residency.experiments, user_id)
 
     async def recommend(
-        self, request: RecommendRequest, request_id: str, arm: Arm, received_at_ms: int
+        self, request: RecommendRequest, request_id: str, arm: AssignedArm, received_at_ms: int
     ) -> Answer:
         """Answer with the arm's bundle, or with stable's if a stage lacks that one.
 
@@ -77,15 +80,19 @@ class Recommender:
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 try:
-                    experiment = self.experiment_of(arm)
-                    ask = Ask(
-                        request, request_id, arm.variant, received_at_ms, expires_at_s, experiment
+                    return await self._submit(
+                        arm, request, request_id, received_at_ms, expires_at_s
                     )
-                    return await self._submit(arm.bundle_id, ask)
                 except BundleMiss:
-                    stable = self._stable()
-                    ask = Ask(request, request_id, stable.variant, received_at_ms, expires_at_s)
-                    return await self._submit(stable.bundle_id, ask)
+                    if arm.bundle_side:
+                        experiment = arm.experiment or ""
+                        self._telemetry.count(
+                            "flywheel_experiment_fallbacks", experiment=experiment
+                        )
+                    stable = stable_instead(self._followed(), arm)
+                    return await self._submit(
+                        stable, request, request_id, received_at_ms, expires_at_s
+                    )
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"no answer within {deadline_ms} ms; allow more with deadline_ms, or send less load"
@@ -103,9 +110,10 @@ class Recommender:
                 self._reached.add(bundle_id)
         resident = set(self._residency.bundle_ids)
         self._reached &= resident
-        for bundle_id, batcher in list(self._batchers.items()):
-            if bundle_id not in resident and batcher.is_idle:
-                del self._batchers[bundle_id]
+        for (bundle_id, overrides), batcher in list(self._batchers.items()):
+            # One with overrides is made anew when the next ask comes, if its experiment goes on.
+            if (overrides or bundle_id not in resident) and batcher.is_idle:
+                del self._batchers[bundle_id, overrides]
 
     def why_not_ready(self) -> str | None:
         """What keeps this replica from answering by the whole plan, or None."""
@@ -123,15 +131,34 @@ class Recommender:
                 return f"not every stage has answered for bundle {bundle_id} yet"
         return None
 
-    async def _submit(self, bundle_id: str, ask: Ask) -> Answer:
+    async def _submit(
+        self,
+        arm: AssignedArm,
+        request: RecommendRequest,
+        request_id: str,
+        received_at_ms: int,
+        expires_at_s: float,
+    ) -> Answer:
+        bundle_id = arm.bundle_id
         bundle = self._find(bundle_id)
         if bundle is None:
-            if ask.variant != STABLE:
+            if bundle_id != self._stable().bundle_id:
                 raise BundleMiss(f"the gateway does not hold bundle {bundle_id}")
             raise NotReady(f"bundle {bundle_id} is not loaded in the gateway yet; try again later")
-        batcher = self._batchers.get(bundle_id)
+        key = (bundle_id, arm.overrides)
+        batcher = self._batchers.get(key)
         if batcher is None:
-            batcher = self._batchers[bundle_id] = self._new_batcher(bundle)
+            batcher = self._batchers[key] = self._new_batcher(bundle)
+        ask = Ask(
+            request,
+            request_id,
+            arm.variant,
+            received_at_ms,
+            expires_at_s,
+            arm.experiment,
+            arm.experiments,
+            arm.overrides,
+        )
         answer = await batcher.submit(ask)
         return await self._explainer.explain(answer) if ask.request.explain else answer
 
@@ -146,17 +173,15 @@ class Recommender:
             max_in_flight=self._settings.max_batches_in_flight,
         )
 
-    def experiment_of(self, arm: Arm) -> str | None:
-        """What the answers of an arm are compared under; None where nobody compares them."""
-        plan = self._residency.plan
-        return None if plan is None else plan.experiment_of(arm.variant)
-
     def _find(self, bundle_id: str) -> GatewayBundle | None:
         loaded = self._residency.get(bundle_id)
         return None if loaded is None else loaded.gateway
 
     def _stable(self) -> Arm:
+        return stable_arm(self._followed())
+
+    def _followed(self) -> TrafficPlan:
         plan = self._residency.plan
         if plan is None:
             raise NotReady("no traffic plan yet: no bundle is stable; publish one and promote it")
-        return stable_arm(plan)
+        return plan

@@ -19,6 +19,14 @@ COUNTERS = {
     "flywheel_requests": ("Requests answered, by route and status.", ("route", "status")),
     "flywheel_degraded": ("Answers that lacked something, by reason.", ("reason",)),
     "flywheel_bundle_miss": ("Stage calls for a bundle the stage did not hold.", ("bundle_id",)),
+    "flywheel_experiment_fallbacks": (
+        "Requests of an experiment that stable answered, because their side's bundle was missing.",
+        ("experiment",),
+    ),
+    "flywheel_ignored_experiments": (
+        "Requests of users of an experiment whose ordering settings could not be read.",
+        ("experiment",),
+    ),
     "flywheel_dropped_events": ("Log records dropped because the queue was full.", ()),
     "flywheel_failed_log_writes": ("Writes that the event log or its spool refused.", ()),
     "flywheel_detoured_events": ("Events that went to the broker by way of the spool.", ()),

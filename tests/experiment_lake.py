@@ -12,7 +12,6 @@ from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.experiment_plan import ExperimentArm, ExperimentPlan, Layer
 from recsys.settings import Settings
 from tests.example_lake import DAY, HOUR, NOON, a_lake, an_engagement, an_impression
-from train_app.lake.lake_schema import TABLES
 
 FROM_MS = NOON
 EXPERIMENT = "scorer-2-20260101-120000"
@@ -37,10 +36,12 @@ def a_design(
 
 def arm_fields(arm: str) -> dict[str, Any]:
     """The columns by which an impression names its side."""
-    fields: dict[str, Any] = {"variant": arm, "experiment": EXPERIMENT, "bundle_id": f"b-{arm}"}
-    if "experiments" in TABLES["impressions"].names:
-        fields["experiments"] = [f"{EXPERIMENT}:{arm}"]
-    return fields
+    return {
+        "variant": arm,
+        "experiment": EXPERIMENT,
+        "experiments": [f"{EXPERIMENT}:{arm}"],
+        "bundle_id": f"b-{arm}",
+    }
 
 
 def visits(

@@ -163,7 +163,12 @@ class Fleet:
         )
         return self.writer.start_rollout(rollout, "ann", self.now_ms, driven_ms=0)
 
-    def controller(self, name: str = "one", faults: Faults | None = None) -> Controller:
+    def controller(
+        self,
+        name: str = "one",
+        faults: Faults | None = None,
+        begin_scheduled: Callable[[], bool] = lambda: False,
+    ) -> Controller:
         """A controller's process; `faults` stands between it and the stores."""
         operator = Operator(name, lambda: self.now_ms, self.poll, lambda line: None)
         stores: list[Any] = [
@@ -178,7 +183,14 @@ class Fleet:
         lease, writer, reader, shadows, evidence = stores
         control = FleetControl(self.settings, writer, reader, operator, shadows)
         return Controller(
-            writer, control, lease, evidence, operator, self.told.append, evidence.shadow
+            writer,
+            control,
+            lease,
+            evidence,
+            operator,
+            self.told.append,
+            evidence.shadow,
+            begin_scheduled,
         )
 
     def run(self, *controllers: Controller, turns: int = 60) -> Rollout:

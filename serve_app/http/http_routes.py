@@ -16,9 +16,9 @@ import msgspec
 from recsys.errors import RecsysError, RequestError
 from recsys.events import CatalogueChange, Outcome, new_event_id
 from recsys.settings import Settings
-from recsys.traffic import Arm
 from serve_app.answers import answer_json, impression_of
 from serve_app.asks import Answer
+from serve_app.assignment import AssignedArm
 from serve_app.http.admission import Admission
 from serve_app.http.docs_page import DOCS_PAGE
 from serve_app.http.event_requests import parse_events, parse_item, parse_item_delete
@@ -82,8 +82,7 @@ class _Told:
     """What became of a request, for the log."""
 
     request: RecommendRequest | None = None
-    arm: Arm | None = None
-    experiment: str | None = None
+    arm: AssignedArm | None = None
     answer: Answer | None = None
 
 
@@ -183,7 +182,6 @@ class HttpApp:
     ) -> HttpReply:
         told.request = request
         told.arm = self._recommender.assign(request.user_id)
-        told.experiment = self._recommender.experiment_of(told.arm)
         with self._admission:
             told.answer = await self._recommender.recommend(
                 request, exchange.request_id, told.arm, exchange.received_at_ms
@@ -274,7 +272,7 @@ class HttpApp:
             status=status,
             reason=reason,
             latency_ms=round(latency_ms, 3),
-            experiment=answer.ask.experiment if answer else told.experiment,
+            experiment=answer.ask.experiment if answer else arm.experiment if arm else None,
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import best_columns
+from recsys.ordering_overrides import NO_OVERRIDES, OVERRIDES, overrides_array
 from recsys.types import NO_ROW, Batch, FloatArray, RowArray
 from serve_app.stages.placement import StageClient, StageFailure, try_stage
 
@@ -29,13 +30,19 @@ async def order_candidates(
     k: RowArray,
     seeds: NDArray[np.uint64],
     timeout_s: float,
+    overrides: bytes = NO_OVERRIDES,
 ) -> Ordered:
     """Order, or fall back to score order.
+
+    Args:
+        overrides: ordering settings put over the bundle's own, the same for the whole batch.
 
     Raises:
         BundleMiss: the stage does not hold the bundle.
     """
     batch: Batch = {"rows": rows, "utility": utility, "k": k, "seeds": seeds}
+    if overrides:
+        batch[OVERRIDES] = overrides_array(overrides)
     answer = await try_stage(ordering, "ordering", "order", bundle_id, batch, timeout_s)
     if isinstance(answer, StageFailure):
         return score_order(utility, k, answer)

@@ -17,7 +17,6 @@ from recsys.settings import Settings
 from train_app.examples.join_database import sql_text, sql_texts
 from train_app.following.attribution import CLOCK_ERROR_MS
 from train_app.following.user_trail import SIGHT_KINDS
-from train_app.lake.lake_schema import TABLES
 
 DAY_MS = 86_400_000
 BEFORE_MS = 14 * DAY_MS
@@ -78,7 +77,7 @@ def _stage_shown(connection: duckdb.DuckDBPyConnection, rules: CreditRules) -> N
             coverage, degraded, sequence,
             timestamp_ms >= {rules.from_ms} AS is_during,
             CASE WHEN timestamp_ms < {rules.from_ms} THEN '{NO_ARM}' ELSE coalesce(
-                substr(list_filter({_experiments()}, lambda one: starts_with(one, {prefix}))[1],
+                substr(list_filter(experiments, lambda one: starts_with(one, {prefix}))[1],
                     {len(rules.experiment_id) + 2}),
                 CASE WHEN experiment = {sql_text(rules.experiment_id)} THEN variant END,
                 '{NO_ARM}') END AS arm
@@ -94,11 +93,6 @@ def _stage_shown(connection: duckdb.DuckDBPyConnection, rules: CreditRules) -> N
         CREATE OR REPLACE TEMP TABLE shown AS
         SELECT * FROM all_shown SEMI JOIN participants USING (user_id)
         QUALIFY row_number() OVER (PARTITION BY slate_id ORDER BY sequence) = 1""")
-
-
-def _experiments() -> str:
-    names = TABLES["impressions"].names
-    return "experiments" if "experiments" in names else "NULL::VARCHAR[]"
 
 
 def _stage_acts(connection: duckdb.DuckDBPyConnection, rules: CreditRules) -> None:

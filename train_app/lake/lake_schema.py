@@ -65,7 +65,8 @@ IMPRESSIONS = pa.schema(
     [
         _ID,
         *_REQUEST,
-        _column("experiment", _TEXT, "experiment of the request, null where none"),
+        _column("experiment", _TEXT, "rollout or experiment of the request, null where none"),
+        _column("experiments", pa.list_(_TEXT), "sides it was answered under, EXPERIMENT_ID:ARM"),
         _column("slate", pa.list_(_SHOWN), "what was shown, by 0-based position"),
         _column("unshown", pa.list_(_UNSHOWN), "a sample of the scored and not shown"),
         _column("dropped", pa.list_(_DROPPED), "a uniform draw of the retrieved and not scored"),

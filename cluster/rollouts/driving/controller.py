@@ -54,6 +54,7 @@ class Controller:
         operator: its name, unlike any other's, and its clock.
         tell: called after each recorded turn, moved or not; must not raise.
         shadow_sums: what the answers of the shadow of this id came to.
+        begin_scheduled: starts the rollout of what the schedule published, if that is due.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Controller:
         operator: Operator,
         tell: Callable[[Moved], None],
         shadow_sums: Callable[[str], ShadowSums],
+        begin_scheduled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._writer = writer
         self._control = control
@@ -73,6 +75,7 @@ class Controller:
         self._operator = operator
         self._tell = tell
         self._shadow_sums = shadow_sums
+        self._begin_scheduled = begin_scheduled
         self._recorded_ms = 0
         self._leased_ms = 0
 
@@ -86,7 +89,9 @@ class Controller:
             if not self._has_lease():
                 return IDLE_S
             stored = self._writer.open_rollout()
-            if stored is None or not self._is_mine(stored):
+            if stored is None:
+                return BUSY_S if self._begin_scheduled() else IDLE_S
+            if not self._is_mine(stored):
                 return IDLE_S
             self._move(self._claimed(stored))
         except RolloutConflict as conflict:

@@ -13,6 +13,7 @@ from cluster.rollouts.driving.controller import IDLE_S, Controller, Moved
 from cluster.rollouts.driving.controller_lease import ControllerLease
 from cluster.rollouts.driving.evidence_source import EvidenceSource
 from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
+from cluster.rollouts.driving.scheduled_rollout import scheduled_rollouts
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import RecsysError
 from recsys.evidence.arm_sample import KIND_MEANINGS, KindMeanings
@@ -94,6 +95,7 @@ def open_controller(
         operator,
         tell,
         evidence.shadow,
+        scheduled_rollouts(settings, writer, reader, operator),
     )
 
 

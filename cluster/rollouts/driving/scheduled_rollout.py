@@ -8,8 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from recsys.errors import RecsysError, RolloutConflict, StoreError
-from recsys.stores.training_schedule import ScheduleState
+from cluster.rollouts.deciding.rollout_plan_file import plan_named
+from cluster.rollouts.driving.rollout_actions import Operator
+from cluster.rollouts.driving.rollout_runner import RolloutRunner
+from cluster.rollouts.storing.control_writer import ControlWriter
+from recsys.bundles.registry import Registry
+from recsys.errors import ConfigError, RecsysError, RolloutConflict, StoreError
+from recsys.settings import Settings
+from recsys.stores.control import ControlReader
+from recsys.stores.training_schedule import ScheduleState, TrainingSchedule
+from recsys.traffic import STABLE
 
 log = logging.getLogger("cluster.rollouts.driving.scheduled_rollout")
 
@@ -74,3 +82,30 @@ class ScheduledRollouts:
             self._refused = bundle_id
             return False
         return True
+
+
+def scheduled_rollouts(
+    settings: Settings, writer: ControlWriter, reader: ControlReader, operator: Operator
+) -> Callable[[], bool]:
+    """What a controller calls while there is no rollout.
+
+    Raises:
+        ConfigError: the plan of `schedule.rollout` cannot be used.
+    """
+    name = settings.schedule.rollout
+    if not name:
+        return lambda: False
+    plan = plan_named(name)
+    if not plan.steps:
+        raise ConfigError(
+            f"schedule.rollout = '{name}' has no steps, expected a plan that evidence decides; "
+            "use fast, standard, careful or the path of a TOML file"
+        )
+    runner = RolloutRunner(settings, Registry(settings.registry_location), writer, operator)
+    schedule = TrainingSchedule(settings.control_url)
+    return ScheduledRollouts(
+        schedule.read,
+        lambda: reader.view().aliases.get(STABLE),
+        lambda: (stored.rollout.bundle_id for stored in writer.rollouts()),
+        lambda bundle_id: runner.start(bundle_id, plan),
+    ).begin

@@ -51,6 +51,27 @@ def test_evidence_that_passes_promotes_step_by_step(tmp_path: Path) -> None:
     assert rollout.opening == {"since_ms": 0, "arms": {}}
 
 
+def test_what_the_schedule_published_is_rolled_out_and_judged(tmp_path: Path) -> None:
+    """Nobody but the controller that holds the lease begins it, and only while there is none."""
+    fleet = a_fleet(tmp_path, *PASSING)
+    asked: list[str] = []
+
+    def begin(name: str) -> bool:
+        assert fleet.writer.open_rollout() is None
+        asked.append(name)
+        return bool(fleet.start()) if not fleet.writer.rollouts() else False
+
+    one = fleet.controller("one", begin_scheduled=lambda: begin("one"))
+    two = fleet.controller("two", begin_scheduled=lambda: begin("two"))
+    one.turn()
+    two.turn()
+    assert fleet.run(one, two).phase is Phase.PROMOTED
+    assert asked == ["one"]
+    one.turn()
+    assert asked == ["one", "one"]
+    assert len(fleet.writer.rollouts()) == 1
+
+
 def test_evidence_that_fails_aborts_with_its_message(tmp_path: Path) -> None:
     """All traffic is back on stable, and the bundle is let go."""
     fleet = a_fleet(tmp_path, *FAILING)
