@@ -42,7 +42,8 @@ class TowerSettings(Branch):
     """Length of a last pass over each user's newest events, what the scorer learned from included,
     as a share of the schedule, at least one epoch; 0 leaves it out."""
     id_dropout: Share = 0.02
-    """Share of items whose id embedding is hidden in a step, so that content alone must do."""
+    """Share of the items with content whose id embedding is hidden in a step, so that content
+    alone must do."""
     n_content_buckets: Positive = 16_384
     """Hash buckets of content tokens (title words, categories, creator)."""
 
@@ -95,6 +96,9 @@ class TrainSettings(Branch):
     """Memory of the joins that make examples; what does not fit goes to disk, in MB."""
     holdout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Newest share of the engagements, by time, that is only evaluated on."""
+    diverted_to: str = ""
+    """`EXPERIMENT_ID:ARM`: leave out what users did with slates of the experiment's other arms;
+    empty learns from everything."""
     min_engagements: Positive = 200
     """Fewer than this is refused by the data checks."""
     towers: TowerSettings = TowerSettings()

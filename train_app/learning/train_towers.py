@@ -91,6 +91,8 @@ class TowerTrainer:
         targets = run.sequences.rows[run.sequences.is_target]
         counts = np.bincount(targets, minlength=model.config.n_items)
         self._sampler = NegativeSampler(counts, run.settings.n_negatives)
+        # Without content there is nothing that could do in an id's place.
+        self._has_content = (model.item.content >= 0).any(1).numpy()
 
     def train(self) -> Iterator[TowerProgress]:
         """Steps from the present place to the end of the schedule."""
@@ -177,6 +179,7 @@ class TowerTrainer:
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=self._run.use_bfloat16):
             hidden = hidden_rows(rows, self.step, self._run.settings.id_dropout)
+            hidden &= self._has_content[rows]
             vectors = self.model.item(torch.from_numpy(rows), torch.from_numpy(hidden))
             inputs = torch.from_numpy(place_of(np.maximum(batch.items, 0)))
             states = self.model.user(

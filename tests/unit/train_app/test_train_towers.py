@@ -122,6 +122,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     assert len(finish(resumed)) == n_steps - n_steps // 2 - 1
     for ours, theirs in zip(weights(resumed), weights(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    whole.average.adopt()
+    resumed.average.adopt()
+    for ours, theirs in zip(weights(resumed), weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_two_workers_learn_what_one_does() -> None:
@@ -167,6 +171,18 @@ def test_the_rate_warms_up_and_decays() -> None:
     assert rate_share(0.0, 200) == 1.0
     assert rate_share(0.5, 10_000) < rate_share(0.3, 10_000)
     assert rate_share(1.0, 10_000) < 0.03
+
+
+def test_an_item_without_content_is_never_hidden() -> None:
+    """Nothing could do in its id's place, so hiding it would only be noise."""
+    hiding, plain = (
+        a_trainer(FAST.model_copy(update={"id_dropout": share, "epochs": 1})) for share in (0.9, 0)
+    )
+    assert not hiding.model.item.has_content
+    finish(hiding)
+    finish(plain)
+    for ours, theirs in zip(weights(hiding), weights(plain), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_wanted_share_of_ids_is_hidden_and_others_in_each_step() -> None:
