@@ -8,6 +8,7 @@ items, E entries, B requests, C candidates, L history length.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,16 +50,12 @@ class ItemSuccessors:
         """
         n_candidates = candidates.shape[1]
         chances = np.zeros(candidates.shape, np.float64)
-        column_of = np.full(self.n_items, -1, np.int32)
         for request, (history, rows) in enumerate(zip(items, candidates, strict=True)):
             entries, weights = self._followed(history)
-            is_candidate = rows >= 0
-            column_of[rows[is_candidate]] = np.flatnonzero(is_candidate)
-            columns = column_of[self.rows[entries]]
+            columns = _columns_of(self.rows[entries], rows, self.n_items)
             hit = columns >= 0
             found = weights[hit] * self.shares[entries[hit]]
             chances[request] = np.bincount(columns[hit], found, minlength=n_candidates)
-            column_of[rows[is_candidate]] = -1
         prior = self.prior[np.maximum(candidates, 0)]
         return np.log(chances / _NORMALISER + _PRIOR_WEIGHT * prior).astype(np.float32)
 
@@ -130,3 +127,21 @@ class ItemSuccessors:
                 f"successors of {n_items} items hold {n_entries} entries that do not fit them"
             )
         return table
+
+
+_scratch = threading.local()
+"""Per thread one array that is -1 everywhere between two uses: a catalogue may have millions of
+items, and a request touches hundreds."""
+
+
+def _columns_of(wanted: RowArray, rows: RowArray, n_items: int) -> RowArray:
+    """The place of every wanted row among `rows`, in which -1 is padding; -1 where it is none."""
+    column_of: RowArray | None = getattr(_scratch, "column_of", None)
+    if column_of is None or len(column_of) < n_items:
+        column_of = _scratch.column_of = np.full(n_items, -1, np.int32)
+    is_row = rows >= 0
+    own = rows[is_row]
+    column_of[own] = np.flatnonzero(is_row)
+    columns = column_of[wanted]
+    column_of[own] = -1
+    return columns
