@@ -59,7 +59,8 @@ def events() -> None:
 @click.option(
     "--kind",
     metavar="NAME",
-    help="A kind such as click, or engagement, impression, outcome, catalogue, forgotten, bad.",
+    help="A kind such as click, or engagement, impression, outcome, shadow, catalogue, "
+    "forgotten, bad.",
 )
 @click.option("--user", "user_id", metavar="USER", help="Records of one user.")
 @click.pass_obj
@@ -189,7 +190,7 @@ def _cells(record: TailedRecord) -> tuple[str, str, str, str, str, str]:
 
 def what_happened(event: Event) -> str:
     """The rest of an event in a few words."""
-    from recsys.events import CatalogueChange, Engagement, Impression, Outcome
+    from recsys.events import CatalogueChange, Engagement, Impression, Outcome, ShadowAnswer
 
     match event:
         case Engagement():
@@ -200,6 +201,8 @@ def what_happened(event: Event) -> str:
             return f"{len(event.slate)} items of {event.bundle_id} ({event.variant})"
         case Outcome():
             return f"{event.status} {event.reason}, {event.latency_ms:.0f} ms"
+        case ShadowAnswer():
+            return f"{event.status} {event.reason}, {len(event.items)} items of {event.bundle_id}"
         case CatalogueChange():
             return "deleted" if event.deleted else event.title
         case _:

@@ -15,6 +15,7 @@ from recsys.events import (
     Forgotten,
     Impression,
     Outcome,
+    ShadowAnswer,
     decode_event,
 )
 from recsys.stores.event_log import EventLog, LogRecord
@@ -56,7 +57,8 @@ class Wanted:
     """Which records are asked for; None is any."""
 
     kind: str | None = None
-    """A kind of engagement, or `engagement`, `impression`, `outcome`, `catalogue`, `forgotten`."""
+    """A kind of engagement, or `engagement`, `impression`, `outcome`, `shadow`, `catalogue`,
+    `forgotten`."""
     user_id: str | None = None
 
     def accepts(self, record: TailedRecord) -> bool:
@@ -76,6 +78,8 @@ def kinds_of(event: Event | None) -> tuple[str, ...]:
             return ("impression",)
         case Outcome():
             return ("outcome",)
+        case ShadowAnswer():
+            return ("shadow",)
         case CatalogueChange():
             return ("catalogue",)
         case Forgotten():

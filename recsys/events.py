@@ -109,6 +109,10 @@ class Impression(
     experiment: str | None = None
     experiments: tuple[str, ...] = ()
     """The sides it was answered under, each as `EXPERIMENT_ID:ARM`."""
+    diversity: float | None = None
+    """1 - mean cosine of the category sets of all pairs shown; None where it cannot be told."""
+    novelty: float | None = None
+    """Mean self-information of the items shown by the bundle's own popularity, in bits."""
     schema_version: int = SCHEMA_VERSION
 
 
@@ -173,7 +177,41 @@ class Forgotten(
     schema_version: int = SCHEMA_VERSION
 
 
-Event: TypeAlias = Engagement | Impression | Outcome | CatalogueChange | Forgotten
+class ShadowAnswer(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="shadow",
+    rename=_WIRE_NAMES,
+):
+    """What a bundle nobody sees answered to a copy of a request, beside what the user got."""
+
+    event_id: str
+    request_id: str
+    user_id: str
+    timestamp_ms: int
+    shadow_id: str
+    bundle_id: str
+    """The shadow's."""
+    live_bundle_id: str
+    status: int
+    """200, or what a user would have got."""
+    reason: str = ""
+    """Why it is not 200."""
+    live_items: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    """Both slates in order."""
+    propensities: tuple[float, ...] = ()
+    """Of `items`, under the shadow's policy."""
+    live_ms: float = 0.0
+    shadow_ms: float = 0.0
+    """Time in the pipeline."""
+    degraded: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+
+Event: TypeAlias = Engagement | Impression | Outcome | ShadowAnswer | CatalogueChange | Forgotten
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

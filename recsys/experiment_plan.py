@@ -81,19 +81,30 @@ class Experiments:
     plans: tuple[ExperimentPlan, ...] = ()
     holdout: float = 0.0
     """Share of all users that take part in no experiment."""
+    _layers: tuple[tuple[str, tuple[ExperimentPlan, ...]], ...] = field(
+        init=False, repr=False, compare=False
+    )
+    """The salt and the plans of each layer in use."""
+
+    def __post_init__(self) -> None:
+        of = {layer: tuple(p for p in self.plans if p.layer is layer) for layer in Layer}
+        layers = tuple((f"layer {layer}", plans) for layer, plans in of.items() if plans)
+        object.__setattr__(self, "_layers", layers)
 
     def of_user(self, user_id: str) -> tuple[tuple[ExperimentPlan, ExperimentArm], ...]:
-        """What a user takes part in, at most one experiment of each layer, by layer."""
-        if not self.plans or place_of("holdout", user_id) < self.holdout:
+        """What a user takes part in, by layer.
+
+        At most one experiment of each: where slices overlap all the same, the first.
+        """
+        if not self.plans or (self.holdout > 0.0 and place_of("holdout", user_id) < self.holdout):
             return ()
-        places: dict[Layer, float] = {}
         found = []
-        for plan in sorted(self.plans, key=lambda plan: plan.layer):
-            place = places.get(plan.layer)
-            if place is None:
-                place = places[plan.layer] = place_of(f"layer {plan.layer}", user_id)
-            if plan.begin <= place < plan.end:
-                found.append((plan, plan.arm_of(user_id)))
+        for salt, plans in self._layers:
+            place = place_of(salt, user_id)
+            for plan in plans:
+                if plan.begin <= place < plan.end:
+                    found.append((plan, plan.arm_of(user_id)))
+                    break
         return tuple(found)
 
     @property

@@ -107,6 +107,12 @@ class ServeSettings(Branch):
     """Largest request body, in bytes."""
     max_events_body_bytes: Positive = 1_048_576
     """Largest body of `POST /v1/events`, in bytes."""
+    shadow_queued: Positive = 64
+    """Copies of requests that wait for a shadow at most, per gateway replica; more are dropped."""
+    shadow_in_flight: Positive = 1
+    """Micro-batches of copies at once, per gateway replica."""
+    shadow_deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
+    """A shadow that takes longer has failed the copy."""
 
 
 class ClusterSettings(Branch):

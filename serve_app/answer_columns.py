@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recsys.candidates import best_columns
 from recsys.dropped_candidates import DroppedDraw
 from recsys.history_columns import item_ids_of
+from recsys.list_traits import ListTraits
 from recsys.settings import Settings
 from recsys.types import NO_ROW, RowArray, Source, UserState
 from serve_app.asks import Answer, Ask, Chosen, Dropped
@@ -38,6 +39,9 @@ def answers_of(
     )
     dropped = _dropped(bundle, columns.dropped)
     propensities = columns.ordered.propensity.tolist()
+    diversities, novelties = traits_of_slates(
+        bundle.items.traits, columns.candidates.rows, columns.ordered.picked
+    )
     return [
         Answer(
             ask=ask,
@@ -61,9 +65,37 @@ def answers_of(
                 if ask.request.explain
                 else None
             ),
+            diversity=diversities[i],
+            novelty=novelties[i],
         )
         for i, ask in enumerate(asks)
     ]
+
+
+def traits_of_slates(
+    traits: ListTraits, rows: RowArray, picked: RowArray
+) -> tuple[list[float | None], list[float | None]]:
+    """Diversity and novelty of every slate; None where nothing is shown or it cannot be told.
+
+    Args:
+        rows: [B, C] items of the candidates.
+        picked: [B, K] columns of the slates, -1 padded.
+    """
+    nothing: list[float | None] = [None] * len(picked)
+    if picked.shape[1] == 0 or rows.shape[1] == 0:
+        return nothing, nothing
+    taken = np.take_along_axis(rows, np.maximum(picked, 0).astype(np.intp), axis=1)
+    lists = np.where(picked >= 0, taken, NO_ROW)
+    shows = np.any(lists >= 0, axis=1)
+
+    def said(values: NDArray[np.float64] | None) -> list[float | None]:
+        if values is None:
+            return nothing
+        return [
+            one if is_shown else None for one, is_shown in zip(values.tolist(), shows, strict=True)
+        ]
+
+    return said(traits.diversity(lists)), said(traits.novelty(lists))
 
 
 def _choose(

@@ -83,6 +83,8 @@ def impression_of(answer: Answer, event_id: str) -> Impression:
         coverage=answer.coverage,
         degraded=answer.degraded,
         stage_ms=answer.stage_ms,
+        diversity=answer.diversity,
+        novelty=answer.novelty,
     )
 
 

@@ -131,3 +131,7 @@ class Answer:
     stage_ms: dict[str, float]
     to_attribute: ToAttribute | None = None
     """For an ask that wants explanations; None too where its candidates were not scored."""
+    diversity: float | None = None
+    """Of what is shown, as `recsys.list_traits` has it; None where the catalogue cannot tell."""
+    novelty: float | None = None
+    """Likewise, in bits; None where nothing is shown."""

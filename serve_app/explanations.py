@@ -15,7 +15,7 @@ from recsys.dropped_candidates import DroppedDraw
 from recsys.neighbour_candidates import NeighbourTable, newest_seeds, seed_kinds
 from recsys.neighbour_seeds import strongest_seeds
 from recsys.ordering_overrides import NO_OVERRIDES, put_over
-from recsys.settings import Settings
+from recsys.settings import OrderingSettings, Settings
 from recsys.types import NO_ROW, Batch, RowArray, Source
 from serve_app.asks import Chosen, Explanation, Seed, ToAttribute
 from serve_app.residents.bundle_loading import GatewayBundle
@@ -53,8 +53,8 @@ def explain_shown(
         overrides: what was put over the bundle's ordering settings for it.
     """
     picked = columns.ordered.picked[request]
-    probabilities = columns.scores.probabilities
-    greedy_at_least = 1.0 - put_over(bundle.ordering, overrides).exploration - PROPENSITY_NOISE
+    probabilities = columns.scores.probabilities_of(request)
+    policy = put_over(bundle.ordering, overrides)
     seeds = _seeds(bundle, columns, request, len(shown.item_ids), settings)
     explanations = []
     for position, item_id in enumerate(shown.item_ids):
@@ -63,7 +63,7 @@ def explain_shown(
         propensity = float(columns.ordered.propensity[request, position])
         chances: dict[str, float] = {}
         if probabilities is not None:
-            estimated = map(float, probabilities[request, picked[position]])
+            estimated = map(float, probabilities[picked[position]])
             chances = dict(zip(bundle.actions, estimated, strict=True))
         explanations.append(
             Explanation(
@@ -73,7 +73,7 @@ def explain_shown(
                 retrieval_rank=shown.retrieval_ranks[position],
                 action_probabilities=chances,
                 score_rank=score_rank,
-                moved_by=_mover(better, propensity, greedy_at_least),
+                moved_by=_mover(better, propensity, policy),
                 places_moved=score_rank - position,
                 seed=seeds[position],
             )
@@ -89,7 +89,7 @@ def to_attribute(
     Args:
         n_events: newest events that are left out one at a time.
     """
-    if columns.scores.probabilities is None:
+    if columns.scores.probabilities_of(request) is None:
         return None
     found, one = columns.candidates, slice(request, request + 1)
     picked = columns.ordered.picked[request]
@@ -104,11 +104,14 @@ def to_attribute(
     return ToAttribute(batch, bundle.items, bundle.schema)
 
 
-def _mover(n_better_left: int, propensity: float, greedy_at_least: float) -> str | None:
+def _mover(n_better_left: int, propensity: float, policy: OrderingSettings) -> str | None:
     """What took the item past better-scored ones that the items above it left unshown."""
-    if propensity < greedy_at_least:
+    if propensity < 1.0 - policy.exploration - PROPENSITY_NOISE:
         return "exploration"
-    return "diversity" if n_better_left > 0 else None
+    if n_better_left == 0:
+        return None
+    reorders = policy.diversity > 0.0 or policy.max_per_category or policy.max_per_creator
+    return "diversity" if reorders else "exploration"
 
 
 def _seeds(

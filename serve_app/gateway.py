@@ -19,11 +19,12 @@ from serve_app.recommender import Recommender
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
 from serve_app.residents.live_items import LiveItems
 from serve_app.residents.residency import Residency
+from serve_app.shadowing.shadow_traffic import ShadowTraffic
 from serve_app.stages.explaining import EXPLAIN, Explainer
 from serve_app.stages.graph_stages import RemoteStages
 from serve_app.stages.placement import FusedStage, StageClient
 from serve_app.stages.stage_replica import replica_name, use_one_thread
-from serve_app.telemetry import RayMetrics, Telemetry
+from serve_app.telemetry import RayMetrics, Telemetry, pass_on_stages
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -38,6 +39,7 @@ class Graph:
         clients: a client per stage and one to explain with; None runs every stage in this process.
         replica_id: the name it reports readiness under.
         adds_request_id: see `HttpApp`.
+        clients_beside: the same stages for shadows; None takes `clients`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Graph:
         replica_id: str,
         *,
         adds_request_id: bool,
+        clients_beside: Mapping[str, StageClient] | None = None,
     ) -> None:
         self.telemetry = Telemetry()
         self._settings = settings
@@ -57,6 +60,7 @@ class Graph:
             settings, GATEWAY, replica_id, loader.load, self._refresh_live
         )
         stages = self._fused() if clients is None else clients
+        beside = stages if clients_beside is None else clients_beside
         self._event_log = open_writer_log(settings, replica_id)
         self.log = LogWriter(self._event_log, settings.events.max_queued)
         pipeline = Pipeline(stages, self._features, self._live, settings, self.telemetry)
@@ -64,7 +68,17 @@ class Graph:
             stages[EXPLAIN], settings.serve.stage_timeout_ms / 1000, self.telemetry
         )
         self.recommender = Recommender(
-            self.residency, pipeline, stages, settings.serve, explainer, self.telemetry
+            self.residency, pipeline, stages, beside, settings.serve, explainer, self.telemetry
+        )
+        self._of_copies = Telemetry()
+        self.shadows = ShadowTraffic(
+            lambda: self.residency.shadows,
+            self.recommender.find_reached,
+            Pipeline(beside, self._features, self._live, settings, self._of_copies).answer,
+            self.recommender.live_load,
+            self.log,
+            settings.serve,
+            self.telemetry,
         )
         self.http = HttpApp(
             self.recommender,
@@ -72,6 +86,7 @@ class Graph:
             settings,
             self.telemetry,
             adds_request_id=adds_request_id,
+            after=self.shadows.offer,
         )
         self._told = LogHealth("ok", n_queued=0, n_dropped=0, n_failed_batches=0)
 
@@ -84,6 +99,7 @@ class Graph:
         """What a replica does once per poll on its own loop."""
         await self.recommender.probe()
         self._tell_health(self.log.health())
+        pass_on_stages(self._of_copies, self.telemetry)
 
     async def run(self) -> None:
         """Turn until cancelled."""
@@ -96,6 +112,7 @@ class Graph:
 
     def stop(self) -> None:
         """Write what is queued and stop."""
+        self.shadows.stop()
         self.residency.stop()
         self.log.close()
         self._event_log.close()
@@ -157,8 +174,14 @@ class GatewayReplica:
         else:
             self._stages = RemoteStages(placement, handles, random.Random(name))
             await self._stages.start()
-        clients = None if self._stages is None else self._stages.clients
-        self._graph = Graph(resolved, clients, name, adds_request_id=False)
+        remote = self._stages
+        self._graph = Graph(
+            resolved,
+            None if remote is None else remote.clients,
+            name,
+            adds_request_id=False,
+            clients_beside=None if remote is None else remote.clients_beside,
+        )
         self._metrics = RayMetrics(self._graph.telemetry)
         await self._graph.start()
         self._runner = asyncio.get_running_loop().create_task(self._graph.run())

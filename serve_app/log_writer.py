@@ -111,6 +111,11 @@ class LogWriter:
         """Events waiting to be written."""
         return self._n_append_events + len(self._offers)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether less than half of the queue of offers is taken: past that, spare what can be."""
+        return 2 * len(self._offers) < self._max_queued
+
     def health(self) -> LogHealth:
         """How writing goes now."""
         log = self._event_log

@@ -54,6 +54,16 @@ class MicroBatcher(Generic[AskT, AnswerT]):
         """Whether nothing waits and nothing runs."""
         return not self._pending and not self._running
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many batches run as may."""
+        return len(self._running) >= self._max_in_flight
+
+    @property
+    def n_waiting(self) -> int:
+        """Asks that wait because it is full; those that go in the next turn do not count."""
+        return len(self._pending) if self.is_full else 0
+
     async def submit(self, ask: AskT) -> AnswerT:
         """The answer to one ask; cancelling the caller drops it from its batch."""
         loop = asyncio.get_running_loop()

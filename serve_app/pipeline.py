@@ -37,7 +37,7 @@ from serve_app.stages.retrieval import (
     no_index,
     search_index,
 )
-from serve_app.stages.scoring import score_candidates
+from serve_app.stages.scoring import NOT_FINITE, score_candidates
 from serve_app.telemetry import Telemetry
 from serve_app.user_reads import UserReads
 
@@ -232,18 +232,23 @@ class Pipeline:
         trip: _Trip,
     ) -> list[Answer | Exception]:
         answers = answers_of(bundle, asks, users, columns, self._settings)
+        unscored = columns.scores.is_unscored
+        if unscored is not None:
+            n_unscored = int(unscored.sum())
+            self._telemetry.count("flywheel_degraded", n_unscored, reason=NOT_FINITE)
         finished: list[Answer | Exception] = []
-        for answer in answers:
+        for i, answer in enumerate(answers):
             if index.coverage == 0 and not answer.shown.item_ids:
                 finished.append(
                     Overloaded(f"no source could be asked ({'; '.join(trip.degraded)})")
                 )
                 continue
+            own = (NOT_FINITE,) if unscored is not None and unscored[i] else ()
             finished.append(
                 replace(
                     answer,
                     coverage=index.coverage,
-                    degraded=tuple(trip.degraded),
+                    degraded=(*trip.degraded, *own),
                     stage_ms=trip.stage_ms,
                 )
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from recsys.errors import DeadlineExceeded
 from recsys.settings import ServeSettings
@@ -19,6 +20,7 @@ from serve_app.micro_batch import IsLive, MicroBatcher
 from serve_app.pipeline import Pipeline
 from serve_app.residents.bundle_loading import GatewayBundle, LoadedBundle
 from serve_app.residents.residency import Residency, stable_arm
+from serve_app.shadowing.copy_rules import LiveLoad
 from serve_app.stages.explaining import Explainer
 from serve_app.stages.placement import BundleMiss, StageClient
 from serve_app.stages.reach import unreachable_stage
@@ -31,6 +33,7 @@ class Recommender:
     Args:
         residency: the plan and the gateway's own part of each bundle.
         stages: a client per stage name, to probe bundles with.
+        stages_beside: the same, to probe those of shadows and experiments with.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Recommender:
         residency: Residency[LoadedBundle],
         pipeline: Pipeline,
         stages: Mapping[str, StageClient],
+        stages_beside: Mapping[str, StageClient],
         settings: ServeSettings,
         explainer: Explainer,
         telemetry: Telemetry,
@@ -46,6 +50,7 @@ class Recommender:
         self._pipeline = pipeline
         self._explainer = explainer
         self._stages = stages
+        self._stages_beside = stages_beside
         self._settings = settings
         self._telemetry = telemetry
         self._assigner = Assigner(telemetry)
@@ -77,22 +82,22 @@ class Recommender:
         """
         deadline_ms = request.deadline_ms or self._settings.deadline_ms
         expires_at_s = time.monotonic() + deadline_ms / 1000
+        ask = Ask(
+            request,
+            request_id,
+            arm.variant,
+            received_at_ms,
+            expires_at_s,
+            arm.experiment,
+            arm.experiments,
+            arm.overrides,
+        )
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 try:
-                    return await self._submit(
-                        arm, request, request_id, received_at_ms, expires_at_s
-                    )
+                    return await self._submit(arm.bundle_id, ask)
                 except BundleMiss:
-                    if arm.bundle_side:
-                        experiment = arm.experiment or ""
-                        self._telemetry.count(
-                            "flywheel_experiment_fallbacks", experiment=experiment
-                        )
-                    stable = stable_instead(self._followed(), arm)
-                    return await self._submit(
-                        stable, request, request_id, received_at_ms, expires_at_s
-                    )
+                    return await self._answer_by_stable(arm, ask)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"no answer within {deadline_ms} ms; allow more with deadline_ms, or send less load"
@@ -101,19 +106,23 @@ class Recommender:
     async def probe(self) -> None:
         """Try the stages of planned bundles not reached so far, and forget batchers of old ones."""
         plan = self._residency.plan
-        for bundle_id in plan.bundle_ids if plan else ():
-            bundle = self._find(bundle_id)
-            if bundle is None or bundle_id in self._reached:
-                continue
-            timeout_s = self._settings.stage_timeout_ms / 1000
-            if await unreachable_stage(self._stages, bundle, timeout_s) is None:
-                self._reached.add(bundle_id)
+        await self._reach(plan.bundle_ids if plan else (), self._stages)
+        await self._reach(self._residency.beside, self._stages_beside)
         resident = set(self._residency.bundle_ids)
         self._reached &= resident
         for (bundle_id, overrides), batcher in list(self._batchers.items()):
             # One with overrides is made anew when the next ask comes, if its experiment goes on.
             if (overrides or bundle_id not in resident) and batcher.is_idle:
                 del self._batchers[bundle_id, overrides]
+
+    def find_reached(self, bundle_id: str) -> GatewayBundle | None:
+        """A bundle for which this gateway and every stage can answer, or None."""
+        return self._find(bundle_id) if bundle_id in self._reached else None
+
+    def live_load(self) -> LiveLoad:
+        """How busy this gateway is with requests of users."""
+        batchers = self._batchers.values()
+        return LiveLoad(sum(b.n_waiting for b in batchers), any(b.is_full for b in batchers))
 
     def why_not_ready(self) -> str | None:
         """What keeps this replica from answering by the whole plan, or None."""
@@ -131,34 +140,36 @@ class Recommender:
                 return f"not every stage has answered for bundle {bundle_id} yet"
         return None
 
-    async def _submit(
-        self,
-        arm: AssignedArm,
-        request: RecommendRequest,
-        request_id: str,
-        received_at_ms: int,
-        expires_at_s: float,
-    ) -> Answer:
-        bundle_id = arm.bundle_id
+    async def _reach(self, bundle_ids: Sequence[str], stages: Mapping[str, StageClient]) -> None:
+        timeout_s = self._settings.stage_timeout_ms / 1000
+        for bundle_id in bundle_ids:
+            bundle = None if bundle_id in self._reached else self._find(bundle_id)
+            if bundle and await unreachable_stage(stages, bundle, timeout_s) is None:
+                self._reached.add(bundle_id)
+
+    async def _answer_by_stable(self, arm: AssignedArm, ask: Ask) -> Answer:
+        if arm.bundle_side:
+            experiment = arm.experiment or ""
+            self._telemetry.count("flywheel_experiment_fallbacks", experiment=experiment)
+        stable = stable_instead(self._followed(), arm)
+        again = replace(
+            ask,
+            variant=stable.variant,
+            experiment=stable.experiment,
+            experiments=stable.experiments,
+        )
+        return await self._submit(stable.bundle_id, again)
+
+    async def _submit(self, bundle_id: str, ask: Ask) -> Answer:
         bundle = self._find(bundle_id)
         if bundle is None:
             if bundle_id != self._stable().bundle_id:
                 raise BundleMiss(f"the gateway does not hold bundle {bundle_id}")
             raise NotReady(f"bundle {bundle_id} is not loaded in the gateway yet; try again later")
-        key = (bundle_id, arm.overrides)
+        key = (bundle_id, ask.overrides)
         batcher = self._batchers.get(key)
         if batcher is None:
             batcher = self._batchers[key] = self._new_batcher(bundle)
-        ask = Ask(
-            request,
-            request_id,
-            arm.variant,
-            received_at_ms,
-            expires_at_s,
-            arm.experiment,
-            arm.experiments,
-            arm.overrides,
-        )
         answer = await batcher.submit(ask)
         return await self._explainer.explain(answer) if ask.request.explain else answer
 

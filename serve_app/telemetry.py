@@ -27,6 +27,14 @@ COUNTERS = {
         "Requests of users of an experiment whose ordering settings could not be read.",
         ("experiment",),
     ),
+    "flywheel_shadow_answers": (
+        "Copies of requests answered by shadows, by the status a user would have got.",
+        ("status",),
+    ),
+    "flywheel_shadow_dropped": (
+        "Copies of requests that were not answered or not recorded, by reason.",
+        ("reason",),
+    ),
     "flywheel_dropped_events": ("Log records dropped because the queue was full.", ()),
     "flywheel_failed_log_writes": ("Writes that the event log or its spool refused.", ()),
     "flywheel_detoured_events": ("Events that went to the broker by way of the spool.", ()),
@@ -42,6 +50,16 @@ HISTOGRAMS = {
         "Time from reading a request to having its answer.",
         ("variant",),
         (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000),
+    ),
+    "flywheel_shadow_latency_ms": (
+        "Time of a shadow's answer in the pipeline.",
+        (),
+        (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000),
+    ),
+    "flywheel_shadow_stage_ms": (
+        "Time of a stage for a micro-batch of copies.",
+        ("stage",),
+        (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000),
     ),
     "flywheel_batch_size": (
         "Requests in a micro-batch.",
@@ -99,6 +117,14 @@ class Telemetry:
         with self._lock:
             gathered, self._gathered = self._gathered, Gathered()
         return gathered
+
+
+def pass_on_stages(copies: Telemetry, telemetry: Telemetry) -> None:
+    """Move the stage times of shadows to their own series; the rest of it is in their events."""
+    for (name, tags), values in copies.take().values.items():
+        if name == "flywheel_stage_ms":
+            for value in values:
+                telemetry.observe("flywheel_shadow_stage_ms", value, **dict(tags))
 
 
 class RayMetrics:

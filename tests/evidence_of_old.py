@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from recsys.stores.evidence_tables import open_evidence
+from recsys.stores.evidence_tables import TRAIT_MEASURES, open_evidence
 
 _ARM = '"partition" INTEGER, hour_ms BIGINT, bundle_id TEXT, variant TEXT'
 _TABLES = {
@@ -14,8 +14,20 @@ _TABLES = {
 _ADDED = ("evidence_shadows", "evidence_shadow_latencies", "evidence_shadow_reasons")
 
 
+def as_the_second_layout(url: str) -> None:
+    """Slates say nothing of their diversity and novelty."""
+    engine = open_evidence(url, writes=True)
+    with engine.begin() as connection:
+        for table in ("evidence_hours", "evidence_users"):
+            for column in TRAIT_MEASURES:
+                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        connection.execute(text("UPDATE evidence_meta SET value = '2' WHERE name = 'layout'"))
+    engine.dispose()
+
+
 def as_the_first_layout(url: str) -> None:
     """Outcomes and latencies lose their experiment, and shadows were never counted."""
+    as_the_second_layout(url)
     engine = open_evidence(url, writes=True)
     with engine.begin() as connection:
         for table, (columns, last) in _TABLES.items():

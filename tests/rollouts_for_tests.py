@@ -73,11 +73,10 @@ class Evidence:
             raise StoreError("evidence store cannot be used: no disk")
         return shadow_sums_from_json(self.copies)
 
-    def totals(self, rollout: Rollout) -> dict[str, Any]:
-        """Nothing was counted before."""
+    def check(self) -> None:
+        """Whether it can be read."""
         if self.is_away:
             raise StoreError("evidence store cannot be used: no disk")
-        return {"since_ms": 0, "arms": {}}
 
     def samples(self, rollout: Rollout) -> dict[str, Any]:
         """What `judged` decides on: the rollout's step."""

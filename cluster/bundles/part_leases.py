@@ -6,15 +6,19 @@ This module is the only writer of these rows, in a table of its own in the contr
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table
 from sqlalchemy.schema import CreateTable
 
+from cluster.rollouts.storing.control_transactions import SERIALIZATION_FAILURES
+from recsys.errors import StoreError
 from recsys.stores.control_tables import is_written, make_together, open_engine, reaching
 
 LEASE_MS = 3_600_000
 """Longer than any composition takes; what a killed one leaves is good for no longer."""
+
+_ATTEMPTS = 3
 
 _leases = Table(
     "bundle_leases",
@@ -66,7 +70,9 @@ class PartLeases:
         try:
             yield
         finally:
-            self._give_back(owner)
+            # What was made stands, and a lease that is left runs out by itself.
+            with suppress(StoreError):
+                self._give_back(owner)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -85,14 +91,26 @@ class PartLeases:
                 connection.execute(_leases.delete().where(outdated | (_leases.c.owner == owner)))
                 connection.execute(_leases.insert(), rows)
 
-        reaching(self._engine.url, insert)
+        self._again_if_lost(insert)
 
     def _give_back(self, owner: str) -> None:
         def delete() -> None:
             with self._engine.begin() as connection:
                 connection.execute(_leases.delete().where(_leases.c.owner == owner))
 
-        reaching(self._engine.url, delete)
+        self._again_if_lost(delete)
+
+    def _again_if_lost(self, change: Callable[[], None]) -> None:
+        """Change; a transaction that lost against a concurrent one is repeated."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                reaching(self._engine.url, change)
+            except StoreError as error:
+                state = getattr(getattr(error.__cause__, "orig", None), "sqlstate", None)
+                if attempt == _ATTEMPTS or state not in SERIALIZATION_FAILURES:
+                    raise
+            else:
+                return
 
 
 def _create(engine: Engine) -> None:

@@ -5,17 +5,18 @@ Reads the control store and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from cluster.bundles.part_leases import PartLeases
 from cluster.bundles.pins import Pins
-from cluster.rollouts.deciding.observation import living
 from cluster.rollouts.deciding.rollout_record import Rollout, earlier_stables
+from cluster.rollouts.driving.living_rows import LivingRows
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import ConfigError
-from recsys.stores.control import NO_BUNDLE, ControlReader
+from recsys.stores.control import NO_BUNDLE, ControlReader, Readiness
 from recsys.traffic import STABLE
 
 
@@ -38,14 +39,22 @@ class References:
 
 
 class ReferenceReader:
-    """Reads references from the control store at an SQLAlchemy URL, again at each call."""
+    """Reads references from the control store at an SQLAlchemy URL, again at each call.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        sleep: waits so many seconds, between looks at replicas that may live by another clock.
+    """
+
+    def __init__(self, url: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._url = url
         self._view = ControlReader(url)
         self._rollouts = ControlWriter(url)
         self._pins = Pins(url)
         self._leases = PartLeases(url)
+        self._sleep = sleep
+        self._now_ms = 0
+        self._living = LivingRows(self._view.readiness, lambda: self._now_ms, self._pass)
+        self._has_waited = False
 
     def __enter__(self) -> ReferenceReader:
         return self
@@ -77,7 +86,7 @@ class ReferenceReader:
             )
         composing = self._leases.read(now_ms)
         in_use = {name: f"a part of what {owner} makes" for name, owner in composing.items()}
-        for row in living(self._view.readiness(), now_ms):
+        for row in self._living_rows(now_ms):
             if row.bundle_id != NO_BUNDLE:
                 in_use[row.bundle_id] = f"{row.state} in a running replica"
         for rollout in rollouts:
@@ -91,6 +100,24 @@ class ReferenceReader:
         in_use.update({name: f"alias {alias}" for alias, name in view.aliases.items()})
         pinned = frozenset(pin.bundle_id for pin in self._pins.read())
         return References(stable, in_use, earlier_stables(rollouts, stable), pinned)
+
+    def _living_rows(self, now_ms: int) -> list[Readiness]:
+        """Rows of who was seen to live; the first time, waits to see whether silent ones move."""
+        self._now_ms = now_ms
+        seen: dict[tuple[str, str], Readiness] = {}
+
+        def is_known(rows: list[Readiness]) -> bool:
+            seen.update({(row.replica_id, row.bundle_id): row for row in rows if row.heartbeat_ms})
+            names = {name for name, _ in seen}
+            return self._has_waited or all(row.replica_id in names for row in rows)
+
+        is_known(self._living.look_until(is_known))
+        self._has_waited = True
+        return list(seen.values())
+
+    def _pass(self, seconds: float) -> None:
+        self._sleep(seconds)
+        self._now_ms += round(seconds * 1000)
 
 
 def _bundles_of(rollout: Rollout) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +18,17 @@ from cluster.demo.demo_audience import (
     write_history,
     write_items,
 )
+from cluster.demo.demo_rollout import (
+    EvidenceVerdict,
+    check_aborted,
+    check_promoted,
+    plan_text,
+    verdict_of,
+)
 from cluster.demo.demo_summary import DemoFindings, Refusal
 from cluster.demo.demo_traffic import Manner, Traffic, TrafficLog, Visit
 from cluster.demo.demo_verbs import Verbs
-from cluster.demo.spoiled_bundle import publish_spoiled
+from cluster.demo.spoiled_bundle import publish_spoiled, publish_worse
 from cluster.local.ports import connect_host
 from recsys.bundles.registry import Registry
 from recsys.errors import RecsysError
@@ -35,12 +43,17 @@ WORLD_DAYS = 30
 LOG_DAYS = 18
 """The imported history ends on this day; what came after, no bundle has seen yet."""
 EVENTS_PER_USER = 32
-MEASURED_SHARE = 0.5
+MEASURED_SHARE = 0.3
 """Share of the users that both bundles are shown to; the others make the traffic meanwhile."""
-N_MEASURED_VISITS = 3
+N_MEASURED_VISITS = 5
 REFUSED = (1, 5)
+ENDED = (0, 3, 4, 5)
+"""Exit codes of a rollout that has ended, however."""
+ROLLOUT_TIMEOUT_S = 420
+N_ASKED = 64
+"""Users asked to see who answers."""
 
-_LEARNING, _SWAPPING, _MEASURING, _RESISTING = range(4)
+_LEARNING, _PROMOTING, _MEASURING, _RESISTING, _ABORTING, _UNDOING = range(6)
 """First word of a visit's luck, so that no two parts of the demo share their draws."""
 
 
@@ -74,10 +87,12 @@ class DemoLoop:
         self._step("live traffic", lambda: self._live(traffic, minutes))
         second = self._step("retrain", lambda: self._train("--warm-start"))
         before = self._step("measure before", lambda: self._measure(traffic, first))
-        self._step("swap under traffic", lambda: self._swap(traffic, second))
+        promoted = self._step("promote by evidence", lambda: self._promote(traffic, second))
         after = self._step("measure after", lambda: self._measure(traffic, second))
         self._log.add(traffic.send([*before.unsent, *after.unsent]))
         refusal = self._step("refuse", lambda: self._offer_spoiled(traffic, second))
+        aborted = self._step("abort by evidence", lambda: self._offer_worse(traffic, second))
+        swaps = self._step("undo and redo", lambda: self._undo_and_redo(traffic, first, second))
         return DemoFindings(
             data="a simulated world" if data is None else str(data),
             is_simulated=data is None,
@@ -90,7 +105,9 @@ class DemoLoop:
             n_slates=len(self._log.shown),
             n_requests=self._log.n_requests,
             failures=dict(self._log.failures),
-            swaps=[f"{first} -> {second}"],
+            swaps=swaps,
+            promoted=promoted,
+            aborted=aborted,
             refusal=refusal,
             seconds={name: round(seconds, 1) for name, seconds in self._seconds.items()},
         )
@@ -176,9 +193,59 @@ class DemoLoop:
             )
         return measured
 
-    def _swap(self, traffic: Traffic, bundle_id: str) -> None:
-        with self._others_visiting(traffic, _SWAPPING):
-            self._verbs.run("canary", "start", bundle_id, "--plan", "instant")
+    def _promote(self, traffic: Traffic, bundle_id: str) -> EvidenceVerdict:
+        waits = isinstance(traffic.audience, World)
+        found = self._roll_out(traffic, bundle_id, _PROMOTING, waits)
+        check_promoted(found, waits_for_clicks=waits)
+        return found
+
+    def _offer_worse(self, traffic: Traffic, good_id: str) -> EvidenceVerdict:
+        """Offer a bundle that no check can refuse; what users do with its slates must end it."""
+        work_dir = self._settings.data_dir / "spoiling"
+        worse = publish_worse(self._registry, good_id, work_dir, datetime.now(UTC))
+        found = self._roll_out(
+            traffic, worse.bundle_id, _ABORTING, isinstance(traffic.audience, World)
+        )
+        check_aborted(found)
+        self._expect_answers_of(traffic, good_id, _ABORTING)
+        return found
+
+    def _roll_out(
+        self, traffic: Traffic, bundle_id: str, part: int, waits_for_clicks: bool
+    ) -> EvidenceVerdict:
+        """Let the controller decide under traffic, and tell why it did."""
+        plan = self._settings.data_dir / "demo-plan.toml"
+        plan.write_text(plan_text(waits_for_clicks=waits_for_clicks), encoding="utf-8")
+        options = ("--plan", str(plan), "--wait", "--timeout", str(ROLLOUT_TIMEOUT_S))
+        with self._others_visiting(traffic, part) as log:
+            self._verbs.run("canary", "start", bundle_id, *options, accepted=ENDED)
+            explained = self._verbs.run("canary", "explain").document
+        for line in explained["why"]:
+            self._note(f"  {line}")
+        answered = {slate.user_id for slate in log.shown if slate.bundle_id == bundle_id}
+        return verdict_of(explained, len(answered))
+
+    def _undo_and_redo(self, traffic: Traffic, first: str, second: str) -> list[str]:
+        """Lead back to the earlier bundle and forth again, under traffic; both must answer."""
+        with self._others_visiting(traffic, _UNDOING):
+            self._verbs.run("canary", "undo")
+            self._expect_answers_of(traffic, first, _UNDOING)
+            self._verbs.run("canary", "undo", "--to", second)
+            self._expect_answers_of(traffic, second, _UNDOING)
+        return [f"undo: {second} -> {first}", f"undo: {first} -> {second}"]
+
+    def _expect_answers_of(self, traffic: Traffic, bundle_id: str, part: int) -> None:
+        """Demand that everybody is answered by one bundle from now on."""
+        users = self._measured_users(traffic.audience)[:N_ASKED]
+        manner = Manner(sends=False, remembers=False, n_discoveries=0)
+        log = traffic.run(_visits(users, part, 0), manner)
+        self._log.add(replace(log, unsent=[]))
+        served = {slate.bundle_id for slate in log.shown}
+        if served != {bundle_id}:
+            raise RecsysError(
+                f"bundles {', '.join(sorted(served)) or 'none'} answered, expected {bundle_id} "
+                "alone; see 'cluster canary history'"
+            )
 
     def _offer_spoiled(self, traffic: Traffic, good_id: str) -> Refusal:
         """Offer a bundle whose scorer is broken; it must be refused and nobody must notice."""

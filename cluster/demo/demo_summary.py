@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cluster.demo.demo_rollout import EvidenceVerdict
 from cluster.demo.demo_traffic import ShownSlate
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class DemoFindings:
     failures: dict[str, int]
     swaps: Sequence[str]
     refusal: Refusal
+    promoted: EvidenceVerdict
+    aborted: EvidenceVerdict
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -115,6 +118,8 @@ def document_of(findings: DemoFindings) -> dict[str, Any]:
         "failed_requests": sum(findings.failures.values()),
         "failures": findings.failures,
         "swaps": list(findings.swaps),
+        "promoted": _verdict_document(findings.promoted),
+        "aborted": _verdict_document(findings.aborted),
         "refused": {
             "bundle_id": findings.refusal.bundle_id,
             "what": findings.refusal.why_bad,
@@ -135,13 +140,17 @@ def tables_of(findings: DemoFindings) -> list[Table | str]:
     loop.add_row("events imported", f"{events['imported']:,}")
     loop.add_row("events posted by users", f"{events['posted']:,}")
     loop.add_row("slates served", f"{events['slates_served']:,}")
-    for swap in findings.swaps:
-        loop.add_row("swapped under traffic", swap)
+    loop.add_row("promoted by evidence", findings.promoted.bundle_id)
+    loop.add_row("", findings.promoted.sentence)
     failed = f"{document['failed_requests']} of {document['requests']:,} requests"
     loop.add_row("failed", failed)
     refusal = findings.refusal
     loop.add_row("refused", f"{refusal.bundle_id} ({refusal.why_bad})")
     loop.add_row("", f"exit {refusal.exit_code}: {refusal.reason}")
+    loop.add_row("aborted by evidence", f"{findings.aborted.bundle_id} (slates drawn at random)")
+    loop.add_row("", findings.aborted.sentence)
+    for swap in findings.swaps:
+        loop.add_row("swapped under traffic", swap)
     total = f"{sum(findings.seconds.values()):.0f} s"
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in findings.seconds.items())
     loop.add_row("time", f"{total} ({parts})")
@@ -163,6 +172,14 @@ def tables_of(findings: DemoFindings) -> list[Table | str]:
     change, half = paired_lift(findings.before, findings.after)
     paired = f"change in clicks per slate, visit by visit: {change:+.2f} ± {half:.2f}"
     return [loop, rates, paired, _note(findings)]
+
+
+def _verdict_document(found: EvidenceVerdict) -> dict[str, Any]:
+    figures = asdict(found)
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }
 
 
 def _note(findings: DemoFindings) -> str:

@@ -17,9 +17,10 @@ from cluster.experiments.experiment_writer import ExperimentWriter
 from cluster.rollouts.deciding.observation import (
     bundle_health,
     expected_replicas,
-    gateway_epochs,
+    with_skew,
 )
 from cluster.rollouts.deciding.rollout_record import Health
+from cluster.rollouts.driving.living_rows import LivingRows
 from cluster.rollouts.driving.rollout_actions import POLL_S, Operator
 from recsys.errors import AbortedByEvidence, FleetError, RolloutConflict, WaitTimeout
 from recsys.settings import Settings
@@ -61,7 +62,7 @@ class ExperimentRunner:
         Raises:
             FleetError: no gateway reports.
         """
-        if not gateway_epochs(self.reader.readiness(), self.operator.clock()):
+        if not self._living_rows().has_gateway():
             raise FleetError(
                 "no gateway reports to the control store, expected at least 1; "
                 "start the cluster with 'cluster up --wait' and run it again"
@@ -96,14 +97,15 @@ class ExperimentRunner:
         )
 
     def _await_bundles(self, stored: StoredExperiment) -> None:
-        expected = expected_replicas(self.settings)
+        expected, living = expected_replicas(self.settings), self._living_rows()
         give_up_ms = self.operator.clock() + self.settings.cluster.ready_timeout_s * 1000
         missing = list(stored.record.bundle_ids)
         while missing:
-            now_ms, rows = self.operator.clock(), self.reader.readiness()
+            now_ms, rows = self.operator.clock(), living.look()
             waits_for = []
             for bundle_id in missing:
                 found = bundle_health(rows, expected, bundle_id, now_ms)
+                found = with_skew(found, living.skews)
                 if found.health is Health.FAILED:
                     self.stop(stored, found.message)
                     raise AbortedByEvidence(
@@ -122,3 +124,6 @@ class ExperimentRunner:
             if waits_for:
                 self.operator.report(f"preparing: waits for {waits_for[0][1] or waits_for[0][0]}")
                 self.operator.sleep(POLL_S)
+
+    def _living_rows(self) -> LivingRows:
+        return LivingRows(self.reader.readiness, self.operator.clock, self.operator.sleep)

@@ -50,6 +50,7 @@ def up(console: Console, wait: bool, foreground: bool, serve_config: Path | None
     from cluster.local.environment import absolute_settings
 
     settings = absolute_settings(console.settings)
+    _check_schedule(settings)
     files = RunFiles(settings.run_dir)
     _let_it_stop(files)
     if is_locked(files.lock):
@@ -65,6 +66,17 @@ def up(console: Console, wait: bool, foreground: bool, serve_config: Path | None
     with console.progress("up") as show:
         state = follow_start(settings, files, spawned, wait, show)
     _report(console, settings, files, state, wait)
+
+
+def _check_schedule(settings: Settings) -> None:
+    """Refuse a plan of the schedule that no controller could follow.
+
+    Raises:
+        ConfigError: `schedule.rollout` names none, or one without steps.
+    """
+    from cluster.rollouts.driving.scheduled_rollout import scheduled_plan
+
+    scheduled_plan(settings)
 
 
 def _adopt_bundle(console: Console, settings: Settings) -> None:

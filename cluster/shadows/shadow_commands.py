@@ -169,7 +169,10 @@ def _emit(console: Console, records: Sequence[ShadowRecord]) -> None:
     from cluster.shadows.shadow_figures import shadow_document, shadow_text
 
     seen = [(record, _sums(console, record)) for record in records]
-    text = "\n\n".join(shadow_text(record, sums) for record, sums in seen)
+    stable_id = _stable_id(console)
+    text = "\n\n".join(
+        shadow_text(record, sums, is_stable=record.bundle_id == stable_id) for record, sums in seen
+    )
     document = {"shadows": [shadow_document(record, sums) for record, sums in seen]}
     console.emit(document, text or _NONE)
 
@@ -210,6 +213,13 @@ def _shown(console: Console, name: str | None) -> list[ShadowRecord]:
         by_id = [record for record in found if record.shadow_id == name]
         return by_id or found[-1:]
     return [record for record in records if not record.is_closed][:_MAX_SHOWN] or records[-1:]
+
+
+def _stable_id(console: Console) -> str | None:
+    from recsys.stores.control import ControlReader
+    from recsys.traffic import STABLE
+
+    return ControlReader(console.settings.control_url).view().aliases.get(STABLE)
 
 
 def _sums(console: Console, record: ShadowRecord) -> ShadowSums:

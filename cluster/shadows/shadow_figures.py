@@ -28,8 +28,12 @@ def shadow_document(record: ShadowRecord, sums: ShadowSums | None) -> dict[str, 
     }
 
 
-def shadow_text(record: ShadowRecord, sums: ShadowSums | None) -> str:
-    """The shadow as lines for a person."""
+def shadow_text(record: ShadowRecord, sums: ShadowSums | None, *, is_stable: bool = False) -> str:
+    """The shadow as lines for a person.
+
+    Args:
+        is_stable: its bundle became stable meanwhile, so copies compare it with itself.
+    """
     by = f"rollout {record.rollout_id}" if record.rollout_id else record.who
     lines = [
         f"shadow {record.shadow_id} of {record.bundle_id}, {record.share:.0%} of the requests, "
@@ -37,6 +41,10 @@ def shadow_text(record: ShadowRecord, sums: ShadowSums | None) -> str:
     ]
     if sums is not None and sums.n:
         lines += _figures(sums)
+    if is_stable and not record.is_closed:
+        lines.append(
+            f"its bundle is stable now; stop it with 'cluster shadow stop {record.shadow_id}'"
+        )
     return "\n".join([*lines, meaning(record, sums)])
 
 

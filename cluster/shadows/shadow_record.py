@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from recsys.errors import StoreError
+from recsys.errors import ConfigError, StoreError
 from recsys.shadow_plan import ShadowPlan
 
 
@@ -103,7 +103,7 @@ def read_shadow(row: Mapping[str, Any]) -> StoredShadow:
     """
     try:
         record = ShadowRecord.from_json(json.loads(row["document"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"shadow '{row['shadow_id']}' in the control store cannot be read ({error!r}), "
             "expected what this release writes; delete its row of control_shadows"

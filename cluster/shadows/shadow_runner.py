@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from cluster.rollouts.deciding.observation import (
     bundle_health,
     expected_replicas,
-    gateway_epochs,
+    with_skew,
 )
 from cluster.rollouts.deciding.rollout_record import Health
+from cluster.rollouts.driving.living_rows import LivingRows
 from cluster.rollouts.driving.rollout_actions import POLL_S, Operator
 from cluster.rollouts.driving.rollout_request import RolloutRequest
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState, StoredShadow
@@ -51,8 +52,7 @@ class ShadowRunner:
             WaitTimeout: not every replica held it in time; another start goes on.
         """
         stored = self._left(bundle_id, share)
-        if stored is None:
-            self.request.check(bundle_id, is_undo=False)
+        self.request.check(bundle_id, is_undo=False)
         self._check_alive()
         if stored is None:
             stored = self._record(bundle_id, DEFAULT_SHARE if share is None else share)
@@ -71,7 +71,7 @@ class ShadowRunner:
 
         Raises:
             ConfigError: no open shadow is meant, or more than one.
-            RolloutConflict: somebody else changed it.
+            RolloutConflict: somebody else changed it, or it is a rollout's.
         """
         stored = chosen_open(self.writer.open(), name)
         now_ms = self.operator.clock()
@@ -108,11 +108,12 @@ class ShadowRunner:
 
     def _wait_until_ready(self, stored: StoredShadow, timeout_s: float) -> None:
         record = stored.record
-        expected = expected_replicas(self.settings)
+        expected, rows = expected_replicas(self.settings), self._living_rows()
         give_up_ms = self.operator.clock() + timeout_s * 1000
         while True:
             now_ms = self.operator.clock()
-            health = bundle_health(self.reader.readiness(), expected, record.bundle_id, now_ms)
+            health = bundle_health(rows.look(), expected, record.bundle_id, now_ms)
+            health = with_skew(health, rows.skews)
             if health.health is Health.READY:
                 return
             if health.health is Health.FAILED:
@@ -141,30 +142,39 @@ class ShadowRunner:
             )
 
     def _check_alive(self) -> None:
-        if not gateway_epochs(self.reader.readiness(), self.operator.clock()):
+        if not self._living_rows().has_gateway():
             raise FleetError(
                 "no gateway reports to the control store, expected at least 1; "
                 "start the cluster with 'cluster up --wait' and run it again"
             )
 
+    def _living_rows(self) -> LivingRows:
+        return LivingRows(self.reader.readiness, self.operator.clock, self.operator.sleep)
+
 
 def chosen_open(stored: list[StoredShadow], name: str | None) -> StoredShadow:
-    """The open shadow of a name, or the only one that an operator began.
+    """The operator's open shadow of a name, or the only one that an operator began.
 
     Raises:
         ConfigError: there is none, or more than one.
+        RolloutConflict: only a rollout's shadow has the name.
     """
-    if name is None:
-        found = [one for one in stored if one.record.rollout_id is None]
-    else:
-        found = [one for one in stored if name in (one.record.shadow_id, one.record.bundle_id)]
+    own = [one for one in stored if one.record.rollout_id is None]
+    named = [one for one in stored if name in (one.record.shadow_id, one.record.bundle_id)]
+    found = own if name is None else [one for one in own if one in named]
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(f"{one.record.shadow_id} of {one.record.bundle_id}" for one in stored)
+    if named and not found:
+        raise RolloutConflict(
+            f"shadow {named[0].record.shadow_id} belongs to rollout {named[0].record.rollout_id}, "
+            "expected one that an operator began; end it with 'cluster canary step' or "
+            "'cluster canary abort'"
+        )
+    listed = ", ".join(f"{one.record.shadow_id} of {one.record.bundle_id}" for one in own)
     if not listed:
         raise ConfigError("no shadow is open, expected one to stop; see 'cluster shadow status'")
     meant = "without a name" if name is None else f"by '{name}'"
     raise ConfigError(
         f"{len(found)} open shadows are meant {meant}, expected 1 of {listed}; name one, as in "
-        f"'cluster shadow stop {stored[-1].record.shadow_id}'"
+        f"'cluster shadow stop {own[-1].record.shadow_id}'"
     )

@@ -145,10 +145,7 @@ def write_manifest(
     manifest = Manifest(
         bundle_id=check_bundle_id(bundle_id),
         created_at=created_at.astimezone(UTC).isoformat(timespec="seconds"),
-        files={
-            name: BundleFile(sha256_of(directory / name), (directory / name).stat().st_size)
-            for name in sorted(set(regular_files(directory)) - {MANIFEST_NAME})
-        },
+        files=_promised_files(directory),
         space_fingerprint=space_fingerprint(directory),
         feature_schema=dict(feature_schema),
         feature_schema_hash=feature_schema_hash,
@@ -162,19 +159,36 @@ def write_manifest(
         format_version=FORMAT_VERSION if scorer_space is None else SCORER_SPACE_FORMAT,
         scorer_space=scorer_space,
     )
+    text = _text_of(manifest)
+    write_durably(directory / MANIFEST_NAME, text)
+    return parse_manifest(text)
+
+
+def _promised_files(directory: Path) -> dict[str, BundleFile]:
+    return {
+        name: BundleFile(sha256_of(directory / name), (directory / name).stat().st_size)
+        for name in sorted(set(regular_files(directory)) - {MANIFEST_NAME})
+    }
+
+
+def _text_of(manifest: Manifest) -> bytes:
+    """The manifest as it is stored, once it is known to be readable.
+
+    Raises:
+        BundleError: a value cannot be stored.
+    """
     document = asdict(manifest)
-    if scorer_space is None:
+    if manifest.scorer_space is None:
         del document["scorer_space"]  # a plain bundle reads as it did before there was such a thing
     try:
         text = _render(document)
         parse_manifest(text)
     except (ValueError, TypeError, BundleCorrupt) as error:
         raise BundleError(
-            f"the manifest of {bundle_id} cannot be written: {error}; only finite JSON values "
-            "may stand in it, and what it says of the files must be so"
+            f"the manifest of {manifest.bundle_id} cannot be written: {error}; only finite JSON "
+            "values may stand in it, and what it says of the files must be so"
         ) from error
-    write_durably(directory / MANIFEST_NAME, text)
-    return parse_manifest(text)
+    return text
 
 
 def read_manifest(directory: Path) -> Manifest:

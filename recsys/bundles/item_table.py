@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import BundleCorrupt
+from recsys.list_traits import ListTraits
 from recsys.types import NO_ROW, FloatArray, Item, RowArray
 
 ITEMS_FILE = "items.parquet"
@@ -43,6 +44,7 @@ class ItemTable:
     popularity: FloatArray  # [N], engagements of the recent training data
     available: NDArray[np.bool_]  # [N]
     popular_rows: RowArray  # available rows, most popular first, ties by row
+    traits: ListTraits  # novelty by an item's share of all recent engagements
 
     @classmethod
     def read(cls, directory: Path) -> ItemTable:
@@ -60,15 +62,17 @@ class ItemTable:
         available = columns["available"].to_numpy(zero_copy_only=False).astype(np.bool_)
         created = columns["created_ms"].fill_null(-1).to_numpy(zero_copy_only=False)
         by_popularity = np.argsort(-popularity, kind="stable").astype(np.int32)
+        categories = columns["categories"].to_pylist()
         return cls(
             item_ids=item_ids,
             row_of=row_of,
             titles=columns["title"].to_pylist(),
-            codes=_codes(columns["categories"].to_pylist(), columns["creator"].to_pylist()),
+            codes=_codes(categories, columns["creator"].to_pylist()),
             created_ms=created.astype(np.int64),
             popularity=popularity,
             available=available,
             popular_rows=by_popularity[available[by_popularity]],
+            traits=ListTraits.of(categories, popularity, float(popularity.sum(dtype=np.float64))),
         )
 
     def __len__(self) -> int:
@@ -79,7 +83,7 @@ class ItemTable:
     def nbytes(self) -> int:
         """Bytes of the table's arrays and strings, roughly."""
         strings = sum(map(len, self.item_ids)) + sum(map(len, self.titles))
-        return strings + 180 * len(self) + self.popular_rows.nbytes
+        return strings + 180 * len(self) + self.popular_rows.nbytes + self.traits.nbytes
 
     def fresh_rows(self, fresh_days: float) -> RowArray:
         """Available rows created within `fresh_days` of the newest item, newest first."""

@@ -20,8 +20,8 @@ ONE = "one"
 """The measure that is 1 for every user."""
 _SHED_STATUSES = {429, 503}
 _SUMS = ("slates", "shown", "engaged_slates", "engaged_items", "touched_items", "sessions")
-# Means per slate that a store may keep in thousandths; without them their metrics are absent.
-_OPTIONAL_MILLI = ("diversity", "novelty")
+_TRAITS = ("diversity", "novelty")
+"""Sums over the slates that say them, which are counted apart: older gateways' do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +128,10 @@ def _measures(
     sums = {name: column[rows].astype(np.float64) for name, column in columns.sums.items()}
     nothing = np.zeros(len(columns.user_hashes[rows]))
     found = {name: sums[name] for name in _SUMS if name in sums}
-    found |= {
-        name: sums[f"{name}_milli"] / 1000 for name in _OPTIONAL_MILLI if f"{name}_milli" in sums
-    }
+    for name in _TRAITS:
+        if f"{name}_slates" in sums:
+            found[name] = sums[f"{name}_milli"] / 1000
+            found[f"{name}_slates"] = sums[f"{name}_slates"]
     found[ONE] = nothing + 1
     if "session_ms" in sums:
         found["session_s"] = sums["session_ms"] / 1000

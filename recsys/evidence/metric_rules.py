@@ -97,8 +97,8 @@ _RULES = (
     _rule("session_length_s", _UP, Role.SIGNAL, 0.05, "session_s/sessions"),
     _rule("return_rate", _UP, Role.SIGNAL, 0.05, "returned"),
     _rule("dismiss_rate", _DOWN, Role.SIGNAL, 0.1, "dismissed_items/shown"),
-    _rule("diversity", _UP, Role.SIGNAL, 0.1, "diversity/slates"),
-    _rule("novelty", _UP, Role.SIGNAL, 0.1, "novelty/slates"),
+    _rule("diversity", _UP, Role.SIGNAL, 0.1, "diversity/diversity_slates"),
+    _rule("novelty", _UP, Role.SIGNAL, 0.1, "novelty/novelty_slates"),
 )
 METRICS: Mapping[str, MetricRule] = MappingProxyType({rule.name: rule for rule in _RULES})
 """The catalogue: every metric with its usual role and margin."""

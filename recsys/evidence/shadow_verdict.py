@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,14 @@ from recsys.stores.evidence_sums import LatencyHistogram, ShadowSums
 
 MAX_FAILED_SHARE = 0.02
 """Copies wait behind live requests and may run out of time, which is no fault of the bundle."""
+MAX_DEGRADED_SHARE = 0.02
+"""As of failures: a few copies that ran out of time for a stage say nothing."""
 MAX_LATENCY_RATIO = 3.0
 """Copies get what live requests leave; a finer comparison is the canary's, on equal slices."""
 ALPHA_SHARE = 0.1
 """Of the plan's alpha, on top of it; limits this wide leave a bundle that is as good far inside."""
 _QUANTILES = (("p50_ms", 0.5), ("p99_ms", 0.99))
+_TAIL = "p99_ms"
 _MOST_REASONS = 3
 
 
@@ -84,8 +87,11 @@ class ShadowJudgement:
 
 
 def judge_shadow(sums: ShadowSums, needs: ShadowNeeds) -> ShadowJudgement:
-    """Judge a shadow by its failures, its latency and, where the plan has a floor, its slates."""
-    n_checks = 1 + len(_QUANTILES) + (needs.min_overlap is not None)
+    """Judge a shadow by its failures, its latency and, where the plan has a floor, its slates.
+
+    Only failures fail before there are answers enough: the first copies meet cold caches.
+    """
+    n_checks = 2 + len(_QUANTILES) + (needs.min_overlap is not None)
     alpha = needs.alpha * ALPHA_SHARE / n_checks
     checks = tuple(_checks(sums, needs, alpha))
     verdict, deciding, message = next(_findings(sums, needs, checks))
@@ -138,10 +144,29 @@ def shadow_sums_from_json(document: Mapping[str, Any]) -> ShadowSums:
 
 def _checks(sums: ShadowSums, needs: ShadowNeeds, alpha: float) -> Iterator[ShadowCheck]:
     yield _failures(sums, alpha)
-    for metric, share in _QUANTILES:
-        yield _latency(sums, metric, share, alpha)
+    is_early = not _has_enough(sums, needs)
+    later = [_degraded(sums, alpha)]
+    later += [_latency(sums, metric, share, alpha) for metric, share in _QUANTILES]
     if needs.min_overlap is not None:
-        yield _overlap(sums, needs.min_overlap, alpha)
+        later.append(_overlap(sums, needs.min_overlap, alpha))
+    for check in later:
+        is_too_soon = is_early and check.verdict is Verdict.FAIL
+        yield _undecided(check) if is_too_soon else check
+
+
+def _has_enough(sums: ShadowSums, needs: ShadowNeeds) -> bool:
+    return sums.n_compared >= max(needs.requests, 1)
+
+
+def _undecided(check: ShadowCheck) -> ShadowCheck:
+    message = check.message + _more(Verdict.INCONCLUSIVE)
+    return replace(check, verdict=Verdict.INCONCLUSIVE, message=message)
+
+
+def _holds(check: ShadowCheck) -> bool:
+    """A p99 is known too loosely to wait for: where its bounds allow the limit, steps judge it."""
+    is_loose_tail = check.metric == _TAIL and check.shadow is not None
+    return check.verdict is not Verdict.PASS and not is_loose_tail
 
 
 def _findings(
@@ -151,7 +176,7 @@ def _findings(
     for check in checks:
         if check.verdict is Verdict.FAIL:
             yield Verdict.FAIL, check.metric, check.message
-    if not sums.n_compared >= max(needs.requests, 1):
+    if not _has_enough(sums, needs):
         missing = max(needs.requests, 1) - sums.n_compared
         failed = f", {_failed_text(sums)}" if sums.n_failed else ""
         message = (
@@ -160,7 +185,7 @@ def _findings(
         )
         yield Verdict.INCONCLUSIVE, "answers", message
     for check in checks:
-        if check.verdict is not Verdict.PASS:
+        if _holds(check):
             yield Verdict.INCONCLUSIVE, check.metric, check.message
     alike = "" if math.isnan(sums.overlap) else f", mean overlap {sums.overlap:.2f}"
     message = f"{sums.n_compared:,} answers are compared{alike}, {_failed_text(sums)}"
@@ -188,6 +213,22 @@ def _failures(sums: ShadowSums, alpha: float) -> ShadowCheck:
         MAX_FAILED_SHARE,
         message + _more(verdict),
     )
+
+
+def _degraded(sums: ShadowSums, alpha: float) -> ShadowCheck:
+    n_degraded, n, limit = sums.n_degraded, sums.n, MAX_DEGRADED_SHARE
+    if not 0 <= n_degraded <= n or n == 0:
+        message = f"degraded: {n_degraded:,} of {n:,} copies; needs copies"
+        return _unknown("degraded_share", limit, message)
+    low, high = (float(end) for end in rate_interval(n_degraded, n, alpha))
+    share = n_degraded / n
+    verdict = _verdict(share > limit, low > limit)
+    message = (
+        f"degraded_share: {n_degraded:,} of {n:,} copies lacked a stage, {share:.2%} with "
+        f"interval [{low:.2%}, {high:.2%}], allowed {limit:.0%}"
+    )
+    message += _more(verdict)
+    return ShadowCheck("degraded_share", verdict, None, share, low, high, limit, message)
 
 
 def _latency(sums: ShadowSums, metric: str, share: float, alpha: float) -> ShadowCheck:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.stores.evidence_before import lacking
 from recsys.stores.evidence_sums import (
     Arm,
     Coverage,
@@ -178,14 +179,13 @@ class _HourReader:
             kinds[key[0], key[1], key[2]][key[3]] = KindSums(
                 row["n"], row["items"], row["slates"], row["value_milli"] / 1000
             )
-        lacks = ("experiment",) if tables.lacks_experiments(connection) else ()
         outcomes: dict[Arm, dict[tuple[int, str], int]] = defaultdict(dict)
         by_reason = (*arm, "status", "reason")
-        for key, row in self._sum(connection, tables.outcomes, by_reason, ("n",), lacks).items():
+        for key, row in self._sum(connection, tables.outcomes, by_reason, ("n",)).items():
             outcomes[key[0], key[1], key[2]][key[3], key[4]] = row["n"]
         counts: dict[tuple[str, str, str, int], dict[int, int]] = defaultdict(dict)
         by_bucket = (*arm, "is_served", "bucket")
-        for key, row in self._sum(connection, tables.latencies, by_bucket, ("n",), lacks).items():
+        for key, row in self._sum(connection, tables.latencies, by_bucket, ("n",)).items():
             counts[key[0], key[1], key[2], key[3]][key[4]] = row["n"]
         nothing = dict.fromkeys(tables.MEASURES, 0)
         return [
@@ -208,13 +208,13 @@ class _HourReader:
         table: Any,
         by: Sequence[str],
         sums: Sequence[str],
-        lacks: Sequence[str] = (),
     ) -> dict[Any, dict[str, int]]:
-        """Sums by columns; those that an old store lacks are empty."""
-        from sqlalchemy import func, literal_column, select
+        """Sums by columns; those that an old store lacks are empty, or 0."""
+        from sqlalchemy import literal_column, select
 
+        lacks = lacking(self._tables.read_layout(connection)).get(table.name, ())
         columns = [literal_column("''") if name in lacks else table.c[name] for name in by]
-        query = select(*columns, *(func.sum(table.c[name]) for name in sums))
+        query = select(*columns, *_added_up(table, sums, lacks))
         there = [table.c[name] for name in by if name not in lacks]
         query = query.where(table.c.hour_ms.between(*self._bounds)).group_by(*there)
         if self._bundle_ids is not None:
@@ -268,11 +268,12 @@ class _UserReader:
 
     def _rows(self, connection: Any, table: Any, sums: Sequence[str]) -> NDArray[np.int64]:
         """Arm, user and kind (0 where the table has none) as numbers, then the sums."""
-        from sqlalchemy import func, select
+        from sqlalchemy import select
 
+        lacks = lacking(self._tables.read_layout(connection)).get(table.name, ())
         by = [table.c[name] for name in ("bundle_id", "variant", "experiment", "user_hash")]
         by += [table.c.kind] if "kind" in table.c else []
-        query = select(*by, *(func.sum(table.c[name]) for name in sums))
+        query = select(*by, *_added_up(table, sums, lacks))
         query = query.where(table.c.day_ms.between(*self._bounds)).group_by(*by)
         if self._bundle_ids is not None:
             query = query.where(table.c.bundle_id.in_(sorted(self._bundle_ids)))
@@ -290,3 +291,9 @@ class _UserReader:
             ]
             parts.append(np.array(numbers, np.int64))
         return np.concatenate(parts)
+
+
+def _added_up(table: Any, sums: Sequence[str], lacks: Sequence[str]) -> list[Any]:
+    from sqlalchemy import func, literal_column
+
+    return [literal_column("0") if name in lacks else func.sum(table.c[name]) for name in sums]

@@ -14,6 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from recsys.errors import StoreError
 from recsys.stores import evidence_tables as tables
 from recsys.stores.control_tables import make_together
+from recsys.stores.evidence_before import FIRST, lacking
 
 
 def create_evidence(engine: Engine) -> None:
@@ -46,16 +47,29 @@ def _create(engine: Engine, new_salt: Callable[[int], str] = secrets.token_hex) 
 
 
 def _bring_up_to_date(connection: Connection) -> None:
-    """Give outcomes and latencies of the first layout an experiment: none, for what they count."""
+    """Give a store of an earlier layout what it lacks: no experiment, and sums of 0."""
     if not inspect(connection).has_table(tables.meta.name):
         return
-    if not tables.lacks_experiments(connection):
+    if not lacking(tables.read_layout(connection)):
         return
     at_layout = tables.meta.c.name == "layout"
     # Whoever else opens the store waits here, and then finds it done.
     connection.execute(update(tables.meta).where(at_layout).values(value=tables.meta.c.value))
-    if not tables.lacks_experiments(connection):
+    layout = tables.read_layout(connection)
+    if not lacking(layout):
         return
+    if layout == FIRST:
+        _give_experiments(connection)
+    for table in (tables.hours, tables.users):
+        for name in tables.TRAIT_MEASURES:
+            connection.execute(
+                text(f"ALTER TABLE {table.name} ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0")
+            )
+    connection.execute(update(tables.meta).where(at_layout).values(value=tables.LAYOUT_VERSION))
+
+
+def _give_experiments(connection: Connection) -> None:
+    """An experiment is part of the key, so its tables are made anew."""
     for table in (tables.outcomes, tables.latencies):
         old = f"{table.name}_layout_1"
         connection.execute(text(f"ALTER TABLE {table.name} RENAME TO {old}"))
@@ -69,4 +83,3 @@ def _bring_up_to_date(connection: Connection) -> None:
             )
         )
         connection.execute(text(f"DROP TABLE {old}"))
-    connection.execute(update(tables.meta).where(at_layout).values(value=tables.LAYOUT_VERSION))

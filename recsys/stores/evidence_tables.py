@@ -31,9 +31,9 @@ from recsys.stores.control_tables import is_written, open_engine
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
-LAYOUT_VERSION = "2"
-FIRST_LAYOUT = "1"
-"""Outcomes and latencies without their experiment; brought up to date when a writer opens it."""
+LAYOUT_VERSION = "3"
+TRAIT_MEASURES = ("diversity_slates", "diversity_milli", "novelty_slates", "novelty_milli")
+"""How many slates say what their list is like, and the sums of what they say x 1000."""
 MEASURES = (
     "slates",
     "shown",
@@ -46,6 +46,7 @@ MEASURES = (
     "coverage_milli",
     "sessions",
     "session_ms",
+    *TRAIT_MEASURES,
 )
 """Sums kept per hour and per user and day.
 
@@ -251,10 +252,12 @@ def has_evidence(engine: Engine) -> bool:
     return is_written(engine, seen)
 
 
-def lacks_experiments(connection: Any) -> bool:
-    """Whether the store is of the first layout: no writer of this release has opened it yet."""
-    found = connection.execute(select(meta.c.value).where(meta.c.name == "layout"))
-    return bool(found.scalar() == FIRST_LAYOUT)
+def read_layout(connection: Any) -> str | None:
+    """The layout of the store; None where it is only being made."""
+    found: str | None = connection.execute(
+        select(meta.c.value).where(meta.c.name == "layout")
+    ).scalar()
+    return found
 
 
 def read_salt(connection: Any) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from recsys.stores.evidence_before import FIRST
 from recsys.stores.evidence_sums import LatencyHistogram, ShadowSums
 
 _NOTHING = LatencyHistogram({})
@@ -19,7 +20,7 @@ def read_shadow(tables: Any, connection: Any, shadow_id: str) -> ShadowSums:
     Args:
         tables: the module `evidence_tables`.
     """
-    if tables.lacks_experiments(connection):
+    if tables.read_layout(connection) == FIRST:
         return NO_SHADOW
     measures = _sums(connection, tables.shadows, shadow_id, (), tables.SHADOW_MEASURES)
     row = dict(zip(tables.SHADOW_MEASURES, measures[0], strict=True)) if measures else {}

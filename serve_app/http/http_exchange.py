@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -30,6 +31,22 @@ class HttpReply:
     body: bytes = b""
     content_type: bytes = JSON_TYPE
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request under way."""
+
+    scope: Scope
+    receive: Receive
+    request_id: str
+    received_at_ms: int
+    started_s: float
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Since it was received."""
+        return (time.monotonic() - self.started_s) * 1000
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

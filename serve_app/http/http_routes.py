@@ -24,6 +24,7 @@ from serve_app.http.docs_page import DOCS_PAGE
 from serve_app.http.event_requests import parse_events, parse_item, parse_item_delete
 from serve_app.http.http_exchange import (
     ClientGone,
+    Exchange,
     HttpReply,
     Receive,
     Scope,
@@ -61,22 +62,6 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One request under way."""
-
-    scope: Scope
-    receive: Receive
-    request_id: str
-    received_at_ms: int
-    started_s: float
-
-    @property
-    def elapsed_ms(self) -> float:
-        """Since it was received."""
-        return (time.monotonic() - self.started_s) * 1000
-
-
 @dataclass(slots=True)
 class _Told:
     """What became of a request, for the log."""
@@ -94,6 +79,7 @@ class HttpApp:
 
     Args:
         adds_request_id: False where the server in front puts `x-request-id` on responses itself.
+        after: called with each answer once it was sent, and the bundle that was to give it.
     """
 
     def __init__(
@@ -104,6 +90,7 @@ class HttpApp:
         telemetry: Telemetry,
         *,
         adds_request_id: bool,
+        after: Callable[[Answer, str], None],
         clock_ms: Callable[[], int] = wall_clock_ms,
         new_id: Callable[[], str] = new_event_id,
     ) -> None:
@@ -112,6 +99,7 @@ class HttpApp:
         self._settings = settings.serve
         self._telemetry = telemetry
         self._adds_request_id = adds_request_id
+        self._after = after
         self._clock_ms = clock_ms
         self._new_id = new_id
         self._admission = Admission(settings.serve.max_concurrent)
@@ -251,6 +239,8 @@ class HttpApp:
             self._telemetry.observe(
                 "flywheel_request_latency_ms", latency_ms, variant=answer.ask.variant
             )
+            if told.arm is not None:
+                self._after(answer, told.arm.bundle_id)
             if not answer.degraded:
                 return
         reason = reason_of(error) if error is not None else "degraded"

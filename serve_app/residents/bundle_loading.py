@@ -30,6 +30,7 @@ from serve_app.residents.load_checks import (
     Memory,
     Yardsticks,
     check_room,
+    check_towers,
     node_memory,
 )
 
@@ -99,6 +100,7 @@ class BundleLoader:
         check_room(manifest, parts, self._memory())
         if SCORER in names:
             _check_space(directory, manifest)
+            check_towers(manifest, directory)
         stages: dict[str, Stage] = {}
         for name in names:
             stage = load_stage(name, directory, manifest, settings)

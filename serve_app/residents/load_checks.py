@@ -15,7 +15,8 @@ from recsys.bundles.bundle import Manifest
 from recsys.bundles.golden import Golden, warm_up_batch
 from recsys.bundles.item_table import ITEMS_FILE
 from recsys.bundles.scorer_space import SCORER_SPACE, SCORER_SPACE_FILES
-from recsys.errors import BundleError
+from recsys.errors import BundleError, FeatureSchemaMismatch
+from recsys.features import FeatureSchema
 from recsys.stages import GATEWAY, ORDERING, SCORER, SCORER_FILES, TOWER_FILES, VECTORS_FILE, Stage
 
 SLOWER_AT_MOST = 5.0
@@ -129,6 +130,31 @@ def check_room(manifest: Manifest, parts: Sequence[str], memory: Memory) -> None
             "room for it beside the bundles that answer; lower serve.keep_resident or the size of "
             "the towers, or give the node more memory"
         )
+
+
+def check_towers(manifest: Manifest, directory: Path) -> None:
+    """Refuse a bundle whose towers were made for another feature schema than its manifest names.
+
+    Golden requests need not hold every kind, so no answer would show it before a user does.
+
+    Raises:
+        FeatureSchemaMismatch: kinds, history length or content buckets differ; with both values.
+        BundleCorrupt: a tower config cannot be read.
+    """
+    from recsys.two_tower import read_tower_config
+
+    wanted = FeatureSchema.from_json(dict(manifest.feature_schema))
+    own = directory / SCORER_SPACE
+    for folder in (directory, own) if own.is_dir() else (directory,):
+        towers = read_tower_config(folder)
+        for name in ("kinds", "history_length", "n_content_buckets"):
+            found, expected = getattr(towers, name), getattr(wanted, name)
+            if found != expected:
+                raise FeatureSchemaMismatch(
+                    f"towers of bundle {manifest.bundle_id} ({folder.name}) were made for {name} "
+                    f"{found!r}, its manifest's feature schema has {expected!r}, expected the "
+                    "same; train the bundle again"
+                )
 
 
 def node_memory() -> Memory:

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from recsys.errors import RecsysError
+from recsys.experiment_plan import NO_EXPERIMENTS, Experiments
 from recsys.settings import Settings
+from recsys.shadow_plan import ShadowPlan
 from recsys.stores.control import ControlReader, ControlView, ReadinessReporter
 from recsys.traffic import STABLE, Arm, TrafficPlan
 from serve_app.residents.plan_watch import PlanWatch
@@ -48,6 +50,9 @@ class Residency(Generic[T]):
         self._replica_id = replica_id
         self._after_poll = after_poll
         self._plan: TrafficPlan | None = None
+        self._experiments = NO_EXPERIMENTS
+        self._shadows: tuple[ShadowPlan, ...] = ()
+        self._beside: tuple[str, ...] = ()
         self._reporter = ReadinessReporter(settings.control_url)
         self._watch = PlanWatch(
             ControlReader(settings.control_url).view,
@@ -66,6 +71,21 @@ class Residency(Generic[T]):
     def plan(self) -> TrafficPlan | None:
         """The traffic plan this replica follows: the newest whose stable bundle it holds."""
         return self._plan
+
+    @property
+    def experiments(self) -> Experiments:
+        """The running experiments; their bundles may not be here yet."""
+        return self._experiments
+
+    @property
+    def shadows(self) -> tuple[ShadowPlan, ...]:
+        """The running shadows; their bundles may not be here yet."""
+        return self._shadows
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What shadows and experiments need: held where it can be, waited for by nobody."""
+        return self._beside
 
     @property
     def bundle_ids(self) -> tuple[str, ...]:
@@ -87,8 +107,8 @@ class Residency(Generic[T]):
     def start(self) -> None:
         """Poll once, load what is required, and go on in the background.
 
-        Returns once every bundle required at the start is ready or refused, so that a replica
-        takes no call before it can answer.
+        Returns once every bundle that may answer users at the start is ready or refused, so that
+        a replica takes no call before it can answer. No shadow is waited for.
         """
         self._bundles.start()
         deadline_s = time.monotonic() + FIRST_VIEW_TIMEOUT_S
@@ -97,7 +117,7 @@ class Residency(Generic[T]):
             time.sleep(0.5)
             self._watch.poll()
         self._watch.start()
-        self._bundles.wait_until_settled(SETTLE_TIMEOUT_S)
+        self._bundles.wait_until_settled(SETTLE_TIMEOUT_S, self._spared)
 
     def stop(self) -> None:
         """Stop polling and loading, and take this replica's readiness back."""
@@ -108,9 +128,15 @@ class Residency(Generic[T]):
         except (RecsysError, OSError) as error:
             logger.warning("readiness of %s could not be taken back: %s", self._replica_id, error)
 
+    def _spared(self) -> frozenset[str]:
+        """What no user is answered by."""
+        view = self._watch.view or ControlView()
+        return frozenset(view.beside).difference(answering(view))
+
     def _follow(self, view: ControlView) -> None:
-        planned = view.plan.bundle_ids if view.plan is not None else ()
-        self._bundles.require((*view.required, *planned))
+        self._bundles.require((*answering(view), *view.beside))
+        self._experiments, self._shadows = view.experiments, view.shadows
+        self._beside = view.beside
         self._adopt(view.plan)
         self._after_poll()
         epoch = self._plan.epoch if self._plan is not None else 0
@@ -131,6 +157,12 @@ class Residency(Generic[T]):
             return
         if self._plan is None or self._bundles.peek(stable_arm(plan).bundle_id) is not None:
             self._plan = plan
+
+
+def answering(view: ControlView) -> tuple[str, ...]:
+    """The bundles that answer users, or may at any time."""
+    planned = view.plan.bundle_ids if view.plan is not None else ()
+    return (*view.required, *planned, *view.experiments.bundle_ids)
 
 
 def stable_arm(plan: TrafficPlan) -> Arm:

@@ -124,10 +124,12 @@ class ResidentBundles(Generic[T]):
                     states[name] = (FAILED, failure.reason) if failure else (LOADING, "")
             return states
 
-    def wait_until_settled(self, timeout_s: float) -> bool:
-        """Wait until every required bundle is ready or refused."""
+    def wait_until_settled(
+        self, timeout_s: float, spared: Callable[[], frozenset[str]] = frozenset
+    ) -> bool:
+        """Wait until every required bundle but the spared ones is ready or refused."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._missing() is None, timeout_s)
+            return self._changed.wait_for(lambda: self._missing(spared()) is None, timeout_s)
 
     def start(self) -> None:
         """Start the loading thread."""
@@ -176,12 +178,12 @@ class ResidentBundles(Generic[T]):
                 if not self._stopped and self._due() is None:
                     self._changed.wait(timeout=1.0)
 
-    def _missing(self) -> str | None:
+    def _missing(self, spared: frozenset[str] = frozenset()) -> str | None:
         return next(
             (
                 name
                 for name in self._required
-                if name not in self._resident and name not in self._failures
+                if not (name in self._resident or name in self._failures or name in spared)
             ),
             None,
         )

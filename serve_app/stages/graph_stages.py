@@ -38,9 +38,12 @@ class RemoteStages:
     ) -> None:
         self._pools: list[LinkPool] = []
         self.clients: dict[str, StageClient] = {}
+        self.clients_beside: dict[str, StageClient] = {}
+        """The same stages for what no user waits for, with breakers of their own."""
         for stage, handle in handles.items():
             ask = self._way_to(stage, handle, placement, rng)
             self.clients[stage] = RemoteStage(stage, ask)
+            self.clients_beside[stage] = RemoteStage(stage, ask)
             if stage == SCORER:
                 self.clients[EXPLAIN] = RemoteStage(stage, ask)
 

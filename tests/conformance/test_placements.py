@@ -10,13 +10,19 @@ from typing import Any
 import httpx
 import pytest
 
+from cluster.experiments.experiment_record import Declaration, ExperimentRecord, experiment_id
+from cluster.experiments.experiment_sides import ordering_sides
+from cluster.experiments.experiment_writer import ExperimentWriter
+from recsys.experiment_plan import Layer
 from recsys.feature_definitions import MS_PER_DAY
 from recsys.settings import Settings
+from recsys.stores.control import ControlReader
 from recsys.stores.feature_update import FeatureUpdate, PairTotals, Ranked
 from recsys.stores.feature_writer import SqliteFeatureWriter
 from serve_app.gateway import Graph
 from tests.asgi_client import call
 from tests.bundles_for_tests import (
+    NOW_MS,
     all_to,
     publish_small,
     put_in_force,
@@ -54,6 +60,7 @@ def placements(
     write_live_lists(writer)
     writer.close()
     put_in_force(settings, all_to(manifest.bundle_id))
+    draw_at_random_for_some(settings)
     with serving(settings, haproxy=False) as client:
         yield Placements(settings, client)
 
@@ -71,6 +78,19 @@ def write_live_lists(writer: SqliteFeatureWriter) -> None:
         }
 
     assert writer.refresh_neighbours(N_ITEMS, 0, rank) == N_ITEMS
+
+
+def draw_at_random_for_some(settings: Settings) -> None:
+    """An experiment of the ordering: its treatment draws from a pool of 30, each as likely."""
+    arms = ordering_sides({"exploration": 1.0, "temperature": 1e9, "pool": 30, "diversity": 0.0})
+    name = experiment_id("draws", NOW_MS)
+    record = ExperimentRecord(
+        name, "draws", Layer.ORDERING, arms, 0.8, "ann", NOW_MS, Declaration()
+    )
+    writer = ExperimentWriter(settings.control_url)
+    stored = writer.start(record, NOW_MS)
+    writer.set_running(name, stored.revision, "ann", NOW_MS)
+    writer.close()
 
 
 def requests() -> list[dict[str, Any]]:
@@ -170,6 +190,23 @@ def test_every_placement_answers_alike(placements: Placements) -> None:
     assert any(seed is not None for seed, _ in explained)
     assert sum(len(named) == 3 for _, named in explained) >= 45
     assert sum(not named for _, named in explained) == 20
+
+
+def test_an_experiments_ordering_reaches_the_stage_in_every_placement(
+    placements: Placements,
+) -> None:
+    """Its policy gives each place its propensity; users of control and of nothing keep theirs."""
+    experiments = ControlReader(placements.settings.control_url).view().experiments
+    drawn = 0
+    for request in (one for one in requests() if one.get("k", 10) <= 20):
+        parts = experiments.of_user(request["user_id"])
+        reply = placements.remote.post("/v1/recommend", json=request).json()
+        propensities = [item["propensity"] for item in reply["items"]]
+        uniform = [1 / (30 - place) for place in range(len(propensities))]
+        is_drawn = bool(parts) and parts[0][1].name == "treatment"
+        assert (propensities == pytest.approx(uniform, rel=1e-4)) == is_drawn
+        drawn += is_drawn
+    assert 2 <= drawn <= 10
 
 
 def test_both_say_they_are_ready_with_the_same_plan(placements: Placements) -> None:

@@ -9,12 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from cluster.rollouts.deciding.rollout_record import Phase
 from cluster.rollouts.deciding.rollout_turn import replay
@@ -24,11 +26,11 @@ from cluster.rollouts.driving.rollout_runner import RolloutRunner
 from cluster.rollouts.storing.control_writer import ControlWriter, StoredRollout
 from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, write_manifest
 from recsys.bundles.registry import Registry
-from recsys.features import FeatureSchema
+from recsys.features import OTHER_KIND
 from recsys.settings import Settings
 from recsys.traffic import BASELINE, CANARY, Arm, TrafficPlan
 from recsys.traffic import STABLE as STABLE_ARM
-from tests.bundles_for_tests import KINDS, build_bundle, small_settings
+from tests.bundles_for_tests import build_bundle, small_settings
 from tests.loop_driver import Loop, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -36,7 +38,7 @@ pytestmark = pytest.mark.e2e
 STABLE, EQUAL, BAD = "b0001", "b0002", "b0003"
 N_USERS = 400
 UNLEARNT = "share"
-"""A kind of engagement that the bad bundle's schema names and its towers do not know."""
+"""A kind of engagement that no bundle's schema names: it is read as any other kind."""
 PLAN = """
 [[steps]]
 share = 0.05
@@ -139,21 +141,24 @@ class Place:
         return self.writer.rollouts()[-1]
 
 
-def publish_with_unlearnt_kind(registry: Registry, good: Path, staging: Path) -> None:
-    """A bundle that no user with an engagement of one kind can be encoded by.
+def publish_with_diverged_kind(registry: Registry, good: Path, staging: Path) -> None:
+    """A bundle whose scorer has no finite estimate for who did what its schema does not name.
 
-    Its golden requests have none, so it passes every check that is made when it is loaded.
+    Its golden requests have no such act, so it passes every check that is made when it is loaded.
     """
     shutil.copytree(good, staging)
     (staging / MANIFEST_NAME).unlink()
+    path = staging / "scorer.safetensors"
+    state = load_file(path)
+    state["network.kind_bias"][OTHER_KIND] = torch.nan
+    save_file(state, path)
     manifest = read_manifest(good)
-    schema = replace(FeatureSchema.from_json(manifest.feature_schema), kinds=(*KINDS, UNLEARNT))
     write_manifest(
         staging,
         bundle_id=BAD,
         created_at=datetime.fromisoformat(manifest.created_at),
-        feature_schema=schema.to_json(),
-        feature_schema_hash=schema.hash,
+        feature_schema=manifest.feature_schema,
+        feature_schema_hash=manifest.feature_schema_hash,
         actions=manifest.actions,
         n_items=manifest.n_items,
         n_shards=manifest.n_shards,
@@ -183,7 +188,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
     try:
         loop.run("up", "--wait")
         registry.publish(directory / EQUAL)
-        publish_with_unlearnt_kind(registry, directory / EQUAL, directory / BAD)
+        publish_with_diverged_kind(registry, directory / EQUAL, directory / BAD)
         loop.post_events(
             *({"kind": UNLEARNT, "user_id": f"u{n}", "item_id": "i7"} for n in range(N_USERS))
         )

@@ -16,10 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recsys.bundles.bundle import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from recsys.bundles.bundle import MANIFEST_NAME, Manifest, _render, read_manifest, write_manifest
 from recsys.bundles.golden import GOLDEN_FILE, read_golden, remake_golden
 from recsys.bundles.registry import Registry
-from recsys.errors import BundleCorrupt, BundleError, RecsysError, SpaceMismatch
+from recsys.errors import (
+    BundleCorrupt,
+    BundleError,
+    FeatureSchemaMismatch,
+    RecsysError,
+    SpaceMismatch,
+)
+from recsys.features import FeatureSchema
 from recsys.scorer import CandidateScorer, load_scorer, save_scorer
 from recsys.scorer_network import ScorerNetwork
 from recsys.settings import Settings
@@ -56,7 +63,8 @@ def publish_spoilt(
     shutil.copytree(root / GOOD, staging)
     (staging / MANIFEST_NAME).unlink()
     spoil(staging, root, settings)
-    write_as(staging, read_manifest(root / GOOD))
+    if not (staging / MANIFEST_NAME).exists():
+        write_as(staging, read_manifest(root / GOOD))
     registry.publish(staging)
     return own
 
@@ -152,6 +160,26 @@ def ten_times_slower(staging: Path, root: Path, settings: Settings) -> None:
     remake_golden(staging, good, settings, read_golden(staging))
 
 
+def kind_the_towers_never_met(staging: Path, root: Path, settings: Settings) -> None:
+    """A manifest of another feature schema: nobody with the new kind could be encoded."""
+    good = read_manifest(root / GOOD)
+    schema = FeatureSchema.from_json(good.feature_schema)
+    longer = replace(schema, kinds=(*schema.kinds, "share"))
+    write_as(
+        staging,
+        replace(good, feature_schema=longer.to_json(), feature_schema_hash=longer.hash),
+    )
+
+
+def fingerprint_of_another_space(staging: Path, root: Path, settings: Settings) -> None:
+    """Towers and vectors that are not those the manifest was written for."""
+    write_as(staging, read_manifest(root / GOOD))
+    path = staging / MANIFEST_NAME
+    document = json.loads(path.read_text())
+    document["space_fingerprint"] = read_manifest(root / OTHER).space_fingerprint
+    path.write_bytes(_render(document))
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "reason"),
     [
@@ -159,6 +187,8 @@ def ten_times_slower(staging: Path, root: Path, settings: Settings) -> None:
         (nan_everywhere, BundleError, "not finite"),
         (constant_scores, BundleError, "same utility"),
         (wrong_dimension, BundleCorrupt, r"vectors of shape \(120, 8\), expected \(120, 16\)"),
+        (kind_the_towers_never_met, FeatureSchemaMismatch, "made for kinds .*'share'"),
+        (fingerprint_of_another_space, SpaceMismatch, "its manifest says"),
         (index_of_another_space, SpaceMismatch, "embedding space|space"),
         (scorer_of_another_space, BundleError, "differs from the golden answer"),
         (stage_that_raises, BundleCorrupt, "scorer.safetensors"),

@@ -29,7 +29,7 @@ from tests.rollouts_for_tests import (
 )
 
 pytestmark = pytest.mark.integration
-READS = frozenset({"open_rollout", "view", "readiness", "totals", "samples", "shadow"})
+READS = frozenset({"open_rollout", "view", "readiness", "check", "samples", "shadow"})
 """Calls that leave the stores as they are, so that a kill after one is a kill before it."""
 WAYS = {
     "promoted": (SHORT, PASSING, shadow_sums(12)),
@@ -181,7 +181,7 @@ def test_a_control_store_that_is_away_for_a_minute_in_any_phase_is_waited_for(
         fleet = a_started(tmp_path / str(number), way)
 
         def refuse(at: int, name: str, fleet: Fleet = fleet) -> None:
-            if fleet.now_ms < fleet.away_until_ms and name not in {"totals", "samples", "shadow"}:
+            if fleet.now_ms < fleet.away_until_ms and name not in {"check", "samples", "shadow"}:
                 raise StoreError("control store cannot be used: connection refused")
 
         controller = fleet.controller("one", Faults(before=refuse))

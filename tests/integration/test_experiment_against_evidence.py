@@ -36,7 +36,8 @@ pytestmark = pytest.mark.integration
 FROM_MS = START_MS - START_MS % DAY_MS + 2 * DAY_MS
 END_MS = FROM_MS + 2 * DAY_MS
 N_USERS = 120
-EXACT = ("slates", "shown", "engaged_slates", "engaged_items", "touched_items", "sessions")
+COUNTS = ("slates", "shown", "engaged_slates", "engaged_items", "touched_items", "sessions")
+EXACT = (*COUNTS, "diversity_slates", "novelty_slates")
 
 
 def some_events() -> list[Event]:
@@ -48,6 +49,8 @@ def some_events() -> list[Event]:
         user = rng.randrange(2 * N_USERS)
         items = [f"i{one}" for one in rng.sample(range(15), 4)]
         slate = a_slate(f"r{n}", f"u{user}", at_ms, items)
+        if n % 5:  # the others are of a gateway that says nothing of its slates
+            slate = msgspec.structs.replace(slate, diversity=n % 9 / 8, novelty=6 + n % 7 / 4)
         if at_ms >= FROM_MS and user < N_USERS:
             arm = ("control", "treatment")[user % 2]
             slate = msgspec.structs.replace(
@@ -115,6 +118,9 @@ def test_users_of_the_lake_are_those_of_the_evidence(settings: Settings) -> None
         expected = np.stack([columns.sums[name][shown].astype(float) for name in EXACT])
         got = np.stack([found[name] for name in EXACT])
         assert sorted(map(tuple, got.T)) == sorted(map(tuple, expected.T))
+        for name in ("diversity", "novelty"):
+            said = columns.sums[f"{name}_milli"][shown].sum() / 1000
+            assert found[name].sum() == pytest.approx(said) != 0
         seconds = columns.sums["session_ms"][shown].sum() / 1000
         assert found["session_s"].sum() == pytest.approx(seconds, rel=1e-6)
         bought = columns.kinds["purchase"]

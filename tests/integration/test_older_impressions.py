@@ -23,7 +23,7 @@ from train_app.lake.lake_schema import TABLES
 from train_app.lake.lake_tables import Lake
 
 pytestmark = pytest.mark.integration
-NEW_COLUMNS = ("dropped", "n_dropped")
+NEW_COLUMNS = ("dropped", "n_dropped", "experiments")
 
 
 def an_older_lake(folder: Path) -> Settings:
@@ -42,13 +42,16 @@ def an_older_lake(folder: Path) -> Settings:
     return settings
 
 
-def impressions_of(settings: Settings) -> list[tuple[str, int | None, int | None]]:
-    """User, drawn and dropped of every row, in the log's order."""
+def impressions_of(
+    settings: Settings,
+) -> list[tuple[str, int | None, int | None, list[str] | None]]:
+    """User, drawn, dropped and experiments of every row, in the log's order."""
     table = Lake(settings.lake_location).find("impressions")
     assert table is not None
     with duckdb.connect() as connection:
         table.attach(connection, "rows")
-        query = "SELECT user_id, len(dropped), n_dropped FROM rows ORDER BY timestamp_ms"
+        query = """SELECT user_id, len(dropped), n_dropped, experiments FROM rows
+            ORDER BY timestamp_ms"""
         return connection.execute(query).fetchall()
 
 
@@ -56,16 +59,18 @@ def test_an_older_lake_takes_the_new_columns_and_old_rows_teach_as_before(tmp_pa
     """Appended to from a log with records of both releases, compacted, and somebody forgotten."""
     settings = an_older_lake(tmp_path)
     assert impressions_of(settings) == [
-        (user, None, None) for user in ("old", "leaving", "old", "leaving")
+        (user, None, None, None) for user in ("old", "leaving", "old", "leaving")
     ]
     log = RecordLog()
     drawn = DroppedItem(item_id="d", source="index", retrieval_score=0.1, retrieval_rank=210)
     slate = Impression(
         event_id="new", request_id="r-new", user_id="new", timestamp_ms=NOON + HOUR,
         bundle_id="b", variant="stable", slate=(), dropped=(drawn,), n_dropped=40,
+        experiments=("x-1:control", "x-2:treatment"),
     )  # fmt: skip
     before = json.loads(encode_event(slate)) | {"event_id": "before", "timestamp": NOON + HOUR - 1}
-    del before["dropped"], before["n_dropped"]
+    for name in NEW_COLUMNS:
+        del before[name]
     log.put(0, "before", json.dumps(before).encode())
     log.put(0, "new", encode_event(slate))
     log.put(0, "last", encode_event(an_engagement("last", "other", NOON + 2 * DAY - MINUTE)))
@@ -74,7 +79,8 @@ def test_an_older_lake_takes_the_new_columns_and_old_rows_teach_as_before(tmp_pa
     few = settings.lake.model_copy(update={"compact_files": 1})
     compact_lake(Lake(settings.lake_location), few)
     assert impressions_of(settings) == [
-        ("old", None, None), ("old", None, None), ("new", 0, 0), ("new", 1, 40),
+        ("old", None, None, None), ("old", None, None, None), ("new", 0, 0, []),
+        ("new", 1, 40, ["x-1:control", "x-2:treatment"]),
     ]  # fmt: skip
     make_examples(settings, until_ms=NOON + 2 * DAY, out=tmp_path / "set")
     rows = open_examples(tmp_path / "set").to_table().to_pylist()

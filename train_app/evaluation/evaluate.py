@@ -13,7 +13,7 @@ import numpy as np
 from recsys.settings import Settings
 from recsys.types import RowArray
 from train_app.evaluation.baselines import popularity, recent_since_ms
-from train_app.evaluation.breakdown.list_traits import ListTraits
+from train_app.evaluation.breakdown.held_out_traits import held_out_traits
 from train_app.evaluation.breakdown.query_traits import QueryTraits
 from train_app.evaluation.breakdown.report_section import Section
 from train_app.evaluation.evaluation_protocols import HeldOut
@@ -47,7 +47,7 @@ def rank(
     held_out: HeldOut, rankers: Sequence[Ranker], report: Callable[[str, float], None]
 ) -> dict[str, Ranked]:
     """The measured lists of every method, by name, in the order of the rankers."""
-    traits = ListTraits.of(held_out)
+    traits = held_out_traits(held_out)
     lists = ranked_lists(held_out, rankers, report)
     return {name: measure(found, held_out.targets, traits) for name, found in lists.items()}
 

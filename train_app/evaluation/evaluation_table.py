@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.list_traits import ListTraits
 from recsys.types import RowArray
-from train_app.evaluation.breakdown.list_traits import ListTraits
 from train_app.evaluation.breakdown.query_traits import DEBIASED, PER_ITEM, QueryTraits
 from train_app.evaluation.breakdown.report_section import Cell, Section, table_text
 from train_app.evaluation.metrics import (

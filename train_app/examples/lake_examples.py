@@ -15,6 +15,7 @@ import pyarrow as pa
 from recsys.errors import DataError, StoreError
 from recsys.settings import Settings
 from recsys.types import Item
+from train_app.examples.diverted_engagements import stage_diverted
 from train_app.examples.interactions import Interactions
 from train_app.importing.import_entries import latest_entries
 from train_app.importing.staging import open_database, scratch_folder
@@ -30,16 +31,20 @@ def load_interactions(
 
     The item table is the catalogue by item id, then the engaged items without an entry by item
     id. At equal times imported engagements stand before logged ones, each in order of arrival.
+    `train.diverted_to` leaves out what other sides of an experiment brought.
 
     Args:
         until_ms: only what happened before this time; None reads everything.
 
     Raises:
         DataError: the lake has no engagements.
+        ConfigError: there is no such side.
         StoreError: the lake cannot be read.
     """
     lake = Lake(lake_location)
     engagements, catalogue = lake.find("engagements"), lake.find("catalogue")
+    side = settings.train.diverted_to
+    impressions = lake.find("impressions") if side else None
     if engagements is None:
         raise DataError(
             f"the lake {lake_location} has no engagements yet, expected some to learn from; run"
@@ -48,7 +53,10 @@ def load_interactions(
     scratch = settings.data_dir / "tmp"
     try:
         with scratch_folder(scratch) as folder, open_database(folder) as connection:
-            _attach(connection, engagements, catalogue, until_ms)
+            engagements.attach(connection, "all_engagements")
+            window_ms = settings.attribution.window_s * 1000
+            diverted = _divert(connection, impressions, side, window_ms) if side else {}
+            _attach(connection, catalogue, until_ms, is_diverted=bool(side))
             interactions = _build(connection)
     except (OSError, duckdb.Error) as error:
         raise StoreError(
@@ -61,8 +69,9 @@ def load_interactions(
             + (f" before {until_ms} ms" if until_ms is not None else "")
             + ", expected some to learn from; run 'cluster import SOURCE' first"
         )
-    lineage = _lineage(engagements, catalogue, until_ms, settings.events.n_partitions)
-    return replace(interactions, lineage=lineage)
+    tables = [table for table in (engagements, catalogue, impressions) if table]
+    lineage = _lineage(tables, until_ms, settings.events.n_partitions)
+    return replace(interactions, lineage=lineage | diverted)
 
 
 def split_by_time(interactions: Interactions, holdout_share: float) -> int:
@@ -88,25 +97,41 @@ def split_by_time(interactions: Interactions, holdout_share: float) -> int:
     return cutoff_ms
 
 
+def _divert(
+    connection: duckdb.DuckDBPyConnection,
+    impressions: LakeTable | None,
+    side: str,
+    window_ms: int,
+) -> dict[str, object]:
+    """Make the table `diverted`; what the lineage says of it."""
+    if impressions is None:
+        connection.register("all_impressions", TABLES["impressions"].empty_table())
+    else:
+        impressions.attach(connection, "all_impressions")
+    n_left_out = stage_diverted(connection, side, window_ms)
+    return {"diverted_to": {"side": side, "n_left_out": n_left_out}}
+
+
 def _attach(
     connection: duckdb.DuckDBPyConnection,
-    engagements: LakeTable,
     catalogue: LakeTable | None,
     until_ms: int | None,
+    *,
+    is_diverted: bool,
 ) -> None:
-    """Make the views and tables that `_build` queries."""
-    engagements.attach(connection, "all_engagements")
+    """Make the tables that `_build` queries, of `all_engagements` and, if so, `diverted`."""
     if catalogue is None:
         connection.register("all_entries", TABLES["catalogue"].empty_table())
     else:
         catalogue.attach(connection, "all_entries")
+    without = "ANTI JOIN diverted USING (event_id)" if is_diverted else ""
     before = "" if until_ms is None else f"WHERE timestamp_ms < {int(until_ms)}"
     connection.execute(f"""
         CREATE TABLE entries AS {latest_entries("all_entries", "item_id")};
         CREATE TABLE kept AS SELECT * FROM
             (SELECT user_id, item_id, kind, timestamp_ms, value, log_partition, sequence,
                     request_id IS NOT NULL AS is_prompted
-                FROM all_engagements {before})
+                FROM all_engagements {without} {before})
             ANTI JOIN (SELECT item_id FROM entries WHERE deleted) USING (item_id);
         CREATE TABLE items AS SELECT row_number() OVER
                 (ORDER BY is_bare, item_id) - 1 AS row, * FROM (
@@ -160,12 +185,11 @@ def _items(connection: duckdb.DuckDBPyConnection) -> list[Item]:
     ]
 
 
-def _lineage(
-    engagements: LakeTable, catalogue: LakeTable | None, until_ms: int | None, n_partitions: int
-) -> dict[str, object]:
-    marks = {str(part): engagements.mark(log_mark(part)) for part in range(n_partitions)}
+def _lineage(tables: list[LakeTable], until_ms: int | None, n_partitions: int) -> dict[str, object]:
+    """What was read, the engagements first."""
+    marks = {str(part): tables[0].mark(log_mark(part)) for part in range(n_partitions)}
     return {
-        "lake_versions": {table.name: table.version for table in (engagements, catalogue) if table},
+        "lake_versions": {table.name: table.version for table in tables},
         "log_offsets": {part: end for part, end in marks.items() if end is not None},
         "until_ms": until_ms,
     }

@@ -74,7 +74,7 @@ def _stage_shown(connection: duckdb.DuckDBPyConnection, rules: CreditRules) -> N
         CREATE OR REPLACE TEMP VIEW all_shown AS
         SELECT event_id AS slate_id, request_id, user_id, timestamp_ms AS shown_ms,
             list_transform(slate, lambda one: one.item_id) AS items, context, history_version,
-            coverage, degraded, sequence,
+            coverage, degraded, sequence, diversity, novelty,
             timestamp_ms >= {rules.from_ms} AS is_during,
             CASE WHEN timestamp_ms < {rules.from_ms} THEN '{NO_ARM}' ELSE coalesce(
                 substr(list_filter(experiments, lambda one: starts_with(one, {prefix}))[1],

@@ -22,6 +22,8 @@ from train_app.experiments.credited_slates import DAY_MS, NO_ARM, CreditRules, c
 
 Values: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = dict[str, Values]
+_TRAITS = ("diversity", "novelty")
+"""Of the slates that say them; how many do is a sum of its own."""
 _SLATE_SUMS = (
     "slates",
     "shown",
@@ -32,6 +34,8 @@ _SLATE_SUMS = (
     "dismissed_items",
     "conversions",
     "value",
+    *_TRAITS,
+    *(f"{name}_slates" for name in _TRAITS),
 )
 _SESSION_SUMS = ("sessions", "session_s")
 CONTEXT_SEGMENTS = ("device", "surface", "country")
@@ -92,7 +96,12 @@ def read_users(views: LakeViews, design: ExperimentDesign, rules: CreditRules) -
 def _join_days(connection: duckdb.DuckDBPyConnection, rules: CreditRules) -> None:
     """Table `user_days`: sums per user, day and phase; users of several sides are left out."""
     closed = f"NOT is_during OR (arm <> '{NO_ARM}' AND %s < {rules.end_ms})"
-    slate_sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SLATE_SUMS[3:])
+    slate_sums = ", ".join(
+        f"count({name.removesuffix('_slates')})::DOUBLE AS {name}"
+        if name.removesuffix("_slates") in _TRAITS and name not in _TRAITS
+        else f"coalesce(sum({name}), 0) AS {name}"
+        for name in _SLATE_SUMS[3:]
+    )
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE one_sided AS
         SELECT row_number() OVER (ORDER BY user_id) - 1 AS place, * FROM participants

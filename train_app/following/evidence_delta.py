@@ -142,6 +142,16 @@ def milli(value: float | None) -> int:
     return round(min(max(value, -MAX_VALUE), MAX_VALUE) * 1000)
 
 
+def trait_sums(diversity: float | None, novelty: float | None) -> Sums:
+    """The `TRAIT_MEASURES` of one slate; what it does not say adds nothing, its count neither."""
+    said = {"diversity": diversity, "novelty": novelty}
+    sums: Sums = {}
+    for name, value in said.items():
+        if value is not None and math.isfinite(value):
+            sums |= {f"{name}_slates": 1, f"{name}_milli": milli(value)}
+    return sums
+
+
 def _add(table: dict[Key, Sums], key: Key, sums: Mapping[str, int], sign: int) -> None:
     row = table.get(key)
     if row is None:

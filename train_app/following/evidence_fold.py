@@ -24,6 +24,7 @@ from train_app.following.evidence_delta import (
     EvidenceDelta,
     milli,
     safe_name,
+    trait_sums,
 )
 from train_app.following.evidence_records import (
     CountedImpression,
@@ -146,6 +147,7 @@ class _Fold:
             "shown": len(event.slate),
             "degraded": int(bool(event.degraded)),
             "coverage_milli": milli(event.coverage),
+            **trait_sums(event.diversity, event.novelty),
         }
         self._delta.count(user, at_ms, cell, measures)
         if event.stage_ms:

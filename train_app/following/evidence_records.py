@@ -61,6 +61,8 @@ class CountedImpression(
     degraded: tuple[str, ...] = ()
     stage_ms: dict[str, float] = {}
     experiment: str | None = None
+    diversity: float | None = None
+    novelty: float | None = None
 
 
 class CountedShadow(

@@ -14,13 +14,19 @@ from recsys.events import (
     Forgotten,
     Impression,
     Outcome,
+    ShadowAnswer,
     decode_event,
 )
 from recsys.stores.event_log import LogRecord
 
 FeatureEvent: TypeAlias = Engagement | CatalogueChange | Forgotten
 
-_IGNORED_PREFIXES = (b'{"type":"impression"', b'{"type":"outcome"', b'{"type":"void"')
+_IGNORED_PREFIXES = (
+    b'{"type":"impression"',
+    b'{"type":"outcome"',
+    b'{"type":"shadow"',
+    b'{"type":"void"',
+)
 """Served slates are most of the log and change no feature; they are not worth decoding."""
 
 
@@ -63,7 +69,7 @@ def decode_part(partition: int, next_offset: int, records: Iterable[LogRecord]) 
             bad.append((record, str(error)))
             continue
         match event:
-            case Impression() | Outcome():
+            case Impression() | Outcome() | ShadowAnswer():
                 pass
             case Engagement() if not _is_possible(event):
                 bad.append((record, f"timestamp {event.timestamp_ms} is impossible"))

@@ -30,7 +30,7 @@ _COLUMNS = {
     "impressions": (
         "event_id, request_id, user_id, timestamp_ms, bundle_id, variant, slate,"
         " coalesce(history_version, 0) AS history_version, context, experiment,"
-        " coalesce(coverage, 1) AS coverage, degraded, stage_ms"
+        " coalesce(coverage, 1) AS coverage, degraded, stage_ms, diversity, novelty"
     ),
     "outcomes": (
         "event_id, request_id, user_id, timestamp_ms, bundle_id, variant, status, reason,"
@@ -41,7 +41,8 @@ _COLUMNS = {
         " shadow_ms, degraded"
     ),
 }
-_NO_EXPERIMENT = (", experiment", ", NULL AS experiment")
+_ADDED = ("experiment", "diversity", "novelty")
+"""Columns that tables of earlier releases lack: null there."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -110,9 +111,12 @@ class LakeThenLog:
         self._connection.close()
 
     def _there(self, name: str, columns: str) -> str:
-        """The columns of a table; a lake of an earlier release names no experiment of outcomes."""
+        """The columns of a table; null where an earlier release made it without."""
         there = self._connection.sql(f"SELECT * FROM {name} LIMIT 0").columns
-        return columns if "experiment" in there else columns.replace(*_NO_EXPERIMENT)
+        for column in _ADDED:
+            if column not in there:
+                columns = columns.replace(f", {column}", f", NULL AS {column}")
+        return columns
 
     def _load(self, partition: int, start: int, stop: int) -> list[LogRecord]:
         records = [LogRecord(partition, offset, "", VOID) for offset in range(start, stop)]

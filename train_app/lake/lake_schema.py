@@ -32,7 +32,7 @@ _REQUEST = (
     _column("user_id", _TEXT, "the user"),
     _TIME,
     _column("bundle_id", _TEXT, "the bundle that answered"),
-    _column("variant", _TEXT, "stable, baseline or canary"),
+    _column("variant", _TEXT, "stable, baseline, canary, or the side of an experiment"),
 )
 _ITEM, _SCORE = pa.field("item_id", _TEXT), pa.field("score", _REAL)
 _RETRIEVAL = [
@@ -77,6 +77,8 @@ IMPRESSIONS = pa.schema(
         _column("coverage", _REAL, "share of the item index that was searched, 0 to 1"),
         _column("degraded", pa.list_(_TEXT), "reasons why the answer was less than whole"),
         _column("stage_ms", pa.map_(_TEXT, _REAL), "latency of each stage, milliseconds"),
+        _column("diversity", _REAL, "1 - mean cosine of category sets of all pairs shown, or null"),
+        _column("novelty", _REAL, "mean self-information of items shown, bits, or null"),
         *_PLACE,
     ]
 )

@@ -89,17 +89,15 @@ def train_scorer(
     rng = np.random.default_rng((seed, 2))
     config = first_config(examples, actions, negative_kinds, vectors, settings, successors)
     network = ScorerNetwork(config, _DROPOUT)
-    facts = (torch.from_numpy(vectors), torch.from_numpy(popularity), successors)
-    scorer = CandidateScorer(config, network, *facts)
+    tensors = torch.from_numpy(vectors), torch.from_numpy(popularity)
+    scorer = CandidateScorer(config, network, *tensors, successors)
     is_warm = warm_start is not None and start_scorer_from(network, actions, warm_start)
     is_positive = ~np.array(config.is_negative)
     if len(examples) < _MIN_EXAMPLES or is_kept.all() or not is_kept.any():
         report(1.0, {})
         return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
     kept, learned = (examples.pick(np.flatnonzero(part)) for part in (is_kept, ~is_kept))
-    slates = (
-        SlateSteps(shown, is_positive, _BETAS, rng) if shown is not None and len(shown) else None
-    )
+    slates = _slate_steps(shown, is_positive, rng)
     fitting = _Fitting(
         scorer, learned, kept, is_positive, settings, rng, clock_s, report, warm_rate_share, slates
     )
@@ -107,6 +105,15 @@ def train_scorer(
     metrics = {"scorer_examples": float(len(examples)), "scorer_is_warm": float(is_warm)}
     metrics |= fitting.metrics() | ({} if slates is None else slates.metrics())
     return ScorerFit(calibrate(scorer, kept, is_positive, fitting.choice), metrics)
+
+
+def _slate_steps(
+    shown: ShownExamples | None, is_positive: NDArray[np.bool_], rng: np.random.Generator
+) -> SlateSteps | None:
+    """What is learned from logged slates; None where there are none."""
+    if shown is None or not len(shown):
+        return None
+    return SlateSteps(shown, is_positive, _BETAS, rng)
 
 
 class _Fitting:

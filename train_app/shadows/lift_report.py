@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -54,6 +55,11 @@ class LiftReport:
             return "refused: the log holds too little of what the shadow would do"
         lifts = {one.name: one for one in self.value.lifts}
         least, most = lifts[LIFT_AT_LEAST], lifts[LIFT_AT_MOST]
+        if not (math.isfinite(least.low) and math.isfinite(most.high)):
+            return (
+                "no lift can be told: the live slates earn nothing or less in sum; "
+                "name one kind with --kind, or ask a canary"
+            )
         between = f"between {least.low:+.1%} and {most.high:+.1%}"
         if least.low > 0.0:
             return f"the shadow's slates would have earned more: {between}"
@@ -96,4 +102,8 @@ class LiftReport:
 
 
 def _percents(one: Estimate) -> tuple[str, str]:
-    return f"{one.value:+.1%}", f"[{one.low:+.1%}, {one.high:+.1%}]"
+    return _percent(one.value), f"[{_percent(one.low)}, {_percent(one.high)}]"
+
+
+def _percent(value: float) -> str:
+    return f"{value:+.1%}" if math.isfinite(value) else "-"

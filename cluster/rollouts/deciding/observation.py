@@ -26,8 +26,8 @@ def expected_replicas(settings: Settings) -> dict[str, int]:
 
 
 def living(rows: Sequence[Readiness], now_ms: int) -> list[Readiness]:
-    """Rows of replicas that reported lately."""
-    return [row for row in rows if now_ms - row.heartbeat_ms <= FRESH_MS]
+    """Rows of replicas that reported lately; a time far ahead is of another clock."""
+    return [row for row in rows if abs(now_ms - row.heartbeat_ms) <= FRESH_MS]
 
 
 def by_our_clock(

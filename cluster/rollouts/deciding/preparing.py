@@ -40,8 +40,8 @@ def prepare(rollout: Rollout, seen: Observation) -> Move:
     if rollout.steps and plan is not None and wants_shadow(rollout):
         message = f"every replica is ready; {plan.shadow_share:.0%} of the requests are copied"
         return enter_shadow(rollout, seen, Shadowing.RUNNING, Reason.READY, message)
-    if rollout.steps and seen.totals is None:
-        return wait_in_time(rollout, seen, seen.evidence_problem or "the evidence store to be read")
+    if rollout.steps and seen.evidence_problem:
+        return wait_in_time(rollout, seen, seen.evidence_problem)
     return next_step(rollout, seen, "every replica is ready", step=0)
 
 
@@ -71,13 +71,14 @@ def _compare(rollout: Rollout, plan: RolloutPlan, seen: Observation) -> Move:
     verdict = Verdict.INCONCLUSIVE if judged is None else judged.verdict
     said = seen.evidence_problem or "no answer is counted yet"
     said = said if judged is None else judged.message
-    if verdict is Verdict.FAIL:
+    is_ready = seen.candidate.health is Health.READY
+    if verdict is Verdict.FAIL and is_ready:
         return abort(rollout, seen, Reason.EVIDENCE, f"the shadow comparison failed: {said}")
-    if verdict is Verdict.PASS and seen.candidate.health is Health.READY:
+    if verdict is Verdict.PASS and is_ready:
         message = f"the shadow comparison passed: {said}"
         return end_shadow(rollout, seen, Reason.PASSED, message)
     no_data = judged is None or judged.n == 0
-    if seen.candidate.health is not Health.READY:
+    if not is_ready:
         no_data, said = True, f"waits for {seen.candidate.message or 'replicas that report'}"
     message = f"the shadow comparison is undecided: {said}"
     waited_s = (seen.now_ms - rollout.since_ms) / 1000

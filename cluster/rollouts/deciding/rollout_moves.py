@@ -117,7 +117,7 @@ def next_step(rollout: Rollout, seen: Observation, message: str, step: int) -> M
     reason = Reason.PASSED if step else Reason.READY
     phase = Phase.CANARY if step < len(rollout.steps) else Phase.PROMOTING
     if phase is Phase.CANARY and rollout.opened_ms is None:
-        rollout = replace(rollout, opening=seen.totals, opened_ms=seen.now_ms)
+        rollout = replace(rollout, opened_ms=seen.now_ms)
     return enter(rollout, seen, phase, reason, message, step=step)
 
 

@@ -90,8 +90,6 @@ class Observation:
     stable: BundleHealth
     followed_epoch: int | None
     """Lowest plan epoch among the gateways; None while not all that are expected report."""
-    totals: Mapping[str, Any] | None = None
-    """What is counted without the rollout's name (`EvidenceSource.totals`); None where unread."""
     evidence_problem: str = ""
     """Why the evidence could not be read; empty where it could."""
     shadow: Mapping[str, Any] | None = None
@@ -128,8 +126,6 @@ class Rollout:
     """Whether the actions of this phase and step are known to be done."""
     plan: RolloutPlan | None = None
     """The plan as it was when the rollout started; None in records of before there were any."""
-    opening: Mapping[str, Any] | None = None
-    """`Observation.totals` at the canary's first user, taken off those of later turns."""
     opened_ms: int | None = None
     """When the canary got its first user."""
     judgement: Mapping[str, Any] | None = None

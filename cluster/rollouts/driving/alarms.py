@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from cluster.rollouts.deciding.preparing import is_shadowing
+from cluster.rollouts.deciding.rollout_plan import OnShadowTimeout, OnTimeout
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from recsys.settings import Settings
 
@@ -65,13 +66,17 @@ class Alarm:
 
 
 def is_overdue(rollout: Rollout, now_ms: int) -> bool:
-    """Whether the present step, or the shadow comparison, lasts longer than its longest time."""
+    """Whether the present step, or the shadow comparison, waits beyond its longest time.
+
+    Where its plan says that it then goes on or aborts, nobody has to decide.
+    """
     step = rollout.present_step
     if is_shadowing(rollout) and rollout.plan is not None:
-        return now_ms - rollout.since_ms > rollout.plan.shadow_max_s * 1000
+        is_held = rollout.plan.on_shadow_timeout is OnShadowTimeout.HOLD
+        return is_held and now_ms - rollout.since_ms > rollout.plan.shadow_max_s * 1000
     if rollout.phase is not Phase.CANARY or step is None or step.max_s is None:
         return False
-    return now_ms - rollout.since_ms > step.max_s * 1000
+    return step.on_timeout is OnTimeout.HOLD and now_ms - rollout.since_ms > step.max_s * 1000
 
 
 def alarm_of(rollout: Rollout, now_ms: int) -> Alarm | None:

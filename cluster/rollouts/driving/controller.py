@@ -143,18 +143,18 @@ class Controller:
 
     def _look(self, rollout: Rollout) -> tuple[Observation, Judgement | None]:
         """What there is to decide on; evidence that cannot be read is no evidence."""
-        totals, judgement, shadow, problem = None, None, None, ""
+        judgement, shadow, problem = None, None, ""
         try:
             if is_shadowing(rollout):
                 shadow = shadow_sums_to_json(self._shadow_sums(rollout.rollout_id))
             elif rollout.phase is Phase.PREPARING and rollout.steps and not wants_shadow(rollout):
-                totals = self._source.totals(rollout)
+                self._source.check()
             elif rollout.phase is Phase.CANARY and rollout.plan is not None:
                 judgement = self._judge(rollout)
         except StoreError as error:
             problem = str(error)
         seen = self._control.observe(rollout)
-        return replace(seen, totals=totals, shadow=shadow, evidence_problem=problem), judgement
+        return replace(seen, shadow=shadow, evidence_problem=problem), judgement
 
     def _judge(self, rollout: Rollout) -> Judgement | None:
         plan, step = rollout.plan, rollout.present_step

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -57,15 +56,13 @@ class EvidenceSource:
         self._kinds = kinds
         self._users: _Users | None = None
 
-    def totals(self, rollout: Rollout) -> dict[str, Any]:
-        """From which hour on a rollout is counted, as JSON; shows that the evidence can be read.
+    def check(self) -> None:
+        """See that the evidence can be read, before a first user makes any.
 
         Raises:
-            StoreError: the evidence cannot be read.
+            StoreError: it cannot.
         """
         self._reader.coverage()
-        now_ms = self._clock()
-        return {"since_ms": now_ms - now_ms % HOUR_MS, "arms": {}}
 
     def samples(self, rollout: Rollout) -> dict[str, ArmSample]:
         """Canary and baseline by variant, since the canary's first user.
@@ -102,7 +99,8 @@ class EvidenceSource:
             return kept
         opened_ms = rollout.opened_ms or rollout.started_ms
         ids = {rollout.bundle_id, rollout.stable_id}
-        now = self._reader.per_user(ids, opened_ms, began_ms + HOUR_MS)
+        since_ms = opened_ms - CLOCKS_APART_MS
+        now = self._reader.per_user(ids, since_ms, began_ms + HOUR_MS)
         before = self._before(rollout.rollout_id, opened_ms) if kept is None else kept.before
         took_ms = self._clock() - began_ms
         good_until_ms = began_ms + took_ms + max(_MIN_PAUSE_MS, _PAUSE_PER_READ * took_ms)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.rollouts.deciding.observation import (
     bundle_health,
-    by_our_clock,
     expected_replicas,
     followed_epoch,
     gateway_epochs,
@@ -26,13 +24,13 @@ from cluster.rollouts.deciding.rollout_record import (
     SetPlan,
     SetShadow,
 )
+from cluster.rollouts.driving.living_rows import LivingRows
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
-from recsys.clock_skew import FRESH_MS, Beat, Skew, follow_beats, skewed
 from recsys.errors import FleetError
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader, Readiness
+from recsys.stores.control import ControlReader
 
 POLL_S = 0.25
 
@@ -75,18 +73,11 @@ class FleetControl:
         self._reader = reader
         self._operator = operator
         self._shadows = shadows or ShadowWriter(settings.control_url)
-        self._beats: dict[str, Beat] = {}
-        self._before: list[Readiness] = []
-        self._compared_ms = 0
-        self._skews: list[Skew] = []
+        self._living = LivingRows(reader.readiness, operator.clock, operator.sleep)
 
-    def observe(self, rollout: Rollout, totals: Mapping[str, Any] | None = None) -> Observation:
-        """What one turn of the rollout decides on.
-
-        Args:
-            totals: what is counted without a rollout's name (`evidence_source`), if it was read.
-        """
-        rows = self._rows()
+    def observe(self, rollout: Rollout) -> Observation:
+        """What one turn of the rollout decides on; evidence is not read."""
+        rows = self._living.look()
         plan = self._reader.view().plan
         now_ms = self._operator.clock()
         candidate = bundle_health(rows, self._expected, rollout.bundle_id, now_ms)
@@ -94,15 +85,14 @@ class FleetControl:
         return Observation(
             now_ms=now_ms,
             plan_epoch=0 if plan is None else plan.epoch,
-            candidate=with_skew(candidate, self._skews),
-            stable=with_skew(stable, self._skews),
+            candidate=with_skew(candidate, self._living.skews),
+            stable=with_skew(stable, self._living.skews),
             followed_epoch=followed_epoch(rows, self._expected, now_ms),
-            totals=totals,
         )
 
     def is_alive(self) -> bool:
-        """Whether any gateway reported lately, by its own clock: one look sees nothing move."""
-        return bool(gateway_epochs(self._reader.readiness(), self._operator.clock()))
+        """Whether any gateway lives; one whose clock is off is seen within seconds."""
+        return self._living.has_gateway()
 
     def perform_all(self, rollout: Rollout, fence: Fence) -> bool:
         """Carry out the actions of a record in their order; again is as good as once.
@@ -117,21 +107,12 @@ class FleetControl:
 
     def laggard(self, epoch: int) -> FleetError:
         """The error of a fleet that does not follow a traffic plan."""
-        epochs = gateway_epochs(self._rows(), self._operator.clock())
+        epochs = gateway_epochs(self._living.look(), self._operator.clock())
         return FleetError(
             f"a gateway follows traffic plan {epochs[0] if epochs else 'none'} after "
             f"{self._settings.cluster.ready_timeout_s} s, expected {epoch}; look for its log with "
             "'cluster doctor', then run 'cluster canary retry'"
         )
-
-    def _rows(self) -> list[Readiness]:
-        """What replicas last said, with heartbeats as this process's clock saw them move."""
-        rows, now_ms = self._reader.readiness(), self._operator.clock()
-        if now_ms - self._compared_ms >= FRESH_MS or now_ms < self._compared_ms:
-            self._skews = skewed(self._before, rows, now_ms)
-            self._before, self._compared_ms = rows, now_ms
-        self._beats = follow_beats(self._beats, rows, now_ms)
-        return by_our_clock(rows, self._beats, now_ms)
 
     def _perform(self, action: Action, fence: Fence) -> bool:
         view = self._reader.view()
@@ -145,7 +126,7 @@ class FleetControl:
                 self._writer.set_alias(name, bundle_id, instead_of, fence=fence)
             case Release(bundle_ids, epoch):
                 # No bundle goes while a gateway may still send requests to it.
-                epochs = gateway_epochs(self._rows(), self._operator.clock())
+                epochs = gateway_epochs(self._living.look(), self._operator.clock())
                 if epochs and epochs[0] < epoch:
                     return False
                 self._writer.set_required(bundle_ids, view.required, fence=fence)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan
 from cluster.rollouts.deciding.rollout_plan_file import plan_named
+from cluster.rollouts.deciding.rollout_record import Rollout
 from cluster.rollouts.driving.rollout_actions import Operator
 from cluster.rollouts.driving.rollout_runner import RolloutRunner
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.registry import Registry
-from recsys.errors import ConfigError, RecsysError, RolloutConflict, StoreError
+from recsys.errors import ConfigError, FleetError, RecsysError, RolloutConflict, StoreError
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
 from recsys.stores.training_schedule import ScheduleState, TrainingSchedule
@@ -22,16 +24,23 @@ from recsys.traffic import STABLE
 log = logging.getLogger("cluster.rollouts.driving.scheduled_rollout")
 
 
-def due_bundle(state: ScheduleState | None, stable_id: str, tried: Iterable[str]) -> str | None:
-    """The bundle to roll out now: the schedule's newest, unless it is stable or was tried before.
+def due_bundle(
+    state: ScheduleState | None, stable_id: str, rollouts: Iterable[Rollout]
+) -> str | None:
+    """The bundle to roll out now: the schedule's newest, and only over an older one.
 
     Args:
-        tried: bundles that ever had a rollout; one that was aborted is not tried twice.
+        rollouts: all there ever were. A bundle that was rolled out or replaced is not tried
+            again, and none is tried that was published before the latest rollout began.
     """
-    if state is None or state.result != "published":
+    if state is None or state.result != "published" or state.detail == stable_id:
         return None
-    bundle_id = state.detail
-    return None if bundle_id == stable_id or bundle_id in set(tried) else bundle_id
+    is_late = any(
+        state.detail in (rollout.bundle_id, rollout.stable_id)
+        or rollout.started_ms > state.ended_ms
+        for rollout in rollouts
+    )
+    return None if is_late else state.detail
 
 
 class ScheduledRollouts:
@@ -40,7 +49,7 @@ class ScheduledRollouts:
     Args:
         read: the schedule's memory.
         stable: the stable bundle; None without one.
-        tried: bundles that ever had a rollout.
+        rollouts: all there ever were.
         start: starts the rollout of a bundle.
     """
 
@@ -48,17 +57,20 @@ class ScheduledRollouts:
         self,
         read: Callable[[], ScheduleState | None],
         stable: Callable[[], str | None],
-        tried: Callable[[], Iterable[str]],
+        rollouts: Callable[[], Iterable[Rollout]],
         start: Callable[[str], object],
     ) -> None:
         self._read = read
         self._stable = stable
-        self._tried = tried
+        self._rollouts = rollouts
         self._start = start
         self._refused = ""
+        self._waits_for = ""
 
     def begin(self) -> bool:
         """Start what is due; whether a rollout began. A bundle that is refused is named once.
+
+        A fleet that is not there yet refuses nothing: the next look asks again.
 
         Raises:
             StoreError: the control store is away.
@@ -69,7 +81,7 @@ class ScheduledRollouts:
         stable_id = self._stable()
         if stable_id is None:
             return False
-        bundle_id = due_bundle(state, stable_id, self._tried())
+        bundle_id = due_bundle(state, stable_id, self._rollouts())
         if bundle_id is None:
             self._refused = state.detail
             return False
@@ -77,11 +89,35 @@ class ScheduledRollouts:
             self._start(bundle_id)
         except (RolloutConflict, StoreError):
             raise
-        except RecsysError as error:
+        except FleetError as error:
+            if str(error) != self._waits_for:
+                log.warning("bundle %s of the schedule waits for its rollout: %s", bundle_id, error)
+            self._waits_for = str(error)
+            return False
+        except (RecsysError, OSError) as error:
             log.warning("bundle %s of the schedule gets no rollout: %s", bundle_id, error)
             self._refused = bundle_id
             return False
+        self._waits_for = ""
         return True
+
+
+def scheduled_plan(settings: Settings) -> RolloutPlan | None:
+    """The plan of `schedule.rollout`; None where the schedule's bundles are not rolled out.
+
+    Raises:
+        ConfigError: the plan cannot be used, or no evidence decides it.
+    """
+    name = settings.schedule.rollout
+    if not name:
+        return None
+    plan = plan_named(name)
+    if not plan.steps:
+        raise ConfigError(
+            f"schedule.rollout = '{name}' has no steps, expected a plan that evidence decides; "
+            "use fast, standard, careful or the path of a TOML file"
+        )
+    return plan
 
 
 def scheduled_rollouts(
@@ -89,23 +125,20 @@ def scheduled_rollouts(
 ) -> Callable[[], bool]:
     """What a controller calls while there is no rollout.
 
-    Raises:
-        ConfigError: the plan of `schedule.rollout` cannot be used.
+    A plan that cannot be used is said and not followed: other rollouts are driven all the same.
     """
-    name = settings.schedule.rollout
-    if not name:
+    try:
+        plan = scheduled_plan(settings)
+    except ConfigError as error:
+        log.error("schedule.rollout is not followed, nothing is rolled out by itself: %s", error)
         return lambda: False
-    plan = plan_named(name)
-    if not plan.steps:
-        raise ConfigError(
-            f"schedule.rollout = '{name}' has no steps, expected a plan that evidence decides; "
-            "use fast, standard, careful or the path of a TOML file"
-        )
+    if plan is None:
+        return lambda: False
     runner = RolloutRunner(settings, Registry(settings.registry_location), writer, operator)
     schedule = TrainingSchedule(settings.control_url)
     return ScheduledRollouts(
         schedule.read,
         lambda: reader.view().aliases.get(STABLE),
-        lambda: (stored.rollout.bundle_id for stored in writer.rollouts()),
+        lambda: (stored.rollout for stored in writer.rollouts()),
         lambda bundle_id: runner.start(bundle_id, plan),
     ).begin

@@ -124,7 +124,6 @@ def _opened(plan: RolloutPlan) -> Rollout:
         phase=Phase.CANARY,
         epoch=1,
         plan=plan,
-        opening={},
         opened_ms=_START_MS,
     )
 

@@ -15,12 +15,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from recsys.errors import RolloutConflict, StoreError
 from recsys.stores import control_tables as tables
 
-_SERIALIZATION_FAILURES = {"40001", "40P01"}
+SERIALIZATION_FAILURES = {"40001", "40P01"}
 """SQLSTATE of a transaction that lost against a concurrent one."""
 T = TypeVar("T")
 _LOST_RACE = (
-    "somebody else changed the rollout at the same moment; "
-    "look with 'cluster canary status' and try again"
+    "somebody else changed the control store at the same moment; "
+    "look with 'cluster canary status' or 'cluster shadow status' and try again"
 )
 
 
@@ -63,7 +63,7 @@ class ControlTransactions:
         except IntegrityError as error:
             raise RolloutConflict(_LOST_RACE) from error
         except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) in _SERIALIZATION_FAILURES:
+            if getattr(error.orig, "sqlstate", None) in SERIALIZATION_FAILURES:
                 raise RolloutConflict(_LOST_RACE) from error
             self._is_created = False
             raise _away(self._engine.url, error) from error

@@ -15,6 +15,7 @@ from recsys.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from cluster.rollouts.deciding.rollout_plan import RolloutPlan
     from cluster.rollouts.simulation.simulated_rollout import Looks
     from cluster.rollouts.simulation.simulation_report import RuleReport, Share
     from cluster.rollouts.simulation.traffic_shape import TrafficShape
@@ -72,17 +73,11 @@ def simulate(
     Beside the plan's own rule stand a fixed-horizon z test, raw thresholds and a z test at every
     look, on the same users.
     """
-    from cluster.rollouts.deciding.rollout_plan_file import plan_named
     from cluster.rollouts.simulation.simulated_rollout import usual_looks
     from cluster.rollouts.simulation.simulation_report import simulate_setting
     from cluster.rollouts.simulation.traffic_shape import Effect, changed, parse_effect
 
-    plan, effect = plan_named(plan_name), parse_effect(effect_text)
-    if not plan.steps:
-        raise ConfigError(
-            f"rollout plan '{plan.name}' has no steps, expected some to simulate; "
-            "use '--plan standard'"
-        )
+    plan, effect = _plan_with_steps(plan_name), parse_effect(effect_text)
     known, source = _known_traffic(console, from_log)
     shape = changed(known, given)
     chosen = usual_looks(plan, looks)
@@ -107,6 +102,18 @@ def simulate(
     head = f"plan {plan.name}, {rollouts} rollouts each, {_traffic_text(shape, source, chosen)}"
     text = "" if console.as_json else as_text(head, report_table(reports))
     console.emit(document, text)
+
+
+def _plan_with_steps(name: str) -> RolloutPlan:
+    from cluster.rollouts.deciding.rollout_plan_file import plan_named
+
+    plan = plan_named(name)
+    if not plan.steps:
+        raise ConfigError(
+            f"rollout plan '{plan.name}' has no steps, expected some to simulate; "
+            "use '--plan standard'"
+        )
+    return plan
 
 
 def _traffic_text(shape: TrafficShape, source: str, looks: Looks) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.rollouts.deciding.rollout_plan import PlanStep, RolloutPlan
+from cluster.rollouts.deciding.rollout_plan import OnTimeout, PlanStep, RolloutPlan
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout, Shadowing
 from cluster.rollouts.driving.alarms import Alarm, AlarmKind, Alarms, alarm_of, raise_alarm
 from recsys.settings import Settings
@@ -74,3 +74,13 @@ def test_each_alarm_is_raised_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_without_an_address_nothing_is_posted() -> None:
     """Only the log tells."""
     assert raise_alarm(Settings(), an_alarm()) is None
+
+
+def test_what_ends_by_itself_waits_for_nobody() -> None:
+    """A step that its plan aborts when its time is over raises no alarm before that."""
+    waiting = a_rollout()
+    assert waiting.plan is not None
+    steps = tuple(replace(step, on_timeout=OnTimeout.ABORT) for step in waiting.plan.steps)
+    ending = replace(waiting, plan=replace(waiting.plan, steps=steps))
+    assert alarm_of(ending, 20_000) is None
+    assert alarm_of(waiting, 20_000) is not None

@@ -107,7 +107,7 @@ def shelf_of(folder: Path, n: int) -> Settings:
 def swept(settings: Settings, look: Callable[[], References] | None = None) -> list[str]:
     """The ids removed when none is kept for its age."""
     registry = Registry(settings.registry_location)
-    with ReferenceReader(settings.control_url) as reader:
+    with ReferenceReader(settings.control_url, lambda seconds: None) as reader:
         found = sweep(registry, look or (lambda: reader.read(now_ms())), keep=0, clock=now_ms)
     return [bundle.bundle_id for bundle in found.removed]
 
@@ -134,6 +134,44 @@ def test_everything_that_the_control_store_names_stays(tmp_path: Path) -> None:
     left = Registry(settings.registry_location).list_bundles()
     assert sorted(manifest.bundle_id for manifest in left) == ["b0", "b1", "b2", "b3", "b4", "b6"]
     assert not list(Path(settings.registry_location).glob(".*"))
+
+
+def test_what_a_replica_with_a_wrong_clock_holds_stays(tmp_path: Path) -> None:
+    """One that is 6 s behind and one an hour ahead are seen to move; what is dead is not."""
+    settings = shelf_of(tmp_path, 5)
+    reporter = ReadinessReporter(settings.control_url)
+    passed = 0
+
+    def report(seconds: float = 0.0) -> None:
+        nonlocal passed
+        passed += round(seconds * 1000)
+        for name, bundle_id, off_ms in (("r1", "b1", -6_000), ("r2", "b2", 3_600_000)):
+            reporter.report(name, "scorer", {bundle_id: ("ready", "")}, 1, began + passed + off_ms)
+
+    began = now_ms()
+    report()
+    reporter.report("r3", "scorer", {"b3": ("ready", "")}, 1, began - DAY_S * 1000)
+    with ReferenceReader(settings.control_url, report) as reader:
+        found = reader.read(began)
+    reasons = [found.reason(f"b{number}") for number in range(1, 5)]
+    assert [reason is not None for reason in reasons] == [True, True, False, False]
+
+
+def test_giving_back_a_lease_hides_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made stands; the lease runs out by itself."""
+    settings = shelf_of(tmp_path, 2)
+    leases = PartLeases(settings.control_url)
+
+    def away(owner: str) -> None:
+        raise StoreError("away")
+
+    monkeypatch.setattr(leases, "_give_back", away)
+    with leases.held(("b1",), "me", now_ms):
+        pass
+    assert leases.read(now_ms()) == {"b1": "me"}
+    leases.close()
 
 
 def test_a_trial_run_removes_nothing(tmp_path: Path) -> None:

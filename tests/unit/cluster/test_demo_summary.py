@@ -7,6 +7,7 @@ import json
 import pytest
 
 from cluster.console import as_text
+from cluster.demo.demo_rollout import EvidenceVerdict
 from cluster.demo.demo_summary import (
     DemoFindings,
     Refusal,
@@ -38,7 +39,31 @@ def some_findings(is_simulated: bool = True) -> DemoFindings:
         failures={},
         swaps=["b1 -> b2"],
         refusal=Refusal("b3", "its weights are NaN", 5, "not finite"),
+        promoted=a_verdict("b2", "promoted", "pass", 0.2),
+        aborted=a_verdict("b4", "aborted", "fail", -0.5),
         seconds={"import": 1.5, "train": 20.0},
+    )
+
+
+def a_verdict(bundle_id: str, phase: str, verdict: str, effect: float) -> EvidenceVerdict:
+    """A rollout that the click rate ended."""
+    return EvidenceVerdict(
+        rollout_id="r1",
+        bundle_id=bundle_id,
+        stable_id="b1",
+        phase=phase,
+        verdict=verdict,
+        deciding="ctr",
+        message="said so",
+        effect=effect,
+        low=effect - 0.1,
+        high=effect + 0.1,
+        n_canary=90,
+        n_baseline=100,
+        seconds=12.0,
+        n_exposed=95,
+        share=0.1,
+        why=("because",),
     )
 
 
@@ -88,3 +113,11 @@ def test_made_up_reactions_are_called_made_up(is_simulated: bool) -> None:
     assert ("made up" in text) is not is_simulated
     assert "b1 -> b2" in text
     assert "exit 5: not finite" in text
+
+
+def test_the_summary_tells_what_the_evidence_decided() -> None:
+    """Both rollouts stand in the document with their intervals, and in the tables."""
+    document = document_of(some_findings())
+    assert document["promoted"]["low"] == pytest.approx(0.1)
+    assert document["aborted"]["phase"] == "aborted"
+    assert "95 users exposed at a share of 10%" in some_findings().aborted.sentence

@@ -107,7 +107,6 @@ def seen(
         BundleHealth(candidate, f"b2 {candidate}"),
         BundleHealth(stable, f"b1 {stable}"),
         followed_epoch,
-        {"since_ms": 0, "arms": {}},
     )
 
 
@@ -216,20 +215,16 @@ def test_a_step_that_stays_undecided_ends_as_its_plan_says(
     assert "longest time of 60 s is over" in rollout.message
 
 
-def test_the_first_user_comes_after_the_opening_sums_are_read() -> None:
-    """Evidence of before must not count for this rollout."""
-    blind = replace(seen(), totals=None, evidence_problem="the disk is gone")
+def test_the_first_user_comes_once_the_evidence_can_be_read() -> None:
+    """Nobody is answered by a bundle that cannot be judged."""
+    blind = replace(seen(), evidence_problem="the disk is gone")
     preparing = a_rollout(Phase.PREPARING, steps=(0.1,))
     held, _ = advance(preparing, blind)
     assert (held.phase, held.message) == (Phase.PREPARING, "waits for the disk is gone")
     opened, _ = advance(preparing, seen())
-    assert (opened.phase, opened.opening, opened.opened_ms) == (
-        Phase.CANARY,
-        {"since_ms": 0, "arms": {}},
-        1_000,
-    )
-    later, _ = advance(settled(opened), replace(seen(), totals=None), judged(Verdict.PASS))
-    assert later.opening == opened.opening
+    assert (opened.phase, opened.opened_ms) == (Phase.CANARY, 1_000)
+    later, _ = advance(settled(opened), seen(), judged(Verdict.PASS))
+    assert later.opened_ms == opened.opened_ms
 
 
 def test_an_operator_may_skip_a_step_and_promote_without_evidence() -> None:
@@ -252,7 +247,6 @@ def test_a_record_of_before_there_were_plans_still_reads() -> None:
     document = a_rollout(Phase.CANARY).to_json()
     for name in (
         "plan",
-        "opening",
         "opened_ms",
         "judgement",
         "shadow",
@@ -439,7 +433,7 @@ def test_a_replica_that_is_lost_while_answers_are_compared_is_waited_for(health:
 
 
 def test_an_operator_may_end_the_comparison_and_an_abort_clears_it() -> None:
-    """The first users come with the next turn, once the opening sums are read."""
+    """The first users come with the next turn, once the evidence can be read."""
     skipped, actions = skip(a_shadowed(), seen(), "ann knows")
     assert (skipped.phase, skipped.shadow, skipped.reason) == (
         Phase.PREPARING,

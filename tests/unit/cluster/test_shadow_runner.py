@@ -14,7 +14,7 @@ from cluster.rollouts.deciding.observation import expected_replicas
 from cluster.rollouts.driving.rollout_actions import Operator
 from cluster.rollouts.driving.rollout_request import RolloutRequest
 from cluster.rollouts.storing.control_writer import ControlWriter
-from cluster.shadows.shadow_record import ShadowState
+from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_runner import ShadowRunner
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.bundles.bundle import write_manifest
@@ -46,6 +46,9 @@ class Fleet:
     now_ms: int = 1_700_000_000_000
     answers: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Bundle id to what each replica says of it; ready by default."""
+    is_silent: bool = False
+    skew_ms: int = 0
+    """How far the replicas' clocks are ahead."""
     on_sleep: Callable[[], None] = field(default=lambda: None)
 
     def __post_init__(self) -> None:
@@ -84,11 +87,13 @@ class Fleet:
         """Time passes, and every replica reads and reports once."""
         self.now_ms += round(max(seconds, 0.001) * 1000)
         self.on_sleep()
+        if self.is_silent:
+            return
         names = ("b1", *self.reader.view().beside)
         states = {name: self.answers.get(name, ("ready", "")) for name in names}
         for stage, count in expected_replicas(self.settings).items():
             for number in range(count):
-                self._reporter.report(f"{stage}-{number}", stage, states, 1, self.now_ms)
+                self._reporter.report(f"{stage}-{number}", stage, states, 1, self.now_ms + self.skew_ms)
 
     def runner(self, who: str = "ann") -> ShadowRunner:
         """An operator's process."""
@@ -192,6 +197,7 @@ def test_a_bundle_that_cannot_replace_stable_is_refused_before_anything_is_writt
 def test_nothing_starts_while_nothing_runs(fleet: Fleet) -> None:
     """A gateway that is silent for long does not live."""
     fleet.now_ms += 60_000
+    fleet.is_silent = True
     with pytest.raises(FleetError, match="no gateway reports"):
         fleet.runner().start("b2", None, 60.0)
     assert fleet.writer.all() == []
@@ -209,3 +215,23 @@ def test_stop_needs_to_know_which_one(fleet: Fleet) -> None:
         fleet.runner().stop(None, "over")
     assert fleet.runner().stop("b2", "over").bundle_id == "b2"
     assert fleet.runner().stop(None, "over").bundle_id == "b3"
+
+
+@pytest.mark.parametrize("skew_ms", [-6_000, 3_600_000])
+def test_replicas_with_wrong_clocks_are_waited_for_and_believed(fleet: Fleet, skew_ms: int) -> None:
+    """Behind or far ahead: that their heartbeats move is enough."""
+    fleet.skew_ms = skew_ms
+    fleet.poll()
+    assert fleet.runner().start("b2", None, 60.0).state is ShadowState.RUNNING
+
+
+def test_a_shadow_of_a_rollout_is_not_the_operators_to_stop(fleet: Fleet) -> None:
+    """It is ended with its rollout; by the bundle the operator's own is meant."""
+    record = ShadowRecord("r1", "b2", 0.2, ShadowState.PREPARING, "ctl", 1, rollout_id="r1")
+    fleet.writer.start(record, "ctl", fleet.now_ms)
+    for name in ("r1", "b2"):
+        with pytest.raises(RolloutConflict, match="'cluster canary step' or 'cluster canary abort"):
+            fleet.runner().stop(name, "over")
+    own = fleet.runner().start("b2", None, 60.0)
+    assert fleet.runner().stop("b2", "over").shadow_id == own.shadow_id
+    assert [stored.record.shadow_id for stored in fleet.writer.open()] == ["r1"]

@@ -55,6 +55,22 @@ def test_measures_are_made_of_sums_and_kinds():
     assert "diversity" not in users
 
 
+def test_what_slates_say_of_themselves_is_over_those_that_say_it():
+    """Three slates of which two say it: the sum over two."""
+    now = columns([3], [0])
+    sums = dict(now.sums) | {
+        name: np.array([n], np.int64)
+        for name, n in (
+            ("diversity_slates", 2), ("diversity_milli", 1_250),
+            ("novelty_slates", 0), ("novelty_milli", 0),
+        )
+    }  # fmt: skip
+    said = UserColumns(now.user_hashes, now.arm_ids, ARMS, sums, now.kinds)
+    users = arm_samples(said, None, [variant(ARMS[0])], "r1")["baseline"].users
+    assert users["diversity"] / users["diversity_slates"] == [0.625]
+    assert users["novelty_slates"].tolist() == [0.0]
+
+
 def test_a_users_past_is_summed_over_all_arms_and_missing_where_there_is_none():
     """User 6 was in two arms before, user 7 in none."""
     now, before = columns([6, 7], [1, 1]), columns([6, 6, 9], [0, 2, 0])

@@ -130,3 +130,27 @@ def test_an_equal_bundle_is_hardly_ever_failed_at_any_look() -> None:
     for n in range(1, 400, 3):
         found = judge_shadow(sums(n, n_failed=n // 100), NEEDS)
         assert found.verdict is not Verdict.FAIL
+
+
+def test_the_first_copies_of_a_cold_bundle_decide_nothing_but_failures() -> None:
+    """20 slow, strange and degraded copies of 500 are undecided; failures abort at once."""
+    needs = replace(NEEDS, requests=500, min_overlap=0.5)
+    cold = sums(20, overlap=0.0, n_degraded=20, shadow_latency=LatencyHistogram({60: 20}))
+    assert judge_shadow(cold, needs).verdict is Verdict.INCONCLUSIVE
+    assert judge_shadow(replace(cold, n_failed=20), needs).deciding == "failed_share"
+
+
+def test_copies_that_lack_a_stage_fail_once_there_are_enough() -> None:
+    """A few say nothing."""
+    assert judge_shadow(sums(n_degraded=1), NEEDS).verdict is Verdict.PASS
+    found = judge_shadow(sums(n_degraded=60), NEEDS)
+    assert (found.verdict, found.deciding) == (Verdict.FAIL, "degraded_share")
+
+
+def test_a_tail_that_may_be_within_its_limit_holds_nothing_back() -> None:
+    """A p99 of a few answers is known too loosely; the steps judge it on equal slices."""
+    slow_tail = LatencyHistogram({20: 117, 60: 3})
+    found = judge_shadow(sums(shadow_latency=slow_tail), NEEDS)
+    assert found.verdict is Verdict.PASS
+    p99 = next(check for check in found.checks if check.metric == "p99_ms")
+    assert p99.verdict is Verdict.INCONCLUSIVE

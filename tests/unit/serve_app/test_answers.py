@@ -28,6 +28,8 @@ def an_answer(**changes: object) -> Answer:
         "history_version": 7,
         "history_items": ("x", "y"),
         "stage_ms": {"score": 1.5},
+        "diversity": 0.75,
+        "novelty": 9.5,
     }
     return Answer(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -85,15 +87,18 @@ def test_the_impression_holds_what_learning_needs_and_survives_the_log() -> None
     assert impression.history_items == ("x", "y")
     assert impression.context == {"device": "phone"}
     assert (impression.coverage, impression.degraded) == (0.5, ("shard-001: timeout",))
+    assert (impression.diversity, impression.novelty) == (0.75, 9.5)
 
 
-def test_an_impression_of_an_older_release_dropped_nothing() -> None:
+def test_an_impression_of_an_older_release_dropped_nothing_and_says_nothing_of_its_list() -> None:
     """What it did not log decodes as none."""
     body = json.loads(encode_event(impression_of(an_answer(), "e1")))
-    del body["dropped"], body["n_dropped"]
+    for name in ("dropped", "n_dropped", "diversity", "novelty"):
+        del body[name]
     old = decode_event(json.dumps(body).encode())
     assert isinstance(old, Impression)
     assert (old.dropped, old.n_dropped) == ((), 0)
+    assert (old.diversity, old.novelty) == (None, None)
 
 
 def test_an_impression_names_what_its_slate_is_compared_under() -> None:

@@ -256,7 +256,7 @@ def reply() -> Batch:
     return {
         "places": np.asarray([[1, -1]], np.int32),
         "events": np.asarray([[[-0.25], [np.nan]]], np.float32),
-        "features": np.asarray([[[1.0], [np.nan], [0.5], [0.0]]], np.float32),
+        "features": np.asarray([[[1.0], [np.nan], [0.5], [0.0], [0.25]]], np.float32),
     }
 
 
@@ -305,7 +305,12 @@ def test_contributions_come_with_their_sign_and_what_is_unknown_is_left_out() ->
     (cause,) = why.history
     assert (cause.item_id, cause.title, cause.kind) == ("i0", "Title 0", "like")
     assert cause.contribution == -0.25
-    assert why.features == {"history": 1.0, "popularity": 0.5, "source": 0.0}
+    assert why.features == {
+        "history": 1.0,
+        "popularity": 0.5,
+        "source": 0.0,
+        "successors": 0.25,
+    }
     assert answer.degraded == before.degraded
     assert set(answer.stage_ms) == {"score", "explain"}
     assert set(before.stage_ms) == {"score"}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 
 from recsys.errors import DeadlineExceeded, Overloaded, StoreError
@@ -110,7 +111,10 @@ class Rig:
         return self.loaded.gateway
 
     def pipeline(
-        self, users: Users | None = None, failing: Mapping[str, Failing] | None = None
+        self,
+        users: Users | None = None,
+        failing: Mapping[str, Failing] | None = None,
+        wrap: Mapping[str, Callable[[StageClient], StageClient]] | None = None,
     ) -> tuple[Pipeline, Telemetry]:
         store = users or Users()
         stages: dict[str, StageClient] = {}
@@ -120,6 +124,8 @@ class Rig:
             if failing and name in failing:
                 failing[name].inner = fused
                 stages[name] = failing[name]
+            if wrap and name in wrap:
+                stages[name] = wrap[name](stages[name])
         live = LiveItems(store, 100, self.settings.retrieval)
         live.refresh([(self.bundle.bundle_id, self.bundle.items)])
         telemetry = Telemetry()
@@ -180,6 +186,10 @@ def test_a_healthy_graph_answers_whole_slates_with_full_coverage(rig: Rig) -> No
     assert all(0 < propensity <= 1 for propensity in answer.propensities)
     assert (answer.coverage, answer.degraded) == (1.0, ())
     assert set(answer.stage_ms) == {"features", "encode", "retrieval", "score", "order"}
+    items = rig.bundle.items
+    shown = items.rows_of(answer.shown.item_ids)
+    assert answer.novelty == pytest.approx(items.traits.bits[shown].mean())
+    assert answer.diversity is None or 0 <= answer.diversity <= 1
     assert len(answer.unshown.item_ids) == rig.settings.serve.log_unshown
     assert not set(answer.unshown.item_ids) & set(answer.shown.item_ids)
     assert answer.unshown.score_ranks == sorted(answer.unshown.score_ranks)
@@ -329,6 +339,41 @@ def test_without_a_scorer_the_order_of_retrieval_is_served(rig: Rig) -> None:
     assert answer.shown.scores == [1 - rank / 39 for rank in answer.shown.score_ranks] or (
         pytest.approx([1 - rank / 39 for rank in answer.shown.score_ranks]) == answer.shown.scores
     )
+
+
+class Diverged:
+    """A scorer without a finite estimate for the users in some places of a batch."""
+
+    def __init__(self, inner: StageClient, *places: int) -> None:
+        self._inner = inner
+        self._places = list(places)
+
+    async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
+        answer = await self._inner.call(method, bundle_id, batch, timeout_s)
+        if method != "score":
+            return answer
+        utility, probabilities = answer["utility"].copy(), answer["probabilities"].copy()
+        utility[self._places], probabilities[self._places] = -np.inf, np.nan
+        return {**answer, "utility": utility, "probabilities": probabilities}
+
+
+def test_scores_that_are_not_finite_are_named_and_retrieval_stands_in(rig: Rig) -> None:
+    """A whole slate for the user concerned, counted once; nothing of it at the neighbour."""
+    pipeline, telemetry = rig.pipeline(wrap={"scorer": lambda inner: Diverged(inner, 0)})
+    asks = [an_ask("u1", k=8, explain=True), an_ask("u2", k=8, explain=True)]
+    first, second = run(pipeline, rig.bundle, asks)
+    assert isinstance(first, Answer)
+    assert isinstance(second, Answer)
+    assert first.degraded == ("score: not finite",)
+    assert second.degraded == ()
+    assert len(set(first.shown.item_ids)) == len(set(second.shown.item_ids)) == 8
+    assert first.shown.scores == pytest.approx([1 - n / 39 for n in first.shown.score_ranks])
+    assert first.explanations is not None
+    assert first.explanations[0].action_probabilities == {}
+    assert second.explanations is not None
+    assert second.explanations[0].action_probabilities
+    counts = telemetry.take().counts
+    assert counts["flywheel_degraded", (("reason", "score: not finite"),)] == 1
 
 
 def test_without_ordering_the_slate_is_by_score_and_without_chance(rig: Rig) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recsys.list_traits import ListTraits, diversity
 from recsys.types import Item
-from train_app.evaluation.breakdown.list_traits import ListTraits, diversity
+from train_app.evaluation.breakdown.held_out_traits import held_out_traits
 from train_app.evaluation.evaluation_protocols import hold_out
 from train_app.evaluation.metrics import bootstrap_gini, bootstrap_mean, gini
 from train_app.examples.interactions import interactions_from_columns
@@ -18,7 +19,7 @@ def traits_of(categories: dict[str, tuple[str, ...]]) -> ListTraits:
     data = interactions_from_columns(
         ["u", "v", "w", "w", "u"], ["a", "a", "a", "b", "c"], ["click"] * 5, range(5), items=items
     )
-    return ListTraits.of(hold_out("time", data, cutoff_ms=4, negative_kinds=(), seed=0))
+    return held_out_traits(hold_out("time", data, cutoff_ms=4, negative_kinds=(), seed=0))
 
 
 def test_rare_items_are_novel_and_padding_is_not_counted() -> None:

@@ -144,6 +144,22 @@ def test_slates_come_out_of_the_lake_as_they_were_shown(tmp_path: Path) -> None:
     assert len(load_shown_slates(log, np.array([1]), Settings(data_dir=tmp_path / "no"), HOUR)) == 0
 
 
+def test_a_diverted_training_is_shown_no_slates_of_other_sides(tmp_path: Path) -> None:
+    """What was done with them is left out, so they would read as disliked."""
+    log = a_log()
+    sides = (["x-1:control", "x-2:treatment"], ["x-1:treatment"], [], None)
+    shown = [
+        an_impression("ann", ["b"], NOON + HOUR - (n + 1) * MINUTE, experiments=side)
+        for n, side in enumerate(sides)
+    ]
+    settings = a_lake(tmp_path, impressions=shown)
+    train = settings.train.model_copy(update={"diverted_to": "x-1:treatment"})
+    diverted = settings.model_copy(update={"train": train})
+    assert len(load_shown_slates(log, np.array([1]), settings, HOUR)) == 4
+    found = load_shown_slates(log, np.array([1]), diverted, HOUR)
+    assert found.moments_ms.tolist() == [NOON + HOUR - n * MINUTE for n in (4, 3, 2)]
+
+
 def test_the_head_is_relative_to_the_first_position_and_silent_without_one() -> None:
     """Examination of the first position is 1; what was shown nowhere gets no term."""
     head = PositionHead(3)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recsys.errors import StoreError
 from recsys.settings import Settings
 from recsys.types import RowArray, Source
+from train_app.examples.diverted_engagements import is_diverted
 from train_app.examples.interactions import Interactions
 from train_app.importing.staging import open_database, scratch_folder
 from train_app.lake.lake_tables import Lake
@@ -56,7 +57,7 @@ def load_shown_slates(
         with scratch_folder(scratch) as folder, open_database(folder) as connection:
             table.attach(connection, "all_impressions")
             _register(connection, log, events, window_ms)
-            return _read(connection)
+            return _read(connection, settings.train.diverted_to)
     except (OSError, duckdb.Error) as error:
         raise StoreError(
             f"could not read the slates of the lake {settings.lake_location}: {error}; check that"
@@ -95,16 +96,18 @@ def _register(
     connection.register("acts", pa.table(acts))
 
 
-def _read(connection: duckdb.DuckDBPyConnection) -> ShownSlates:
+def _read(connection: duckdb.DuckDBPyConnection, side: str) -> ShownSlates:
+    # What was done with other sides' slates is left out, so as they stand nobody liked them.
+    own = f"WHERE NOT ({is_diverted(side)})" if side else ""
     # A replayed spool may have left an impression twice: its slate is read once.
-    found = connection.sql("""
+    found = connection.sql(f"""
         SELECT dense_rank() OVER (ORDER BY timestamp_ms, event_id) - 1 AS slate, user_row,
             timestamp_ms, coalesce(items.row, -1) AS item_row,
             coalesce(slot.position, -1) AS position, coalesce(sources.row, -1) AS source,
             coalesce(slot.retrieval_rank, 0) AS rank
         FROM (SELECT event_id, user_row, timestamp_ms, unnest(slate) AS slot
             FROM (SELECT event_id, users.row AS user_row, timestamp_ms, slate
-                FROM all_impressions JOIN users USING (user_id)
+                FROM all_impressions JOIN users USING (user_id) {own}
                 QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY timestamp_ms) = 1) shown
             SEMI JOIN acts ON acts.user_row = shown.user_row
                 AND shown.timestamp_ms > after_ms AND shown.timestamp_ms <= until_ms) slots

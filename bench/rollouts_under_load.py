@@ -1,0 +1,247 @@
+"""Swaps and canaries while 32 connections ask: `python -m bench.rollouts_under_load`.
+
+Two bundles of the same items and other scorers change places in a running service. What is
+answered is held against what each bundle answers alone, so an answer made of two bundles shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.event_service import N_USERS, event_service
+from bench.second_bundle import publish_pair
+from bench.slate_probes import MOST_ABORT_S, Probes, learn_slates
+from bench.wrk_load import LoadFigures, run_wrk
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan
+from cluster.rollouts.deciding.rollout_plan_file import parse_plan
+from cluster.rollouts.deciding.rollout_record import Phase
+from cluster.rollouts.driving.rollout_actions import Operator
+from cluster.rollouts.driving.rollout_runner import RolloutRunner
+from cluster.rollouts.storing.control_writer import ControlWriter
+from recsys.bundles.registry import Registry
+from recsys.errors import FleetError, RecsysError
+
+N_CONNECTIONS = 32
+N_PROBES = 2
+"""Of the connections, those whose answers are read."""
+ENDINGS = ("promote", "undo", "abort", "promote", "abort")
+"""Of the canaries, in turn; `undo` promotes and then leads back."""
+_LOAD_S = 5
+_POLL_S = 0.02
+_GIVE_UP_S = 60.0
+_PLAN = """
+[[steps]]
+share = 0.5
+min_users = 1000000
+min_requests = 1000000
+metrics = ["error_rate"]
+"""
+"""A step that evidence never ends within a run: the operator ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnderLoad:
+    """What a run saw."""
+
+    n_swaps: int
+    n_canaries: int
+    n_requests: int
+    n_failed: int
+    n_probed: int
+    n_mixed: int
+    """Probed answers that are nearer to the other bundle's slate than to their own."""
+    n_unplanned: int
+    """Probed answers by a bundle that no plan in force at that time names."""
+    steady_p99_ms: float
+    swapping_p99_ms: float
+    """The worst of the runs of some seconds during swaps and canaries."""
+    swap_s: tuple[float, ...]
+    abort_to_zero_s: tuple[float, ...]
+
+
+class Load:
+    """wrk runs one after another until left."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.runs: list[LoadFigures] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.runs.append(load(self._url, _LOAD_S))
+
+
+def load(url: str, duration_s: int) -> LoadFigures:
+    """One wrk run beside the probes."""
+    path = "/v1/recommend?user_id=%d&k=20"
+    return run_wrk(url, path, N_USERS, N_CONNECTIONS - N_PROBES, duration_s)
+
+
+def run(data_dir: Path, n_swaps: int, steady_s: int) -> UnderLoad:
+    """Bring a service up, learn both bundles' slates, then swap and canary under load.
+
+    Raises:
+        FleetError: the service failed, or a rollout does not move.
+    """
+    with event_service(data_dir, "sqlite") as service:
+        registry = Registry(service.settings.registry_location)
+        writer = ControlWriter(service.settings.control_url)
+        operator = Operator("bench", _now_ms, time.sleep, lambda _: None)
+        runner = RolloutRunner(service.settings, registry, writer, operator)
+        pair = publish_pair(registry, service.settings, data_dir / "pair")
+        slates = {}
+        for bundle_id in pair:
+            runner.start(bundle_id)
+            slates[bundle_id] = learn_slates(service.url)
+        load(service.url, _LOAD_S)
+        steady = load(service.url, steady_s)
+        probes = Probes(service.url, service.settings.control_url, slates, N_PROBES)
+        with probes, Load(service.url) as loaded:
+            swap_s = tuple(_timed(runner, pair[n % 2]) for n in range(n_swaps))
+            if n_swaps % 2:  # the canaries begin with the second as stable
+                runner.start(pair[1])
+            endings = _Canaries(runner, writer, probes, pair)
+            aborted_s = tuple(s for how in ENDINGS for s in endings.one(how))
+        return UnderLoad(
+            n_swaps=n_swaps,
+            n_canaries=len(ENDINGS),
+            n_requests=sum(r.n_requests for r in loaded.runs) + len(probes.seen),
+            n_failed=sum(r.n_errors for r in loaded.runs) + probes.n_failed,
+            n_probed=len(probes.seen),
+            n_mixed=probes.n_mixed,
+            n_unplanned=probes.n_unplanned,
+            steady_p99_ms=steady.p99_ms,
+            swapping_p99_ms=max(r.p99_ms for r in loaded.runs),
+            swap_s=swap_s,
+            abort_to_zero_s=aborted_s,
+        )
+
+
+def _timed(runner: RolloutRunner, bundle_id: str) -> float:
+    began_s = time.monotonic()
+    runner.start(bundle_id)
+    return time.monotonic() - began_s
+
+
+class _Canaries:
+    """Canaries that an operator ends, each against what is stable at that time."""
+
+    def __init__(
+        self,
+        runner: RolloutRunner,
+        writer: ControlWriter,
+        probes: Probes,
+        pair: tuple[str, str],
+    ) -> None:
+        self._runner = runner
+        self._writer = writer
+        self._probes = probes
+        self._canary, self._stable = pair
+        self._plan: RolloutPlan = parse_plan(_PLAN, "half")
+
+    def one(self, ending: str) -> tuple[float, ...]:
+        """Begin one, wait for its answers, end it; the seconds to zero of an abort."""
+        began_ms = _now_ms()
+        self._runner.start(self._canary, self._plan)
+        canary = self._canary
+        _wait(lambda: self._phase() is Phase.CANARY, "the first step")
+        _wait(lambda: self._probes.last_ms(canary) >= began_ms, "an answer of the canary")
+        if ending == "abort":
+            aborted_ms = _now_ms()
+            self._runner.abort()
+            _wait(
+                lambda: self._probes.newest_ms() > aborted_ms + 2_000 * MOST_ABORT_S,
+                "answers after the abort",
+            )
+            return (max(0, self._probes.last_ms(canary) - aborted_ms) / 1000,)
+        self._runner.promote(full=True)
+        _wait(lambda: self._phase() is Phase.PROMOTED, "the promotion")
+        if ending == "undo":
+            self._runner.undo()
+        else:
+            self._canary, self._stable = self._stable, self._canary
+        return ()
+
+    def _phase(self) -> Phase:
+        return self._writer.rollouts()[-1].rollout.phase
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + _GIVE_UP_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise FleetError(f"waited {_GIVE_UP_S:.0f} s in vain for {what}; see 'cluster status'")
+        time.sleep(_POLL_S)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def show(console: Console, found: UnderLoad) -> None:
+    """Print the table."""
+    slowest_s = max(found.abort_to_zero_s, default=0.0)
+    rows = (
+        ("failed requests", f"{found.n_failed} of {found.n_requests:,}", found.n_failed == 0),
+        ("mixed answers", f"{found.n_mixed} of {found.n_probed:,} read", found.n_mixed == 0),
+        ("answers of an unplanned bundle", f"{found.n_unplanned}", found.n_unplanned == 0),
+        ("abort to zero canary answers", f"{slowest_s:.2f} s", slowest_s <= MOST_ABORT_S),
+        ("p99 steady", f"{found.steady_p99_ms:.1f} ms", None),
+        ("p99 while bundles change", f"{found.swapping_p99_ms:.1f} ms", None),
+        ("seconds per swap, slowest", f"{max(found.swap_s, default=0.0):.1f}", None),
+    )
+    table = Table(
+        title=f"{found.n_swaps} swaps, {found.n_canaries} canaries, {N_CONNECTIONS} connections"
+    )
+    for column in ("what", "seen", "must hold"):
+        table.add_column(column)
+    for what, seen, holds in rows:
+        table.add_row(what, seen, "" if holds is None else ("holds" if holds else "MISSED"))
+    console.print(table)
+
+
+def main() -> int:
+    """Measure and print; with `--json` one document."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.rollouts_under_load", description=__doc__
+    )
+    parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--steady-s", type=int, default=15)
+    parser.add_argument("--data-dir", type=Path, default=Path("var/bench-rollouts"))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = run(arguments.data_dir.resolve(), arguments.swaps, arguments.steady_s)
+    if arguments.json:
+        print(json.dumps({"cores": os.cpu_count(), **asdict(found)}, indent=2))
+    else:
+        show(Console(), found)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

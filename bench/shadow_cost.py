@@ -1,0 +1,219 @@
+"""What shadows cost users: live latency and throughput without copies, with 20 % and with all.
+
+`python -m bench.shadow_cost --seconds 4 --rounds 3`; a fused gateway in this process, no HTTP
+server. Shares take turns in one run, so that whatever else the machine does meets all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.workload import prepare
+from cluster.rollouts.storing.control_writer import ControlWriter
+from cluster.shadows.shadow_record import ShadowRecord, ShadowState
+from cluster.shadows.shadow_writer import ShadowWriter
+from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, write_manifest
+from recsys.bundles.registry import Registry
+from recsys.settings import Settings
+from recsys.traffic import TrafficPlan
+from serve_app.gateway import Graph
+from serve_app.stages.stage_replica import use_one_thread
+
+SHARES = (0.0, 0.2, 1.0)
+WHO = "bench"
+N_CLIENTS = 192
+MODERATE = 0.35
+"""Of the throughput of `N_CLIENTS` that always ask."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What users saw, and what became of the copies."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    copies: Counter[str] = field(default_factory=Counter)
+
+    def figures(self) -> dict[str, Any]:
+        """Requests per second, percentiles in ms, statuses and copies."""
+        p50, p99 = np.percentile(self.latencies_ms, (50, 99))
+        return {
+            "requests_per_s": round(len(self.latencies_ms) / self.seconds, 1),
+            "p50_ms": round(float(p50), 2),
+            "p99_ms": round(float(p99), 2),
+            "statuses": dict(self.statuses),
+            "copies": dict(self.copies),
+        }
+
+
+async def ask(graph: Graph, user: int, due_s: float, seen: Seen) -> None:
+    """One request of a user, timed from when it was due until its answer was sent."""
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/recommend",
+        "query_string": f"user_id={user}&k=20&deadline_ms=10000".encode(),
+        "headers": [],
+    }
+
+    incoming: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            seen.statuses[int(message["status"])] += 1
+        elif not message.get("more_body"):
+            seen.latencies_ms.append((time.perf_counter() - due_s) * 1000)
+        await asyncio.sleep(0)  # a socket's turn
+
+    await graph.http(scope, incoming.get, send)
+
+
+async def always_asking(graph: Graph, n_users: int, seconds: float, seen: Seen) -> None:
+    """`N_CLIENTS` that ask again as soon as they were answered: overload."""
+    end_s = time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        rng = np.random.default_rng(number)
+        while (now_s := time.perf_counter()) < end_s:
+            await ask(graph, int(rng.integers(n_users)), now_s, seen)
+
+    await asyncio.gather(*(client(number) for number in range(N_CLIENTS)))
+
+
+async def at_rate(graph: Graph, n_users: int, seconds: float, rate: float, seen: Seen) -> None:
+    """Poisson arrivals that wait for nobody."""
+    rng = np.random.default_rng(1)
+    due_s = time.perf_counter()
+    end_s = due_s + seconds
+    asked = []
+    while (due_s := due_s + float(rng.exponential(1 / rate))) < end_s:
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        asked.append(asyncio.ensure_future(ask(graph, int(rng.integers(n_users)), due_s, seen)))
+    await asyncio.gather(*asked)
+
+
+class Shares:
+    """Puts one share after another in force in the control store."""
+
+    def __init__(self, graph: Graph, settings: Settings, bundle_id: str) -> None:
+        self._graph = graph
+        self._writer = ShadowWriter(settings.control_url)
+        self._bundle_id = bundle_id
+        self._n_begun = 0
+
+    async def follow(self, share: float) -> None:
+        """Return once the gateway copies this share and what went before is done."""
+        self._writer.ensure_closed(f"s{self._n_begun}", WHO, 0, "next")
+        if share:
+            self._n_begun += 1
+            running = ShadowState.RUNNING
+            record = ShadowRecord(f"s{self._n_begun}", self._bundle_id, share, running, WHO, 0)
+            self._writer.start(record, WHO, 0)
+        expected = (share,) if share else ()
+        while tuple(plan.share for plan in self._graph.residency.shadows) != expected or (
+            share and self._graph.recommender.find_reached(self._bundle_id) is None
+        ):
+            await asyncio.sleep(0.05)
+            await self._graph.turn()
+        self._graph.telemetry.take()
+
+
+async def measure(settings: Settings, shadow_id: str, options: argparse.Namespace) -> Any:
+    """The figures of every share under both loads."""
+    graph = Graph(settings, None, "bench-1", adds_request_id=True)
+    await graph.start()
+    shares = Shares(graph, settings, shadow_id)
+    found = {load: {share: Seen() for share in SHARES} for load in ("overload", "moderate")}
+    try:
+        await always_asking(graph, options.users, options.seconds, Seen())
+        for _ in range(options.rounds):
+            for share, seen in found["overload"].items():
+                await shares.follow(share)
+                await always_asking(graph, options.users, options.seconds, seen)
+                await _ended(graph, seen, options.seconds)
+        capacity = found["overload"][0.0].figures()["requests_per_s"]
+        for _ in range(options.rounds):
+            for share, seen in found["moderate"].items():
+                await shares.follow(share)
+                await at_rate(graph, options.users, options.seconds, MODERATE * capacity, seen)
+                await _ended(graph, seen, options.seconds)
+    finally:
+        graph.stop()
+    return {
+        load: {f"{share:.0%}": seen.figures() for share, seen in by_share.items()}
+        for load, by_share in found.items()
+    }
+
+
+async def _ended(graph: Graph, seen: Seen, seconds: float) -> None:
+    while not graph.shadows.is_idle:
+        await asyncio.sleep(0)
+    seen.seconds += seconds
+    for (name, tags), n in graph.telemetry.take().counts.items():
+        if name.startswith("flywheel_shadow"):
+            seen.copies[" ".join(value for _, value in tags)] += n
+
+
+def prepare_two(data_dir: Path, n_items: int, n_users: int) -> tuple[Settings, str]:
+    """A stable bundle in force, and the same once more under the name of a shadow's."""
+    settings_file, stable = prepare(data_dir, n_items, n_users)
+    settings = Settings.model_validate_json(settings_file.read_text())
+    staging = data_dir / "staging" / "shadow"
+    shutil.copytree(stable, staging)
+    (staging / MANIFEST_NAME).unlink()
+    was = read_manifest(stable)
+    write_manifest(
+        staging,
+        bundle_id=f"{was.bundle_id}-shadow",
+        created_at=datetime.now(UTC),
+        feature_schema=dict(was.feature_schema),
+        feature_schema_hash=was.feature_schema_hash,
+        actions=was.actions,
+        n_items=was.n_items,
+        n_shards=was.n_shards,
+        embedding_dim=was.embedding_dim,
+        lineage={},
+        metrics={},
+    )
+    shadow = Registry(settings.registry_location).publish(staging)
+    writer = ControlWriter(settings.control_url)
+    writer.set_required((was.bundle_id,), ())
+    writer.set_plan(TrafficPlan.single(was.bundle_id, 1, "bench"), 0)
+    placed = settings.serve.model_copy(update={"placement": "fused", "plan_poll_s": 0.1})
+    return settings.model_copy(update={"serve": placed}), shadow.bundle_id
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure and print one JSON document."""
+    parser = argparse.ArgumentParser(prog="python -m bench.shadow_cost", description=__doc__)
+    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--seconds", type=float, default=4.0, help="Of each share, per round.")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(words)
+    use_one_thread()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "var").mkdir()
+        settings, shadow_id = prepare_two(Path(folder) / "var", options.items, options.users)
+        print(json.dumps(asyncio.run(measure(settings, shadow_id, options)), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

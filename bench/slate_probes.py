@@ -1,0 +1,169 @@
+"""Clients that read what they are answered: which bundle said so, and whether it was that bundle.
+
+Holds each answer against the slates that bundles gave alone, and against the plans in force.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import httpx
+
+from recsys.errors import FleetError
+from recsys.stores.control import ControlReader
+
+Slates = Mapping[str, tuple[str, ...]]
+"""Items of each user's slate."""
+
+MOST_ABORT_S = 2
+"""Within this every gateway follows a plan, so a bundle counts as planned for so long after it."""
+N_PROBED_USERS = 60
+SLATE = 20
+MIN_OVERLAP = 0.9
+"""Batches of other sizes may swap near ties."""
+_PAUSE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One answer, by the client's clock."""
+
+    sent_ms: int
+    received_ms: int
+    user_id: str
+    bundle_id: str
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Bundles of the traffic plan from then on."""
+
+    since_ms: int
+    bundle_ids: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Record:
+    seen: list[Seen] = field(default_factory=list)
+    plans: list[InForce] = field(default_factory=list)
+    n_failed: int = 0
+
+
+class Probes:
+    """Clients that ask in turn for a few users until left, and one reader of the plan."""
+
+    def __init__(
+        self, url: str, control_url: str, slates: Mapping[str, Slates], n_clients: int
+    ) -> None:
+        self._url = url
+        self._reader = ControlReader(control_url)
+        self._slates = slates
+        self._record = _Record()
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(n_clients)]
+        self._threads.append(threading.Thread(target=self._follow))
+
+    def __enter__(self) -> Probes:
+        self._note_plan()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def seen(self) -> list[Seen]:
+        """Every answer so far."""
+        return self._record.seen
+
+    @property
+    def n_failed(self) -> int:
+        """Requests without an answer of status 200."""
+        return self._record.n_failed
+
+    @property
+    def n_mixed(self) -> int:
+        """Answers that are not the slate their bundle gave alone."""
+        return sum(
+            overlap(one.items, self._slates[one.bundle_id][one.user_id]) < MIN_OVERLAP
+            for one in self.seen
+        )
+
+    @property
+    def n_unplanned(self) -> int:
+        """Answers of a bundle that was in no plan from shortly before until they came."""
+        return sum(
+            one.bundle_id not in planned(self._record.plans, one.sent_ms, one.received_ms)
+            for one in self.seen
+        )
+
+    def last_ms(self, bundle_id: str) -> int:
+        """When the newest request that this bundle answered was sent; 0 if none was."""
+        return max((one.sent_ms for one in self.seen if one.bundle_id == bundle_id), default=0)
+
+    def newest_ms(self) -> int:
+        """When the newest answered request was sent."""
+        return max((one.sent_ms for one in self.seen), default=0)
+
+    def _ask(self, first: int) -> None:
+        with httpx.Client(base_url=self._url, timeout=10) as client:
+            for n in itertools.count(first):
+                if self._stopped.wait(_PAUSE_S):
+                    return
+                try:
+                    self._record.seen.append(_answer(client, str(n % N_PROBED_USERS)))
+                except (FleetError, httpx.HTTPError):
+                    self._record.n_failed += 1
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(_PAUSE_S):
+            self._note_plan()
+
+    def _note_plan(self) -> None:
+        plan = self._reader.view().plan
+        found = () if plan is None else plan.bundle_ids
+        plans = self._record.plans
+        if not plans or plans[-1].bundle_ids != found:
+            plans.append(InForce(time.time_ns() // 1_000_000, found))
+
+
+def learn_slates(url: str) -> Slates:
+    """What the only bundle in force answers to each probed user."""
+    with httpx.Client(base_url=url, timeout=10) as client:
+        users = map(str, range(N_PROBED_USERS))
+        return {user_id: _answer(client, user_id).items for user_id in users}
+
+
+def planned(plans: list[InForce], sent_ms: int, received_ms: int) -> set[str]:
+    """Bundles of the plans in force at some moment of a request, or just before it."""
+    ends_ms = [plan.since_ms for plan in plans[1:]] + [received_ms + 1]
+    earliest_ms = sent_ms - 1_000 * MOST_ABORT_S
+    return {
+        bundle_id
+        for plan, end_ms in zip(plans, ends_ms, strict=True)
+        if plan.since_ms <= received_ms and end_ms >= earliest_ms
+        for bundle_id in plan.bundle_ids
+    }
+
+
+def overlap(items: tuple[str, ...], expected: tuple[str, ...]) -> float:
+    """The share of the expected items that is there."""
+    return len(set(items) & set(expected)) / max(len(expected), 1)
+
+
+def _answer(client: httpx.Client, user_id: str) -> Seen:
+    sent_ms = time.time_ns() // 1_000_000
+    response = client.get("/v1/recommend", params={"user_id": user_id, "k": SLATE})
+    if response.status_code != httpx.codes.OK:
+        raise FleetError(f"a request was answered with {response.status_code}: {response.text}")
+    found = response.json()
+    items = tuple(item["item_id"] for item in found["items"])
+    return Seen(sent_ms, time.time_ns() // 1_000_000, user_id, found["bundle_id"], items)

@@ -1,0 +1,131 @@
+"""What a list of items is like beside being right: how novel and how diverse its items are.
+
+Knows the items' counts and categories by row; nothing of targets, users or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from recsys.types import NO_ROW, FloatArray, RowArray
+
+Values: TypeAlias = NDArray[np.float64]
+MAX_CATEGORIES = 256
+"""Rarer categories say nothing about how alike two items are."""
+_MIN_SHARE_WITH_CATEGORIES = 0.5
+_LISTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ListTraits:
+    """Facts of the items that lists are described with."""
+
+    bits: Values
+    """[N] self-information of an engagement with each item."""
+    category_bits: NDArray[np.uint8]
+    """[N, D / 8] each item's set of the D frequent categories; D is 0 where too few have any."""
+
+    @classmethod
+    def of(
+        cls, categories: Sequence[Sequence[str]], n_engaged: ArrayLike, n_all: float
+    ) -> ListTraits:
+        """From what is known of every item, by row.
+
+        Args:
+            categories: [N] of each item.
+            n_engaged: [N] who or what engaged with each item.
+            n_all: of how many, in the same unit.
+        """
+        return cls(self_information(n_engaged, n_all), _category_bits(categories))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.bits.nbytes + self.category_bits.nbytes
+
+    def novelty(self, lists: RowArray) -> Values:
+        """Mean self-information of a list's items in bits, [Q]; 0 for an empty list.
+
+        Zhou et al., Solving the apparent diversity-accuracy dilemma of recommender systems,
+        PNAS 2010.
+        """
+        filled = lists >= 0
+        total = np.where(filled, self.bits[np.where(filled, lists, 0)], 0.0).sum(axis=1)
+        return np.asarray(total / np.maximum(filled.sum(axis=1), 1))
+
+    def diversity(self, lists: RowArray) -> Values | None:
+        """1 - mean cosine of the category sets of all pairs in a list, [Q]; None without any."""
+        if not self.category_bits.shape[1]:
+            return None
+        found = np.empty(len(lists))
+        for start in range(0, len(lists), _LISTS_AT_ONCE):
+            part = lists[start : start + _LISTS_AT_ONCE]
+            sets = self.category_bits[np.maximum(part, 0).ravel()]
+            directions = np.unpackbits(sets, axis=1).astype(np.float32)
+            places = np.arange(part.size).reshape(part.shape)
+            found[start : start + len(part)] = diversity(directions, places, part >= 0)
+        return found
+
+
+def self_information(n_engaged: ArrayLike, n_all: float) -> Values:
+    """-log2 of the share who engaged with each item, [N], in bits.
+
+    One more engagement and one more of all than there were, so that an unknown item is finite.
+    """
+    return np.asarray(-np.log2((np.asarray(n_engaged, np.float64) + 1) / (n_all + 1)))
+
+
+def diversity(
+    directions: FloatArray, places: NDArray[np.intp], filled: NDArray[np.bool_]
+) -> Values:
+    """1 - mean cosine of all pairs of a list, [Q]; 0 for a list of fewer than two items.
+
+    Args:
+        directions: [S, D]; a row of zeros is like nothing.
+        places: [Q, K] the row of `directions` of each item.
+        filled: [Q, K] false is padding.
+    """
+    lengths = np.sqrt(np.einsum("sd,sd->s", directions, directions))
+    weights = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    weights = np.where(filled, weights[places], 0.0).astype(np.float32)  # [Q, K]
+    # The sum over all ordered pairs is |sum|^2 less the sum of each one's own square, 1 or 0.
+    totals = np.matmul(weights[:, None, :], directions[places])[:, 0]  # [Q, D]
+    own = np.count_nonzero(weights, axis=1)
+    n_filled = filled.sum(axis=1)
+    n_pairs = n_filled * (n_filled - 1)
+    alike = np.divide(
+        np.einsum("qd,qd->q", totals, totals, dtype=np.float64) - own,
+        n_pairs,
+        out=np.ones(len(places)),
+        where=n_pairs > 0,
+    )
+    return np.asarray(1.0 - alike)
+
+
+def _category_bits(categories: Sequence[Sequence[str]]) -> NDArray[np.uint8]:
+    n_items = len(categories)
+    lengths = np.fromiter((len(names or ()) for names in categories), np.int64, n_items)
+    if np.count_nonzero(lengths) < _MIN_SHARE_WITH_CATEGORIES * n_items:
+        return np.zeros((n_items, 0), np.uint8)
+    code_of: dict[str, int] = {}
+    flat = chain.from_iterable(names for names in categories if names)
+    codes = np.fromiter((code_of.setdefault(name, len(code_of)) for name in flat), np.int64)
+    # An item that names a category twice has it once.
+    pairs = np.unique(np.repeat(np.arange(n_items), lengths) * len(code_of) + codes)
+    rows, codes = np.divmod(pairs, max(1, len(code_of)))
+    counts = np.bincount(codes, minlength=len(code_of)).tolist()
+    # Ties by name: the same items in another order make the same sets.
+    frequent = sorted(code_of, key=lambda name: (-counts[code_of[name]], name))[:MAX_CATEGORIES]
+    place_of = np.full(len(code_of), NO_ROW, np.int64)
+    place_of[[code_of[name] for name in frequent]] = np.arange(len(frequent))
+    places = place_of[codes]
+    rows, places = rows[places >= 0], places[places >= 0]
+    bits = np.zeros((n_items, -(-len(frequent) // 8)), np.uint8)
+    np.bitwise_or.at(bits, (rows, places >> 3), (128 >> (places & 7)).astype(np.uint8))
+    return bits

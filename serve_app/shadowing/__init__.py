@@ -1,0 +1,1 @@
+"""Shadow traffic in a gateway: copies of requests to bundles that answer nobody."""

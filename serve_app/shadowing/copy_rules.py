@@ -1,0 +1,84 @@
+"""Which copies of requests a loaded gateway gives up, and what a copy asks. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from recsys.shadow_plan import ShadowPlan
+from serve_app.asks import Answer, Ask
+
+VARIANT = "shadow"
+
+
+class Dropped(StrEnum):
+    """Why a copy was not answered; it is counted and leaves no event."""
+
+    LIVE_WAITS = "live waits"
+    LIVE_FULL = "live full"
+    QUEUE_FULL = "queue full"
+    LOG_FULL = "log full"
+    LATE = "late"
+    """It waited longer than a shadow may take to answer."""
+    NOT_RESIDENT = "not resident"
+    ENDED = "ended"
+    """The shadow ended, or its bundle became the live one's, while the copy waited."""
+    STOPPED = "stopped"
+    FAULT = "fault"
+    """Copying itself failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLoad:
+    """How busy a gateway is with requests of users."""
+
+    n_waiting: int
+    """Requests for which no micro-batch is free."""
+    is_full: bool
+    """Whether a bundle has as many micro-batches under way as it may."""
+
+
+def why_crowded_out(load: LiveLoad, *, has_log_room: bool) -> Dropped | None:
+    """Why no copy may be made now: users come first, at any time of a copy's life."""
+    if load.n_waiting:
+        return Dropped.LIVE_WAITS
+    if load.is_full:
+        return Dropped.LIVE_FULL
+    return None if has_log_room else Dropped.LOG_FULL
+
+
+def is_comparable(answer: Answer, assigned_bundle_id: str, plan: ShadowPlan) -> bool:
+    """Whether a shadow's answer beside this one would say anything.
+
+    Not where the live answer is a fallback or comes from the shadow's own bundle.
+    """
+    return answer.bundle_id == assigned_bundle_id != plan.bundle_id
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A request to be answered again, with what the user got."""
+
+    plan: ShadowPlan
+    live: Answer
+    offered_s: float
+    """On the monotonic clock."""
+
+    @property
+    def key(self) -> tuple[ShadowPlan, bytes]:
+        """What copies of one batch share."""
+        return self.plan, self.live.ask.overrides
+
+
+def shadow_ask(copy: Copy, expires_at_s: float) -> Ask:
+    """The same ask, with draws of its own: its seed comes of the shadow's id and the request's."""
+    live = copy.live.ask
+    return replace(
+        live,
+        request=replace(live.request, explain=False),
+        request_id=f"{copy.plan.shadow_id}\0{live.request_id}",
+        variant=VARIANT,
+        experiment=None,
+        experiments=(),
+        expires_at_s=expires_at_s,
+    )
