@@ -81,6 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--cuts", type=int, default=1, help="windows of the time protocol")
     parser.add_argument("--seed", action="append", type=int, help="default 0")
     parser.add_argument("--settings", type=Path, help="settings as JSON; data_dir is set here")
+    parser.add_argument("--keep", action="store_true", help="keep the file's other tables")
     parser.add_argument("--json", type=Path, default=JSON_FILE)
     parser.add_argument("--markdown", type=Path, default=MARKDOWN_FILE)
     return parser.parse_args(arguments)
@@ -128,6 +129,7 @@ def measure(
                 "data": data.name,
                 "protocol": protocol,
                 "seed": seed,
+                "measured": machine(),
                 "wall_s": round(time.monotonic() - began_s, 1),
                 "settings": settings.model_dump(
                     mode="json", exclude_defaults=True, exclude={"data_dir"}
@@ -135,6 +137,14 @@ def measure(
             }
             found.append({**run, "result": document})
     return found
+
+
+def replaced(
+    runs: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The runs with those found in place of the earlier ones of their data and protocol."""
+    new = {(run["data"], run["protocol"]) for run in found}
+    return [*(run for run in runs if (run["data"], run["protocol"]) not in new), *found]
 
 
 def run_verb(verb: str, settings_path: Path, arguments: Sequence[str]) -> dict[str, Any]:
@@ -158,10 +168,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     protocols = asked.protocol or PROTOCOLS[:2]
     data_sets = [parse_data(spec, protocols, asked.cuts) for spec in asked.data]
     document: dict[str, Any] = {"machine": machine(), "runs": []}
+    if asked.keep and asked.json.exists():
+        document["runs"] = json.loads(asked.json.read_text())["runs"]
     for data in data_sets:
         with tempfile.TemporaryDirectory(prefix="flywheel-quality-") as scratch:
             seeds = asked.seed or [0]
-            document["runs"] += measure(data, seeds, asked.settings, Path(scratch))
+            found = measure(data, seeds, asked.settings, Path(scratch))
+        document["runs"] = replaced(document["runs"], found)
         asked.json.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
         asked.markdown.write_text(markdown(document))
     print(f"every figure is in {asked.json}, the tables in {asked.markdown}", file=sys.stderr)

@@ -41,9 +41,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+_WHEN = ("measured_at", "revision")
+"""Facts that differ from table to table."""
+
+
 def markdown(document: Mapping[str, Any]) -> str:
     """The whole report."""
-    facts = ", ".join(f"{name} {value}" for name, value in document["machine"].items())
+    about = {name: document["machine"][name] for name in document["machine"] if name not in _WHEN}
+    facts = ", ".join(f"{name} {value}" for name, value in about.items())
     lines = [
         "# Offline quality",
         "",
@@ -100,11 +105,13 @@ def _facts(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     seeds = ", ".join(str(run["seed"]) for run in runs)
     settings = json.dumps(runs[0]["settings"], sort_keys=True)
     training = result.get("training", {})
+    measured = runs[0].get("measured", {})
+    when = f" Measured at {measured['revision']}, {measured['measured_at']}." if measured else ""
     return [
         f"{result['n_queries']:,} held-out engagements of {result['n_users']:,} users, "
         f"{result['n_items']:,} items. Seeds {seeds}. Training {cell(training.get('wall_s'))} s "
         f"({cell(training.get('cpu_s'))} CPU s, peak {cell(training.get('peak_mb'))} MB); "
-        f"the whole evaluation {cell(runs[0]['wall_s'])} s.",
+        f"the whole evaluation {cell(runs[0]['wall_s'])} s.{when}",
         "",
         f"Settings beside the defaults: `{settings}`",
     ]

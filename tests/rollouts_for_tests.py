@@ -19,7 +19,7 @@ from recsys.errors import StoreError
 from recsys.evidence.comparison import Verdict
 from recsys.evidence.judgement import Judgement
 from recsys.evidence.metric_rules import METRICS
-from recsys.evidence.shadow_verdict import shadow_sums_from_json
+from recsys.evidence.shadow_sums_json import shadow_sums_from_json
 from recsys.settings import ServeSettings, Settings
 from recsys.stores import control_tables
 from recsys.stores.control import ControlReader, ReadinessReporter

@@ -22,12 +22,8 @@ from cluster.rollouts.deciding.rollout_record import (
     Shadowing,
 )
 from recsys.evidence.comparison import Verdict
-from recsys.evidence.shadow_verdict import (
-    ShadowJudgement,
-    ShadowNeeds,
-    judge_shadow,
-    shadow_sums_from_json,
-)
+from recsys.evidence.shadow_sums_json import shadow_sums_from_json
+from recsys.evidence.shadow_verdict import ShadowJudgement, ShadowNeeds, judge_shadow
 
 
 def prepare(rollout: Rollout, seen: Observation) -> Move:

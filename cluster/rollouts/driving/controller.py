@@ -22,7 +22,7 @@ from cluster.rollouts.driving.rollout_runner import TOUCH_MS
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.errors import RolloutConflict, StoreError
 from recsys.evidence.judgement import Judgement, judge
-from recsys.evidence.shadow_verdict import shadow_sums_to_json
+from recsys.evidence.shadow_sums_json import shadow_sums_to_json
 from recsys.stores.evidence_sums import ShadowSums
 from recsys.traffic import BASELINE, CANARY
 

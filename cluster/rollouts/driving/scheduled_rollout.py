@@ -130,7 +130,8 @@ def scheduled_rollouts(
     try:
         plan = scheduled_plan(settings)
     except ConfigError as error:
-        log.error("schedule.rollout is not followed, nothing is rolled out by itself: %s", error)
+        said = "schedule.rollout is not followed, nothing is rolled out by itself: %s"
+        log.log(logging.ERROR, said, error)
         return lambda: False
     if plan is None:
         return lambda: False

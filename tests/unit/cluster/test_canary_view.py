@@ -28,7 +28,8 @@ from cluster.rollouts.verbs.canary_view import (
     time_left,
 )
 from recsys.evidence.metric_rules import METRICS
-from recsys.evidence.shadow_verdict import ShadowNeeds, judge_shadow, shadow_sums_from_json
+from recsys.evidence.shadow_sums_json import shadow_sums_from_json
+from recsys.evidence.shadow_verdict import ShadowNeeds, judge_shadow
 from tests.rollouts_for_tests import shadow_sums
 
 JUDGEMENT = {

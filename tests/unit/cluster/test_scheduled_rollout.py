@@ -84,7 +84,7 @@ def test_a_bundle_is_started_once_and_the_next_one_again() -> None:
     assert world.scheduled.begin()
     assert [world.scheduled.begin() for _ in range(5)] == [False] * 5
     assert world.n_listed == 2
-    world.state = ScheduleState(result="published", detail="b3")
+    world.state = ScheduleState(result="published", detail="b3", ended_ms=200)
     assert world.scheduled.begin()
     assert world.started == ["b2", "b3"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +15,13 @@ from cluster.rollouts.deciding.observation import expected_replicas
 from cluster.rollouts.driving.rollout_actions import Operator
 from cluster.rollouts.driving.rollout_request import RolloutRequest
 from cluster.rollouts.storing.control_writer import ControlWriter
-from cluster.shadows.shadow_record import ShadowRecord, ShadowState
+from cluster.shadows.shadow_record import (
+    ShadowRecord,
+    ShadowState,
+    StoredShadow,
+    read_shadow,
+    shadow_columns,
+)
 from cluster.shadows.shadow_runner import ShadowRunner
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.bundles.bundle import write_manifest
@@ -25,6 +32,7 @@ from recsys.errors import (
     FeatureSchemaMismatch,
     FleetError,
     RolloutConflict,
+    StoreError,
     WaitTimeout,
 )
 from recsys.features import FeatureSchema
@@ -93,7 +101,8 @@ class Fleet:
         states = {name: self.answers.get(name, ("ready", "")) for name in names}
         for stage, count in expected_replicas(self.settings).items():
             for number in range(count):
-                self._reporter.report(f"{stage}-{number}", stage, states, 1, self.now_ms + self.skew_ms)
+                beat_ms = self.now_ms + self.skew_ms
+                self._reporter.report(f"{stage}-{number}", stage, states, 1, beat_ms)
 
     def runner(self, who: str = "ann") -> ShadowRunner:
         """An operator's process."""
@@ -235,3 +244,13 @@ def test_a_shadow_of_a_rollout_is_not_the_operators_to_stop(fleet: Fleet) -> Non
     own = fleet.runner().start("b2", None, 60.0)
     assert fleet.runner().stop("b2", "over").shadow_id == own.shadow_id
     assert [stored.record.shadow_id for stored in fleet.writer.open()] == ["r1"]
+
+
+def test_a_row_with_an_impossible_share_is_a_damaged_store() -> None:
+    """With the row to delete, and no advice about settings."""
+    record = ShadowRecord("s1", "b2", 0.2, ShadowState.RUNNING, "ann", 1)
+    row = shadow_columns(StoredShadow(record, 1))
+    damaged = row | {"document": json.dumps(record.to_json() | {"share": 7.0})}
+    assert read_shadow(row).record == record
+    with pytest.raises(StoreError, match="delete its row of control_shadows"):
+        read_shadow(damaged)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.quality import parse_arguments, parse_data, settings_of
+from bench.quality import parse_arguments, parse_data, replaced, settings_of
 from bench.quality_table import cell, machine, markdown
 from recsys.errors import DataError
 
@@ -40,6 +40,14 @@ def test_the_seed_and_the_scratch_directory_are_set_over_the_given_settings(tmp_
     assert parse_arguments(["--data", "x", "--seed", "1", "--seed", "2"]).seed == [1, 2]
 
 
+def test_a_new_table_takes_the_place_of_the_earlier_one_of_its_data_and_protocol() -> None:
+    """The others stay with the revision they were measured at."""
+    old = [{"data": "a", "protocol": "time", "seed": seed} for seed in (0, 1)]
+    other = {"data": "a", "protocol": "ncf", "seed": 0}
+    new = {"data": "a", "protocol": "time", "seed": 7}
+    assert replaced([*old, other], [new]) == [other, new]
+
+
 def interval(mean: float) -> dict[str, float]:
     """A metric."""
     return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
@@ -51,6 +59,7 @@ def a_run(seed: int, mean: float) -> dict[str, Any]:
         "data": "some",
         "protocol": "time",
         "seed": seed,
+        "measured": {"revision": "abc", "measured_at": "2026-11-23"},
         "wall_s": 3.0,
         "settings": {"train": {"seed": seed}},
         "result": {
@@ -75,7 +84,7 @@ def test_the_report_holds_settings_seeds_time_machine_and_every_table() -> None:
     for words in (
         "1,234 held-out engagements",
         "Seeds 0, 1",
-        "revision",
+        "Measured at abc, 2026-11-23.",
         '`{"train": {"seed": 0}}`',
         "| page | - | 0.2000 (0.1900 to 0.2100) |",
         "| page - EASE |",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -181,3 +182,13 @@ def test_the_report_says_what_the_figures_come_to(refused: bool) -> None:
     assert "3 failed" in text
     assert document["is_supported"] is not refused
     assert document["meaning"] == report.meaning()
+
+
+def test_a_lift_over_nothing_is_said_to_be_unknown() -> None:
+    """Live slates that earn nothing in sum have no relative difference; no figure is made up."""
+    value = value_shadow(a_log(20_000, DCG, seed=6), bootstrap=QUICK)
+    lifts = tuple(replace(one, value=np.nan, low=-np.inf, high=np.nan) for one in value.lifts)
+    report = LiftReport("s1", ("b2",), "click", replace(value, lifts=lifts), {})
+    assert "no lift can be told" in report.meaning()
+    assert "[-, -]" in report.text()
+    assert not any(word in report.text() for word in ("nan", "inf%"))
