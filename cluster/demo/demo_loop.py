@@ -26,7 +26,7 @@ from cluster.demo.demo_rollout import (
     verdict_of,
 )
 from cluster.demo.demo_summary import DemoFindings, Refusal
-from cluster.demo.demo_traffic import Manner, Traffic, TrafficLog, Visit
+from cluster.demo.demo_traffic import Manner, Traffic, TrafficLog, visits_of
 from cluster.demo.demo_verbs import Verbs
 from cluster.demo.spoiled_bundle import publish_spoiled, publish_worse
 from cluster.local.ports import connect_host
@@ -169,7 +169,7 @@ class DemoLoop:
         turn = 0
         while turn < 2 if minutes is None else time.monotonic() < deadline_s:
             is_over = (lambda: time.monotonic() > deadline_s) if minutes is not None else _never
-            visits = _visits(traffic.audience.user_ids, _LEARNING, turn)
+            visits = visits_of(traffic.audience.user_ids, _LEARNING, turn)
             self._log.add(traffic.run(visits, Manner(), is_over))
             turn += 1
 
@@ -183,7 +183,7 @@ class DemoLoop:
         manner = Manner(sends=False, remembers=False, n_discoveries=0)
         measured = TrafficLog()
         for turn in range(N_MEASURED_VISITS):
-            measured.add(traffic.run(_visits(users, _MEASURING, turn), manner))
+            measured.add(traffic.run(visits_of(users, _MEASURING, turn), manner))
         self._log.add(measured)
         others = {slate.bundle_id for slate in measured.shown} - {bundle_id}
         if others:
@@ -217,7 +217,9 @@ class DemoLoop:
         plan = self._settings.data_dir / "demo-plan.toml"
         plan.write_text(plan_text(waits_for_clicks=waits_for_clicks), encoding="utf-8")
         options = ("--plan", str(plan), "--wait", "--timeout", str(ROLLOUT_TIMEOUT_S))
-        with self._others_visiting(traffic, part) as log:
+        # Nobody is measured any more once a worse bundle is offered: everybody makes evidence.
+        users = traffic.audience.user_ids if part == _ABORTING else None
+        with self._others_visiting(traffic, part, users) as log:
             self._verbs.run("canary", "start", bundle_id, *options, accepted=ENDED)
             explained = self._verbs.run("canary", "explain").document
         for line in explained["why"]:
@@ -232,13 +234,23 @@ class DemoLoop:
             self._expect_answers_of(traffic, first, _UNDOING)
             self._verbs.run("canary", "undo", "--to", second)
             self._expect_answers_of(traffic, second, _UNDOING)
+        self._expect_stable(second)
         return [f"undo: {second} -> {first}", f"undo: {first} -> {second}"]
+
+    def _expect_stable(self, bundle_id: str) -> None:
+        """Demand that the alias names the bundle too."""
+        stable = self._verbs.run("canary", "status").document.get("stable")
+        if stable != bundle_id:
+            raise RecsysError(
+                f"bundle {stable} is stable after undo and redo, expected {bundle_id}; "
+                "see 'cluster canary history'"
+            )
 
     def _expect_answers_of(self, traffic: Traffic, bundle_id: str, part: int) -> None:
         """Demand that everybody is answered by one bundle from now on."""
         users = self._measured_users(traffic.audience)[:N_ASKED]
         manner = Manner(sends=False, remembers=False, n_discoveries=0)
-        log = traffic.run(_visits(users, part, 0), manner)
+        log = traffic.run(visits_of(users, part, 0), manner)
         self._log.add(replace(log, unsent=[]))
         served = {slate.bundle_id for slate in log.shown}
         if served != {bundle_id}:
@@ -266,24 +278,21 @@ class DemoLoop:
         return Refusal(spoiled.bundle_id, why, result.exit_code, result.reason)
 
     @contextmanager
-    def _others_visiting(self, traffic: Traffic, part: int) -> Generator[TrafficLog]:
-        """Traffic of the users that are not measured, while the block runs."""
-        measured = set(self._measured_users(traffic.audience))
-        others = [user for user in traffic.audience.user_ids if user not in measured]
+    def _others_visiting(
+        self, traffic: Traffic, part: int, users: Sequence[str] | None = None
+    ) -> Generator[TrafficLog]:
+        """Traffic of these users, or of all that are not measured, while the block runs."""
+        measured = set(self._measured_users(traffic.audience)) if users is None else set()
+        others = [user for user in users or traffic.audience.user_ids if user not in measured]
         log = TrafficLog()
         try:
-            with traffic.going_on(lambda turn: _visits(others, part, turn)) as log:
+            with traffic.going_on(lambda turn: visits_of(others, part, turn)) as log:
                 yield log
         finally:
             self._log.add(log)
 
     def _measured_users(self, audience: Audience) -> list[str]:
         return audience.user_ids[: max(1, int(len(audience.user_ids) * MEASURED_SHARE))]
-
-
-def _visits(user_ids: Sequence[str], part: int, turn: int) -> list[Visit]:
-    """One visit of every user, with luck of its own."""
-    return [Visit(user_id, (part, turn, place)) for place, user_id in enumerate(user_ids)]
 
 
 def _never() -> bool:

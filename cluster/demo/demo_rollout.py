@@ -65,7 +65,7 @@ def plan_text(*, waits_for_clicks: bool) -> str:
 alpha = 0.05
 label_window_s = 5.0
 [[steps]]
-share = 0.1
+share = 0.25
 min_users = 50
 min_requests = 200
 min_s = 5.0

@@ -33,6 +33,11 @@ class Visit:
     luck: tuple[int, ...]
 
 
+def visits_of(user_ids: Sequence[str], part: int, turn: int) -> list[Visit]:
+    """One visit of every user, with luck of its own."""
+    return [Visit(user_id, (part, turn, place)) for place, user_id in enumerate(user_ids)]
+
+
 @dataclass(frozen=True, slots=True)
 class ShownSlate:
     """One answered slate and what became of it."""

@@ -54,7 +54,7 @@ def test_the_plan_is_one_that_a_rollout_takes(tmp_path: Path, waits_for_clicks: 
     plan = plan_named(str(path))
     roles = [{rule.name: rule.role for rule in plan.rules_of(n)}["ctr"] for n in range(2)]
     assert roles == [Role.GUARD, Role.CRITICAL if waits_for_clicks else Role.GUARD]
-    assert plan.shares == (0.1, 0.5)
+    assert plan.shares == (0.25, 0.5)
 
 
 def test_a_promotion_by_a_pass_is_accepted_with_its_figures() -> None:
