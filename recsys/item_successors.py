@@ -46,16 +46,17 @@ class ItemSuccessors:
 
         Args:
             items: [B, L] histories, oldest first, -1 is padding.
-            candidates: [B, C] rows, each once per request, -1 is padding.
+            candidates: [B, C] rows, -1 is padding.
         """
         n_candidates = candidates.shape[1]
         chances = np.zeros(candidates.shape, np.float64)
         for request, (history, rows) in enumerate(zip(items, candidates, strict=True)):
             entries, weights = self._followed(history)
-            columns = _columns_of(self.rows[entries], rows, self.n_items)
+            is_row = rows >= 0
+            columns, own = _columns_of(self.rows[entries], rows, is_row, self.n_items)
             hit = columns >= 0
             found = weights[hit] * self.shares[entries[hit]]
-            chances[request] = np.bincount(columns[hit], found, minlength=n_candidates)
+            chances[request, is_row] = np.bincount(columns[hit], found, n_candidates)[own]
         prior = self.prior[np.maximum(candidates, 0)]
         return np.log(chances / _NORMALISER + _PRIOR_WEIGHT * prior).astype(np.float32)
 
@@ -107,12 +108,12 @@ class ItemSuccessors:
         missing = [name for name in _ARRAYS if name not in arrays]
         if missing:
             raise ValueError(f"successors lack {', '.join(missing)}")
-        offsets = arrays["offsets"].astype(np.int64)
+        offsets = arrays["offsets"].astype(np.int64, copy=False)
         table = cls(
             offsets,
-            arrays["rows"].astype(np.int32),
-            arrays["shares"].astype(np.float32),
-            arrays["prior"].astype(np.float32),
+            arrays["rows"].astype(np.int32, copy=False),
+            arrays["shares"].astype(np.float32, copy=False),
+            arrays["prior"].astype(np.float32, copy=False),
         )
         n_entries = len(table.rows)
         is_sound = (
@@ -134,14 +135,18 @@ _scratch = threading.local()
 items, and a request touches hundreds."""
 
 
-def _columns_of(wanted: RowArray, rows: RowArray, n_items: int) -> RowArray:
-    """The place of every wanted row among `rows`, in which -1 is padding; -1 where it is none."""
+def _columns_of(
+    wanted: RowArray, rows: RowArray, is_row: NDArray[np.bool_], n_items: int
+) -> tuple[RowArray, RowArray]:
+    """The place of every wanted row among `rows`, -1 where it is none, and of each row that is one.
+
+    A row that is there more than once has one place, for all of its copies.
+    """
     column_of: RowArray | None = getattr(_scratch, "column_of", None)
     if column_of is None or len(column_of) < n_items:
         column_of = _scratch.column_of = np.full(n_items, -1, np.int32)
-    is_row = rows >= 0
     own = rows[is_row]
     column_of[own] = np.flatnonzero(is_row)
-    columns = column_of[wanted]
+    places = column_of[wanted], column_of[own]
     column_of[own] = -1
-    return columns
+    return places

@@ -8,6 +8,7 @@ A actions.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from recsys.scorer_network import (
 )
 from recsys.tower_networks import gap_buckets
 from recsys.two_tower import ITEM_VECTORS_FILE, load_state, load_tensors
-from recsys.types import Batch, FloatArray, RowArray
+from recsys.types import NO_ROW, Batch, FloatArray, RowArray
 
 SCORER_FILE = "scorer.safetensors"
 SCORER_CONFIG_FILE = "scorer.json"
@@ -136,7 +137,8 @@ class CandidateScorer:
         config = self.config
         if self.successors is None or not config.reads_successors:
             return torch.zeros(batch["rows"].shape)
-        chances = torch.from_numpy(self.successors.log_chances(batch["items"], batch["rows"]))
+        items = wanted_items(batch["items"], batch["kinds"], config.is_negative)
+        chances = torch.from_numpy(self.successors.log_chances(items, batch["rows"]))
         return (chances - config.chance_center) / config.chance_spread
 
     def _side(self, batch: Batch, rows: Tensor, scores: Tensor) -> Tensor:
@@ -168,6 +170,20 @@ def recent_items(batch: Batch) -> RowArray:
     """The newest history items that candidates attend to, [B, R]; -1 is padding."""
     items: RowArray = batch["items"][:, -N_RECENT:]
     return items
+
+
+def wanted_items(
+    items: RowArray, kinds: NDArray[np.uint8], is_negative: Sequence[bool]
+) -> RowArray:
+    """Histories [B, L] without what the user did not want, which nothing is a successor of.
+
+    Args:
+        kinds: [B, L] as the user tower reads them.
+        is_negative: of the scorer's actions.
+    """
+    is_unwanted = np.zeros(256, np.bool_)
+    is_unwanted[FIRST_KIND : FIRST_KIND + len(is_negative)] = is_negative
+    return np.where(is_unwanted[kinds], NO_ROW, items).astype(np.int32, copy=False)
 
 
 def _row_tensor(rows: RowArray) -> Tensor:

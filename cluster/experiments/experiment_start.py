@@ -107,6 +107,10 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}:{os.getpid()}"
 
 
+_DECLARED = ("metric", "margin", "alpha", "window_s", "planned_users")
+"""What an experiment is judged by: one that goes on goes on with what was declared first."""
+
+
 def _asked(name: str, options: dict[str, Any]) -> dict[str, object]:
     """What was asked for, checked as far as words tell."""
     from cluster.experiments.experiment_sides import ordering_of
@@ -134,6 +138,7 @@ def _asked(name: str, options: dict[str, Any]) -> dict[str, object]:
         "factorial": options["factorial"],
         "ordering": ordering,
         "share": options["share"],
+        **{name: options[name] for name in _DECLARED},
     }
 
 

@@ -109,10 +109,13 @@ class ExperimentWriter:
         Raises:
             ConfigError: there is none.
         """
-        found = self.experiments()
-        for stored in reversed(found):
-            if name in (stored.record.name, stored.record.experiment_id):
-                return stored
+        # Open ones first, by themselves: an old record that cannot be read keeps none from them.
+        found: list[StoredExperiment] = []
+        for read in (self.open_experiments, self.experiments):
+            found = read()
+            for stored in reversed(found):
+                if name in (stored.record.name, stored.record.experiment_id):
+                    return stored
         names = ", ".join(dict.fromkeys(one.record.name for one in found)) or "none yet"
         raise ConfigError(f"there is no experiment '{name}', expected one of: {names}")
 

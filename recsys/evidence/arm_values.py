@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recsys.evidence.arm_sample import ONE, ArmSample
 from recsys.evidence.cuped import MIN_PAST_USERS
-from recsys.evidence.effect_estimates import MIN_USERS
+from recsys.evidence.effect_estimates import MIN_ACTIVE_USERS, MIN_USERS
 from recsys.evidence.metric_rules import MetricRule, Shape
 from recsys.evidence.ratio_moments import ratio_moments
 
@@ -39,6 +39,8 @@ def arm_values(rule: MetricRule, arms: Sequence[ArmSample]) -> ArmValues | None:
     if any(arm.n_users < MIN_USERS or any(n not in arm.users for n in names) for arm in arms):
         return None
     tops = _bounded([np.asarray(arm.users[rule.numerator], np.float64) for arm in arms], rule)
+    if sum(int((top != 0).sum()) for top in tops) < MIN_ACTIVE_USERS:
+        return None
     bottoms = [np.asarray(arm.users[bottom_name], np.float64) for arm in arms]
     if any(not bottom.sum() > 0 for bottom in bottoms):
         return None

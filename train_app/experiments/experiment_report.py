@@ -104,7 +104,7 @@ def _notes(
     notes = []
     if users.n_moved:
         notes.append(
-            f"{users.n_moved:,} users were shown several sides, as after a share was changed; "
+            f"{users.n_moved:,} users were shown several sides, as no gateways of one release do; "
             "they are in none"
         )
     if users.n_open:

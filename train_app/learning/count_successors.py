@@ -19,8 +19,8 @@ from train_app.learning.sequence_batches import first_engagements
 
 _PAIRS_AT_ONCE = 4_000_000
 _MOST_ENTRIES = 20_000_000
-"""Of the whole table: 160 MB."""
-_MOST_PER_ITEM, _LEAST_PER_ITEM = 512, 16
+"""Of the whole table, 160 MB, for up to ten million items."""
+_MOST_PER_ITEM, _LEAST_PER_ITEM = 512, 2
 _Entries: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 _NOTHING: _Entries = (np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
 

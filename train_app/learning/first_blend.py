@@ -54,7 +54,14 @@ def first_blend(
         if np.abs(step).max() < _SMALL:
             break
     score, chance = best.tolist()
-    return (score, chance) if _LEAST <= score <= _MOST else (1.0, 0.0)
+    if _LEAST <= score <= _MOST:
+        return score, chance
+    # A retrieval that says next to nothing is nearly left out, never turned around.
+    little = np.array([_LEAST, chance])
+    is_better = _loss(inputs, usable, engaged, little) < _loss(
+        inputs, usable, engaged, np.array([1.0, 0.0])
+    )
+    return (_LEAST, chance) if is_better else (1.0, 0.0)
 
 
 def _shares(inputs: Numbers, usable: NDArray[np.bool_], weights: Numbers) -> Numbers:

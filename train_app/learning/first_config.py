@@ -8,6 +8,7 @@ import numpy as np
 
 from recsys.item_successors import ItemSuccessors
 from recsys.learning_settings import ScorerSettings
+from recsys.scorer import wanted_items
 from recsys.scorer_network import ScorerConfig
 from recsys.types import FloatArray, Source
 from train_app.learning.scorer_examples import ScorerExamples
@@ -37,9 +38,11 @@ def first_config(
     usable = some.rows >= 0
     some_vectors = vectors[np.maximum(some.rows, 0)]
     scores = np.einsum("ecd,ed->ec", some_vectors, some.user_emb)[usable]
+    is_negative = tuple(kind in set(negative_kinds) for kind in actions)
     chances = np.zeros(0, np.float32)
     if successors is not None:
-        chances = successors.log_chances(some.history["items"], some.rows)[usable]
+        items = wanted_items(some.history["items"], some.history["kinds"], is_negative)
+        chances = successors.log_chances(items, some.rows)[usable]
     acted = examples.labels[examples.labels.any(-1)]  # [n, A]
     rates = (acted.sum(0) + 0.5) / (len(acted) + 1.0)
     return ScorerConfig(
@@ -54,7 +57,7 @@ def first_config(
         vector_scale=1.0 / max(_typical_size(vectors), 1e-3),
         action_log_odds=tuple(np.log(rates / (1 - rates)).tolist()),
         action_trust=(0.0,) * len(actions),
-        is_negative=tuple(kind in set(negative_kinds) for kind in actions),
+        is_negative=is_negative,
         n_sources=len(Source),
         reads_successors=successors is not None,
         chance_center=float(chances.mean()) if chances.size else 0.0,

@@ -64,6 +64,16 @@ def test_chances_are_a_mixture_of_what_followed_the_newest_different_items(
     assert np.isfinite(found).all()
 
 
+def test_a_candidate_that_is_there_twice_has_its_chance_twice() -> None:
+    """The joint training draws rows anew: the true item must not lose its chance to a copy."""
+    table = a_table()
+    rows = np.array([[3, 7, 3, -1, 9, 7, 3]], np.int32)
+    history = np.arange(6, dtype=np.int32)[None]
+    found = table.log_chances(history, rows)[0]
+    once = table.log_chances(history, np.array([[3, 7, 9]], np.int32))[0]
+    np.testing.assert_array_equal(found[[0, 1, 2, 4, 5, 6]], once[[0, 1, 0, 2, 1, 0]])
+
+
 def test_a_user_without_a_history_gets_the_prior() -> None:
     """Nothing was followed, so only how often items follow at all counts."""
     table = a_table()

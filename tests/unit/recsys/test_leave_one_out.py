@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recsys.features import FIRST_KIND
 from recsys.item_successors import ItemSuccessors
 from recsys.leave_one_out import attribute, newest_places, without_each
-from recsys.scorer import CandidateScorer, item_popularity
+from recsys.scorer import CandidateScorer, item_popularity, wanted_items
 from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.stages import ATTRIBUTED
 from recsys.tower_networks import TowerConfig, TwoTower
@@ -199,7 +199,8 @@ def test_a_feature_counts_what_the_score_is_without_it() -> None:
         claimed = found[ATTRIBUTED.index("retrieval_score"), item]
         assert claimed == pytest.approx(expected_of_score, rel=2e-3, abs=2e-6)
     assert scorer.successors is not None
-    chances = scorer.successors.log_chances(history["items"], candidates["rows"])
+    wanted = wanted_items(history["items"], history["kinds"], scorer.config.is_negative)
+    chances = scorer.successors.log_chances(wanted, candidates["rows"])
     for item, chance in enumerate(chances[0].tolist()):
         at_mean = scorer.with_network(replace(scorer.config, chance_center=chance), scorer.network)
         expected_of_it = whole[item] - utility(encoder, at_mean, events, candidates)[item]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from recsys.errors import BundleCorrupt
+from recsys.features import FIRST_KIND
 from recsys.scorer import (
     SCORER_CONFIG_FILE,
     SCORER_FILE,
@@ -19,6 +20,7 @@ from recsys.scorer import (
     item_popularity,
     load_scorer,
     save_scorer,
+    wanted_items,
 )
 from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.two_tower import ITEM_VECTORS_FILE
@@ -55,6 +57,13 @@ def a_scorer(blend: float = 0.0, weights: tuple[float, ...] = (1.0, -1.0)) -> Ca
     vectors = torch.randn(N_ITEMS, DIM)
     popularity = torch.from_numpy(item_popularity(np.arange(N_ITEMS)))
     return CandidateScorer(config, network.eval(), vectors, popularity)
+
+
+def test_what_follows_a_dismissed_item_is_not_raised() -> None:
+    """A kind of the scorer's that is negative, by its number; unknown kinds and padding stay."""
+    items = np.array([[-1, 4, 5, 6, 7]], np.int32)
+    kinds = np.array([[0, FIRST_KIND, FIRST_KIND + 1, 1, FIRST_KIND + 9]], np.uint8)
+    assert wanted_items(items, kinds, (False, True)).tolist() == [[-1, 4, -1, 6, 7]]
 
 
 def requests(n: int = 3) -> Batch:
