@@ -60,7 +60,7 @@ class UnderLoad:
     n_failed: int
     n_probed: int
     n_mixed: int
-    """Probed answers that are nearer to the other bundle's slate than to their own."""
+    """Probed answers that are unlike the slate its bundle gives alone than to their own."""
     n_unplanned: int
     """Probed answers by a bundle that no plan in force at that time names."""
     steady_p99_ms: float
@@ -176,12 +176,15 @@ class _Canaries:
             )
             return (max(0, self._probes.last_ms(canary) - aborted_ms) / 1000,)
         self._runner.promote(full=True)
-        _wait(lambda: self._phase() is Phase.PROMOTED, "the promotion")
+        _wait(self._is_closed, "the end of the promotion")
         if ending == "undo":
             self._runner.undo()
         else:
             self._canary, self._stable = self._stable, self._canary
         return ()
+
+    def _is_closed(self) -> bool:
+        return self._writer.rollouts()[-1].rollout.is_closed
 
     def _phase(self) -> Phase:
         return self._writer.rollouts()[-1].rollout.phase
