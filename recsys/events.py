@@ -196,7 +196,7 @@ class ShadowAnswer(
     """The shadow's."""
     live_bundle_id: str
     status: int
-    """200, or what a user would have got."""
+    """200, or what a user would have got within `serve.shadow_deadline_ms`."""
     reason: str = ""
     """Why it is not 200."""
     live_items: tuple[str, ...] = ()

@@ -37,7 +37,7 @@ class EvidenceVerdict:
     seconds: float
     """From the start to the end."""
     n_exposed: int
-    """Users whom it answered before the end."""
+    """Users whom it answered before the end; of a promoted one only those that were judged."""
     share: float
     """Of the users, the canary's at the last step."""
     why: Sequence[str]
@@ -46,10 +46,11 @@ class EvidenceVerdict:
     @property
     def sentence(self) -> str:
         """The figures as a sentence."""
+        met = "judged" if self.phase == "promoted" else "exposed"
         return (
             f"{METRIC} {self.effect:+.1%}, interval {self.low:+.1%} to {self.high:+.1%}, n = "
             f"{self.n_canary} canary and {self.n_baseline} baseline users; {self.seconds:.0f} s, "
-            f"{self.n_exposed} users exposed at a share of {self.share:.0%}"
+            f"{self.n_exposed} users {met} at a share of {self.share:.0%}"
         )
 
 
@@ -120,7 +121,7 @@ def verdict_of(explained: Mapping[str, Any], n_answered: int) -> EvidenceVerdict
         n_canary=int(found.get("n_canary", 0)),
         n_baseline=int(found.get("n_baseline", 0)),
         seconds=(rollout["since_ms"] - rollout["started_ms"]) / 1000,
-        # Once promoted it answers everybody, so only the judged users met it before.
+        # Once promoted it answers everybody; what is known of before are the judged users.
         n_exposed=n_judged if is_promoted else n_answered,
         share=float(steps[at]["share"]) if steps else 0.0,
         why=tuple(str(line) for line in explained["why"]),

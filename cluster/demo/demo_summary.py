@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,15 @@ class DemoFindings:
 
 
 def click_rate(shown: Sequence[ShownSlate]) -> ClickRate:
-    """Clicks per shown item of some slates; slates are what is drawn at random."""
+    """Clicks per shown item of some slates; users are what is drawn at random."""
     n_items = sum(slate.n_items for slate in shown)
     if not n_items:
         return ClickRate(0.0, 0.0, 0.0, 0, 0.0)
     ctr = sum(slate.n_clicks for slate in shown) / n_items
-    spread = math.fsum((slate.n_clicks - ctr * slate.n_items) ** 2 for slate in shown)
+    excess: defaultdict[str, float] = defaultdict(float)  # one user's slates are alike
+    for slate in shown:
+        excess[slate.user_id] += slate.n_clicks - ctr * slate.n_items
+    spread = math.fsum(value**2 for value in excess.values())
     half = Z_95 * math.sqrt(spread) / n_items
     return ClickRate(ctr, ctr - half, ctr + half, len(shown), ctr * n_items / len(shown))
 
@@ -83,15 +87,19 @@ def click_rate(shown: Sequence[ShownSlate]) -> ClickRate:
 def paired_lift(before: Sequence[ShownSlate], after: Sequence[ShownSlate]) -> tuple[float, float]:
     """Change of clicks per slate from `before` to `after`, and half of its 95% interval.
 
-    The two are paired visit by visit: the same users, moment and luck.
+    The two are paired visit by visit, the same users with the same luck. Users are what is drawn
+    at random: visits of one user are alike.
     """
     pairs = _pairs(before, after)
-    if len(pairs) < 2:
+    changes: defaultdict[str, list[int]] = defaultdict(list)
+    for early, late in pairs:
+        changes[early.user_id].append(late.n_clicks - early.n_clicks)
+    if len(changes) < 2:
         return 0.0, math.inf
-    changes = [late.n_clicks - early.n_clicks for early, late in pairs]
-    mean = sum(changes) / len(changes)
-    variance = sum((change - mean) ** 2 for change in changes) / (len(changes) - 1)
-    return mean, Z_95 * math.sqrt(variance / len(changes))
+    mean = sum(map(sum, changes.values())) / len(pairs)
+    spread = math.fsum((sum(own) - mean * len(own)) ** 2 for own in changes.values())
+    n_users = len(changes)
+    return mean, Z_95 * math.sqrt(spread * n_users / (n_users - 1)) / len(pairs)
 
 
 def document_of(findings: DemoFindings) -> dict[str, Any]:
@@ -184,8 +192,8 @@ def _verdict_document(found: EvidenceVerdict) -> dict[str, Any]:
 
 def _note(findings: DemoFindings) -> str:
     same = (
-        "Both bundles were shown to the same users at the same moment with the same luck, "
-        "one after the other."
+        "Both bundles were shown to the same users with the same luck, one after the other; "
+        "what is popular and trending moved on in between."
     )
     if findings.is_simulated:
         return same

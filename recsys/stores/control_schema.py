@@ -109,34 +109,29 @@ rollout_turns = Table(
 )
 """What every move of a rollout was decided on; `number` is the revision it led to."""
 
-shadows = Table(
-    "control_shadows",
-    metadata,
-    Column("shadow_id", _Id, primary_key=True),
-    Column("revision", BigInteger, nullable=False),
-    Column("is_closed", Boolean, nullable=False),
-    Column("is_running", Boolean, nullable=False),
-    Column("started_ms", BigInteger, nullable=False),
-    Column("bundles", Text, nullable=False),
-    Column("plan", Text, nullable=False),
-    Column("document", Text, nullable=False),
-)
-"""Bundles that get copies of requests: `plan` is what gateways follow while `is_running`, `bundles`
-(a JSON list) what every replica holds until `is_closed`, `document` what operators read."""
 
-experiments = Table(
-    "control_experiments",
-    metadata,
-    Column("experiment_id", _Id, primary_key=True),
-    Column("revision", BigInteger, nullable=False),
-    Column("is_closed", Boolean, nullable=False),
-    Column("is_running", Boolean, nullable=False),
-    Column("started_ms", BigInteger, nullable=False),
-    Column("bundles", Text, nullable=False),
-    Column("plan", Text, nullable=False),
-    Column("document", Text, nullable=False),
-)
-"""The same of experiments."""
+def _beside(name: str, key: str) -> Table:
+    """A table of what runs beside the traffic plan.
+
+    `plan` is what gateways follow while `is_running`, `bundles` (a JSON list) what every replica
+    holds until `is_closed`, `document` what operators read.
+    """
+    return Table(
+        name,
+        metadata,
+        Column(key, _Id, primary_key=True),
+        Column("revision", BigInteger, nullable=False),
+        Column("is_closed", Boolean, nullable=False),
+        Column("is_running", Boolean, nullable=False),
+        Column("started_ms", BigInteger, nullable=False),
+        Column("bundles", Text, nullable=False),
+        Column("plan", Text, nullable=False),
+        Column("document", Text, nullable=False),
+    )
+
+
+shadows = _beside("control_shadows", "shadow_id")
+experiments = _beside("control_experiments", "experiment_id")
 
 holdout = Table(
     "control_holdout",

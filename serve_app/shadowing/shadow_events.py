@@ -9,6 +9,7 @@ from recsys.events import ShadowAnswer
 from serve_app.asks import Answer
 from serve_app.http.problems import reason_of, status_of
 from serve_app.shadowing.copy_rules import Copy
+from serve_app.stages.explaining import EXPLAIN
 from serve_app.stages.placement import BundleMiss
 
 
@@ -48,8 +49,8 @@ def shadow_event(
 
 
 def pipeline_ms(answer: Answer) -> float:
-    """Time of an answer's micro-batch in the pipeline, without the wait for it."""
-    return round(sum(answer.stage_ms.values()), 3)
+    """Time of an answer's micro-batch in the pipeline, without the wait for it or explaining."""
+    return round(sum(ms for stage, ms in answer.stage_ms.items() if stage != EXPLAIN), 3)
 
 
 def _checked(outcome: Answer | Exception) -> Answer | Exception:

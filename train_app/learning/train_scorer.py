@@ -98,12 +98,11 @@ def train_scorer(
         return ScorerFit(scorer, {"scorer_examples": float(len(examples)), "scorer_blend": 0.0})
     kept, learned = (examples.pick(np.flatnonzero(part)) for part in (is_kept, ~is_kept))
     slates = _slate_steps(shown, is_positive, rng)
-    fitting = _Fitting(
-        scorer, learned, kept, is_positive, settings, rng, clock_s, report, warm_rate_share, slates
-    )
+    parts = scorer, learned, kept, is_positive, settings, rng, clock_s, report
+    fitting = _Fitting(*parts, warm_rate_share, slates)
     fitting.run(is_warm)
-    metrics = {"scorer_examples": float(len(examples)), "scorer_is_warm": float(is_warm)}
-    metrics |= fitting.metrics() | ({} if slates is None else slates.metrics())
+    metrics = fitting.metrics() | ({} if slates is None else slates.metrics())
+    metrics |= {"scorer_examples": float(len(examples)), "scorer_is_warm": float(is_warm)}
     return ScorerFit(calibrate(scorer, kept, is_positive, fitting.choice), metrics)
 
 

@@ -89,6 +89,17 @@ def test_the_lift_is_taken_visit_by_visit() -> None:
     assert half == pytest.approx(0.0)
 
 
+def test_more_slates_of_the_same_users_do_not_narrow_an_interval_by_themselves() -> None:
+    """Five like visits of each user say no more than one; five times the users do."""
+    early, late = slates([0, 1, 2, 3] * 25), slates([1, 1, 4, 3] * 25)
+    once, again = paired_lift(early, late), paired_lift(early * 5, late * 5)
+    assert again == pytest.approx(once)
+    rate, repeated = click_rate(early), click_rate(early * 5)
+    assert (repeated.low, repeated.high) == pytest.approx((rate.low, rate.high))
+    more = paired_lift(slates([0, 1, 2, 3] * 125), slates([1, 1, 4, 3] * 125))
+    assert more[1] == pytest.approx(once[1] / 5**0.5, rel=0.02)
+
+
 def test_visits_without_a_counterpart_are_left_out_of_the_lift() -> None:
     """A failed request on one side does not shift the pairs of other users."""
     before = [slate for slate in slates([0, 5, 2]) if slate.user_id != "u1"]
