@@ -142,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, default=MARKDOWN_FILE)
     asked = parser.parse_args(arguments)
     recipes = ["separate", *(name for name in asked.recipe or RECIPES if name != "separate")]
-    document: dict[str, Any] = {"machine": machine(), "data": []}
+    own = {} if asked.settings is None else json.loads(asked.settings.read_text(encoding="utf-8"))
+    document: dict[str, Any] = {"machine": machine(), "settings": own, "data": []}
     for spec in asked.data:
         data = parse_data(spec, ("leave-one-out",), 1)
         document["data"].append(

@@ -5,6 +5,7 @@ Pure: ranked lists in, numbers and text out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,8 @@ def ladder_markdown(document: Mapping[str, Any]) -> str:
         " kept aside.",
         "",
         f"Machine: {facts}.",
+        "",
+        f"Settings, where not default: `{json.dumps(document['settings'])}`.",
     ]
     for data in document["data"]:
         lines += ["", f"## {data['data']}, seeds {', '.join(map(str, data['seeds']))}", ""]

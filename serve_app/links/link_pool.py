@@ -1,7 +1,7 @@
 """All links of a gateway to one stage: which replica is asked, and who is there at all.
 
 Who is there is Serve's to say (`find`); a call goes to the replica with the fewest under way, and
-a call whose replica is lost is made once more, at another: stages are pure.
+a call whose replica is lost, or lacks the bundle, is made once more, at another: stages are pure.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ logger = logging.getLogger("ray.serve")
 
 WINDOW = 8
 """Calls one gateway has under way at one replica; more wait here, where they can be dropped."""
+MAX_ASKED = 2
+"""Replicas asked for one answer."""
 PATIENT_BEATS = 10
 """A replica that was asked so often for a sign of life, in vain, is given up."""
 LOOK_S = 5.0
@@ -77,7 +79,7 @@ class LinkPool:
     async def ask(
         self, method: str, bundle_id: str, batch: Batch, time_left_s: float
     ) -> Batch | None:
-        """The answer of one replica; None where it does not hold the bundle.
+        """The answer of one replica; None where two, or the only one, do not hold the bundle.
 
         Raises:
             StageAway: none is connected, or two were lost.
@@ -85,15 +87,28 @@ class LinkPool:
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + time_left_s
-        lost: set[str] = set()
-        while len(lost) < 2:
-            link = await self._free_link(lost)
+        asked: set[str] = set()
+        lacks_it = False
+        while len(asked) < MAX_ASKED:
             try:
-                return await link.call(method, bundle_id, batch, deadline_s - loop.time())
+                link = await self._free_link(asked)
+            except StageAway:
+                if lacks_it:
+                    break
+                raise
+            asked.add(link.address.replica_id)
+            try:
+                answer = await link.call(method, bundle_id, batch, deadline_s - loop.time())
             except LinkLost as error:
                 logger.warning("%s: %s", self._stage, error)
-                lost.add(link.address.replica_id)
-        raise StageAway(f"two replicas of {self._stage} went away during one call")
+                continue
+            if answer is not None:
+                return answer
+            # While a bundle comes or goes, replicas differ.
+            lacks_it = True
+        if lacks_it:
+            return None
+        raise StageAway(f"{len(asked)} replicas of {self._stage} went away during one call")
 
     async def start(self) -> None:
         """Connect to whoever is there, and keep in step until `stop`."""

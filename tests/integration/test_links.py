@@ -34,6 +34,7 @@ class Replica:
 
     name: str
     n_calls: int = 0
+    lacking: set[str] = field(default_factory=set)
     server: LinkServer = field(init=False)
     address: LinkAddress = field(init=False)
 
@@ -46,7 +47,7 @@ class Replica:
             time.sleep(0.3)
         if method == "say words":
             return {"words": np.asarray(["no", "numbers"])}
-        if bundle_id == "absent":
+        if bundle_id == "absent" or bundle_id in self.lacking:
             return None
         return {"doubled": 2 * batch["x"], "who": np.frombuffer(self.name.encode(), np.uint8)}
 
@@ -154,6 +155,23 @@ def test_a_stage_answers_misses_and_fails_over_its_link(go: Go) -> None:
             assert [a["doubled"].item() for a in answers if a is not None] == [
                 2 * x for x in range(1000)
             ]
+
+    go(scenario)
+
+
+def test_a_bundle_that_one_replica_lacks_is_asked_of_another(go: Go) -> None:
+    """Only where two of three lack it may a call be in vain."""
+
+    async def scenario() -> None:
+        async with a_fleet(3) as fleet:
+            fleet.replicas[0].lacking.add("b7")
+            answers = await asyncio.gather(*(ask(fleet.pool, x, bundle="b7") for x in range(60)))
+            assert all(answer is not None for answer in answers)
+            for replica in fleet.replicas:
+                replica.lacking.add("b7")
+            n_before = sum(replica.n_calls for replica in fleet.replicas)
+            assert await ask(fleet.pool, bundle="b7") is None
+            assert sum(replica.n_calls for replica in fleet.replicas) == n_before + 2
 
     go(scenario)
 

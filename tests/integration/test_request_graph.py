@@ -28,7 +28,7 @@ from train_app.following.stream_features import FeatureStream
 
 pytestmark = pytest.mark.integration
 
-STAGES = {"gateway", "scorer", "ordering", "shard-000", "shard-001"}
+REPLICAS = Counter({"gateway": 1, "scorer": 2, "ordering": 1, "shard-000": 1, "shard-001": 1})
 
 
 @dataclass
@@ -42,13 +42,19 @@ class Served:
     def recommend(self, user_id: str, k: int = 5) -> httpx.Response:
         return self.client.get("/v1/recommend", params={"user_id": user_id, "k": k})
 
-    def ready_stages(self, bundle_id: str) -> set[str]:
-        """Stages whose living replica says it holds the bundle."""
-        return {
+    def answered_by(self, user_id: str) -> str:
+        """The bundle that answers a user, who must be answered."""
+        reply = self.recommend(user_id)
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["bundle_id"])
+
+    def holders(self, bundle_id: str) -> Counter[str]:
+        """Per stage, how many replicas say that they hold the bundle."""
+        return Counter(
             row.stage
             for row in ControlReader(self.settings.control_url).readiness()
             if row.bundle_id == bundle_id and row.state == "ready"
-        }
+        )
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +188,9 @@ def test_ten_swaps_under_load_fail_no_request(served: Served) -> None:
         for n in range(10):
             here, there = (first, second) if n % 2 == 0 else (second, first)
             put_in_force(served.settings, all_to(here), also_required=(there,))
-            wait_for(lambda b=there: served.ready_stages(b) == STAGES, f"{there} ready")
+            wait_for(lambda b=there: served.holders(b) == REPLICAS, f"{there} held by all")
             put_in_force(served.settings, all_to(there))
-            wait_for(
-                lambda b=there: served.recommend("anyone").json()["bundle_id"] == b,
-                f"traffic to {there}",
-            )
+            wait_for(lambda b=there: served.answered_by("anyone") == b, f"traffic to {there}")
     assert set(load.statuses) == {200}, load.statuses
     assert set(load.bundles) == {first, second}
     assert not load.degraded
@@ -217,7 +220,7 @@ def test_a_corrupt_bundle_is_refused_by_name_and_serving_goes_on(served: Served)
                 if row.bundle_id == broken
                 and row.state == "failed"
                 and "item_vectors.safetensors" in row.reason
-            } == STAGES
+            } == set(REPLICAS)
 
         wait_for(refused, "refusal by every stage")
         assert served.client.get("/readyz").status_code == 503
