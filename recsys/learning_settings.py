@@ -35,7 +35,7 @@ class TowerSettings(Branch):
     epochs: Positive = 20
     max_steps: Annotated[int, Field(ge=0)] = 0
     """The schedule ends after so many steps if the epochs have not ended before; 0 is no limit."""
-    max_minutes: Annotated[float, Field(ge=0)] = 12.0
+    max_minutes: Annotated[float, Field(ge=0)] = 30.0
     """The schedule ends after this time if the epochs have not ended before; 0 is no limit, and
     then the same data and seed give the same weights."""
     catch_up: Share = 0.05
@@ -55,7 +55,7 @@ class ScorerSettings(Branch):
     batch_size: Positive = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     epochs: Positive = 4
-    max_minutes: Annotated[float, Field(ge=0)] = 3.0
+    max_minutes: Annotated[float, Field(ge=0)] = 6.0
     """0 is no limit."""
     utility_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each kind's probability in the utility; a kind not named weighs 1, a negative

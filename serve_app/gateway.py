@@ -54,7 +54,12 @@ class Graph:
         self.telemetry = Telemetry()
         self._settings = settings
         self._features = open_features(settings)
-        loader = BundleLoader(settings, None if clients is None else (), is_gateway=True)
+        loader = BundleLoader(
+            settings,
+            None if clients is None else (),
+            is_gateway=True,
+            stable_id=lambda: self.residency.stable_id,
+        )
         self._live = LiveItems(self._features, settings.features.popular_limit, settings.retrieval)
         self.residency: Residency[LoadedBundle] = Residency(
             settings, GATEWAY, replica_id, loader.load, self._refresh_live
@@ -74,7 +79,9 @@ class Graph:
         self.shadows = ShadowTraffic(
             lambda: self.residency.shadows,
             self.recommender.find_reached,
-            Pipeline(beside, self._features, self._live, settings, self._of_copies).answer,
+            Pipeline(
+                beside, self._features, self._live, unlogged(settings), self._of_copies
+            ).answer,
             self.recommender.live_load,
             self.log,
             settings.serve,
@@ -154,6 +161,12 @@ class Graph:
         return {**fused, EXPLAIN: fused[SCORER]}
 
 
+def unlogged(settings: Settings) -> Settings:
+    """The settings of answers of which nobody records more than the slate."""
+    columns = {"log_unshown": 0, "log_dropped": 0, "log_history": 0}
+    return settings.model_copy(update={"serve": settings.serve.model_copy(update=columns)})
+
+
 class GatewayReplica:
     """The ingress deployment's class; `app` wraps it with Serve's ASGI ingress.
 
@@ -193,6 +206,9 @@ class GatewayReplica:
     async def __del__(self) -> None:
         """Stop what this replica started."""
         try:
+            if hasattr(self, "_graph"):
+                # Before the stages go: else what copies are under way would look like failures.
+                self._graph.shadows.stop()
             stages: RemoteStages | None = getattr(self, "_stages", None)
             if stages is not None:
                 await stages.stop()

@@ -1,7 +1,7 @@
 """What a replica loads of a bundle, and the checks it must pass before it may answer.
 
 Verified against the registry's checksums, the embedding space, the golden answers, the memory the
-node has and the time the bundle beside it takes; and run once at the smallest and the largest
+node has and the time the stable bundle takes; and run once at the smallest and the largest
 batch, so that the first request meets a warm bundle.
 """
 
@@ -65,6 +65,8 @@ class BundleLoader:
     Args:
         stages: the stages to load; None for all the bundle has.
         is_gateway: whether the gateway's own part is needed.
+        stable_id: the bundle that answers users now, asked at each load: it is the one that others
+            are timed against, and never refused for its own time.
         memory: what the node has left, asked before each load.
     """
 
@@ -74,11 +76,13 @@ class BundleLoader:
         stages: tuple[str, ...] | None,
         *,
         is_gateway: bool,
+        stable_id: Callable[[], str | None] = lambda: None,
         memory: Callable[[], Memory] = node_memory,
     ) -> None:
         self._settings = settings
         self._stages = stages
         self._is_gateway = is_gateway
+        self._stable_id = stable_id
         self._memory = memory
         self._registry = Registry(settings.registry_location)
         # The thread's own processor time: a loading thread waits for every other one of the node.
@@ -101,13 +105,15 @@ class BundleLoader:
         if SCORER in names:
             _check_space(directory, manifest)
             check_towers(manifest, directory)
+        stable_id = self._stable_id()
+        beside = None if stable_id == bundle_id else stable_id
         stages: dict[str, Stage] = {}
         for name in names:
             stage = load_stage(name, directory, manifest, settings)
             check_golden(name, stage, golden)
             _warm_up(name, stage, golden, settings.serve.max_batch)
             self._yardsticks.check(
-                name, stage, golden, encodes_to_score=manifest.scorer_space is not None
+                name, stage, golden, beside, encodes_to_score=manifest.scorer_space is not None
             )
             stages[name] = stage
         gateway = _load_gateway(directory, manifest, settings, golden) if self._is_gateway else None

@@ -1,4 +1,4 @@
-"""What a bundle must not cost a replica: time against the bundle beside it, and memory of the node.
+"""What a bundle must not cost a replica: time against the stable bundle's, and memory of the node.
 
 Decides on numbers and reads clock and memory through what it is given; which files a stage needs
 is known here, what they mean is not.
@@ -52,25 +52,32 @@ class Yardsticks:
     def __init__(self, clock: Callable[[], float], max_batch: int) -> None:
         self._clock = clock
         self._max_batch = max_batch
-        self._held: dict[str, list[tuple[str, weakref.ref[Stage], Golden]]] = {}
+        self._held: dict[tuple[str, str], tuple[weakref.ref[Stage], Golden]] = {}
 
     def check(
-        self, name: str, stage: Stage, golden: Golden, *, encodes_to_score: bool = False
+        self,
+        name: str,
+        stage: Stage,
+        golden: Golden,
+        beside: str | None,
+        *,
+        encodes_to_score: bool = False,
     ) -> None:
-        """Time a stage's golden requests against those of the newest bundle held beside it.
+        """Time a stage's golden requests against those of the same stage of another bundle.
 
         Both are asked in turn, and the best of each counts; a stage that is fast once is fast.
 
         Args:
+            beside: the bundle that answers users; where it is not held, nothing is compared.
             encodes_to_score: its scorer has towers of its own, so that to score is to encode too.
 
         Raises:
             BundleError: it takes too many times as long.
         """
-        beside = self._newest(name)
-        if beside is None:
+        reference, other_golden = self._held.get((name, beside or ""), (None, golden))
+        other = reference() if reference is not None else None
+        if other is None:
             return
-        other_id, other, other_golden = beside
         for method in METHODS.get(name, SHARD_METHODS):
             beside_too = ("encode",) if encodes_to_score and method == "score" else ()
             best_s = other_best_s = float("inf")
@@ -83,22 +90,16 @@ class Yardsticks:
             else:
                 raise BundleError(
                     f"{name} takes {best_s * 1000:.1f} ms to {method} {self._max_batch} golden "
-                    f"requests, {other_best_s * 1000:.1f} ms in {other_id} beside it, expected at "
-                    f"most {SLOWER_AT_MOST:g} times as long; train a smaller model"
+                    f"requests, {other_best_s * 1000:.1f} ms in {beside}, which answers users, "
+                    f"expected at most {SLOWER_AT_MOST:g} times as long; train a smaller model"
                 )
 
     def keep(self, bundle_id: str, name: str, stage: Stage, golden: Golden) -> None:
         """Time later bundles against this one, for as long as somebody holds it."""
-        held = self._held.setdefault(name, [])
-        held[:] = [entry for entry in held if entry[1]() is not None]
-        held.append((bundle_id, weakref.ref(stage), golden))
-
-    def _newest(self, name: str) -> tuple[str, Stage, Golden] | None:
-        for bundle_id, reference, golden in reversed(self._held.get(name, [])):
-            stage = reference()
-            if stage is not None:
-                return bundle_id, stage, golden
-        return None
+        for key, (reference, _) in list(self._held.items()):
+            if reference() is None:
+                del self._held[key]
+        self._held[name, bundle_id] = (weakref.ref(stage), golden)
 
     def _time(self, stage: Stage, method: str, golden: Golden) -> float:
         batch = warm_up_batch(method, golden, self._max_batch)

@@ -73,6 +73,12 @@ class Residency(Generic[T]):
         return self._plan
 
     @property
+    def stable_id(self) -> str | None:
+        """The bundle that is to answer users, held here or not; None before there is a plan."""
+        plan = self._watch.view.plan if self._watch.view is not None else None
+        return None if plan is None else stable_arm(plan).bundle_id
+
+    @property
     def experiments(self) -> Experiments:
         """The running experiments; their bundles may not be here yet."""
         return self._experiments

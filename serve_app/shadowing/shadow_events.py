@@ -10,7 +10,6 @@ from serve_app.asks import Answer
 from serve_app.http.problems import reason_of, status_of
 from serve_app.shadowing.copy_rules import Copy
 from serve_app.stages.explaining import EXPLAIN
-from serve_app.stages.placement import BundleMiss
 
 
 class NotFinite(ValueError):
@@ -63,8 +62,6 @@ def _checked(outcome: Answer | Exception) -> Answer | Exception:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, BundleMiss):
-        return "bundle miss"
     if isinstance(error, NotFinite):
         return "not finite"
     return "deadline" if isinstance(error, DeadlineExceeded) else reason_of(error)

@@ -26,10 +26,12 @@ from serve_app.shadowing.copy_rules import (
     Dropped,
     LiveLoad,
     is_comparable,
+    recent_ms,
     shadow_ask,
     why_crowded_out,
 )
-from serve_app.shadowing.shadow_events import shadow_event
+from serve_app.shadowing.shadow_events import pipeline_ms, shadow_event
+from serve_app.stages.placement import BundleMiss
 from serve_app.telemetry import Telemetry
 
 logger = logging.getLogger("ray.serve")
@@ -83,6 +85,7 @@ class ShadowTraffic:
         self._deadline_s = settings.shadow_deadline_ms / 1000
         self._queue: deque[Copy] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._live_ms = 0.0
         self._is_drain_due = False
         self._is_stopped = False
         self._warn_again_s = 0.0
@@ -99,6 +102,7 @@ class ShadowTraffic:
             assigned_bundle_id: the bundle that was to answer it.
         """
         try:
+            self._live_ms = recent_ms(self._live_ms, pipeline_ms(live))
             for plan in self._plans():
                 if is_comparable(live, assigned_bundle_id, plan) and plan.copies(
                     live.ask.request_id
@@ -132,7 +136,12 @@ class ShadowTraffic:
             return Dropped.NOT_RESIDENT
         if self._clock() - copy.offered_s > self._deadline_s:
             return Dropped.LATE
-        return why_crowded_out(self._live_load(), has_log_room=self._log.has_room)
+        return why_crowded_out(
+            self._live_load(),
+            live_ms=self._live_ms,
+            deadline_ms=self._settings.deadline_ms,
+            has_log_room=self._log.has_room,
+        )
 
     def _schedule(self) -> None:
         # One turn of the loop later, so that a live batch answered at once is copied together.
@@ -212,11 +221,15 @@ class ShadowTraffic:
         if self._is_stopped:
             self._drop(Dropped.STOPPED)
             return
+        if isinstance(outcome, BundleMiss):
+            self._drop(Dropped.MISSED)
+            return
         event = shadow_event(copy, outcome, elapsed_ms, self._new_id())
-        self._telemetry.count("flywheel_shadow_answers", status=str(event.status))
-        self._telemetry.observe("flywheel_shadow_latency_ms", event.shadow_ms)
         if not (self._log.has_room and self._log.offer(event)):
             self._drop(Dropped.LOG_FULL)
+            return
+        self._telemetry.count("flywheel_shadow_answers", status=str(event.status))
+        self._telemetry.observe("flywheel_shadow_latency_ms", event.shadow_ms)
 
     def _drop(self, why: Dropped) -> None:
         self._telemetry.count("flywheel_shadow_dropped", reason=str(why))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 FAILURES_TO_OPEN = 3
 OPEN_S = 1.0
+MAX_BUNDLES = 16
+"""More than a stage ever holds at once."""
 
 
 class Breaker:
@@ -42,3 +44,27 @@ class Breaker:
         self._n_failures += 1
         if self._n_failures == FAILURES_TO_OPEN:
             self._open_until_s = self._clock() + OPEN_S
+
+
+class BundleBreakers:
+    """A breaker per bundle of a stage, so that a bad bundle costs the users of no other.
+
+    A dead stage therefore costs each bundle its own first failures.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._by_bundle: dict[str, Breaker] = {}
+
+    def of(self, bundle_id: str) -> Breaker:
+        """The bundle's breaker; that of the bundle asked for longest ago makes room."""
+        breaker = self._by_bundle.pop(bundle_id, None)
+        if breaker is None:
+            breaker = Breaker(self._clock)
+            while len(self._by_bundle) >= MAX_BUNDLES:
+                del self._by_bundle[next(iter(self._by_bundle))]
+        self._by_bundle[bundle_id] = breaker
+        return breaker

@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 from recsys.errors import BundleError
 from recsys.stages import Stage
 from recsys.types import Batch
-from serve_app.stages.breaker import Breaker
+from serve_app.stages.breaker import BundleBreakers
 
 logger = logging.getLogger("ray.serve")
 
@@ -77,7 +77,7 @@ bundle."""
 
 
 class RemoteStage:
-    """A stage in its own deployment; one that keeps failing is left alone for a while.
+    """A stage in its own deployment; a bundle it keeps failing with is left alone for a while.
 
     Args:
         ask: how its replicas are reached; tries another one where a replica is lost.
@@ -85,22 +85,23 @@ class RemoteStage:
 
     def __init__(self, stage: str, ask: Ask) -> None:
         self._stage = stage
-        self._breaker = Breaker(time.monotonic)
+        self._breakers = BundleBreakers(time.monotonic)
         self._ask = ask
 
     async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
         """See `StageClient`."""
         if timeout_s <= 0:
             raise TimeoutError
-        if not self._breaker.allows():
-            raise StageAway(f"{self._stage} has not answered for a while")
+        breaker = self._breakers.of(bundle_id)
+        if not breaker.allows():
+            raise StageAway(f"{self._stage} has not answered for bundle {bundle_id} for a while")
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await self._ask(method, bundle_id, batch, timeout_s)
         except Exception:
-            self._breaker.failed()
+            breaker.failed()
             raise
-        self._breaker.succeeded()
+        breaker.succeeded()
         if answer is None:
             raise BundleMiss(f"{self._stage} does not hold bundle {bundle_id}")
         return answer

@@ -46,7 +46,9 @@ class StageReplica:
         resolved = Settings.model_validate(settings)
         if stage == "scorer":
             use_one_thread()
-        loader = BundleLoader(resolved, (stage,), is_gateway=False)
+        loader = BundleLoader(
+            resolved, (stage,), is_gateway=False, stable_id=lambda: self._residency.stable_id
+        )
         self._residency: Residency[LoadedBundle] = Residency(
             resolved, stage, replica_name(), loader.load
         )

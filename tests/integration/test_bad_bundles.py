@@ -193,7 +193,7 @@ def fingerprint_of_another_space(staging: Path, root: Path, settings: Settings) 
         (scorer_of_another_space, BundleError, "differs from the golden answer"),
         (stage_that_raises, BundleCorrupt, "scorer.safetensors"),
         (stage_that_raises_when_asked, KeyError, "ages_s"),
-        (ten_times_slower, BundleError, "scorer takes .* beside it"),
+        (ten_times_slower, BundleError, "scorer takes .* in b0001, which answers users"),
     ],
 )
 def test_a_bad_bundle_is_refused_before_traffic(
@@ -205,7 +205,7 @@ def test_a_bad_bundle_is_refused_before_traffic(
 ) -> None:
     """Its reason is what the replica reports; the good one beside it stays."""
     settings = publish_spoilt(place, tmp_path, spoil)
-    loader = BundleLoader(settings, None, is_gateway=True)
+    loader = BundleLoader(settings, None, is_gateway=True, stable_id=lambda: GOOD)
     with pytest.raises(error, match=reason):
         held = loader.load(GOOD)
         loader.load(BAD)
@@ -247,6 +247,6 @@ def test_a_bundle_that_would_exhaust_the_node_is_refused(place: tuple[Path, Sett
 def test_a_good_bundle_passes_beside_another(place: tuple[Path, Settings]) -> None:
     """Twice over, in either order: the checks refuse nothing that is sound."""
     _, settings = place
-    loader = BundleLoader(settings, None, is_gateway=True)
+    loader = BundleLoader(settings, None, is_gateway=True, stable_id=lambda: GOOD)
     held = [loader.load(name) for name in (GOOD, OTHER, GOOD, OTHER)]
     assert [len(bundle.stages) for bundle in held] == [4, 4, 4, 4]

@@ -69,8 +69,8 @@ def test_a_stage_ten_times_as_slow_is_refused() -> None:
     stable = bench.stage(0.01)
     bench.yardsticks.keep("b1", "shard-000", stable, GOLDEN)
     slow = bench.stage(0.1)
-    with pytest.raises(BundleError, match=r"100.0 ms to search 4 .* 10.0 ms in b1 beside it"):
-        bench.yardsticks.check("shard-000", slow, GOLDEN)
+    with pytest.raises(BundleError, match=r"100.0 ms to search 4 .* 10.0 ms in b1, which answers"):
+        bench.yardsticks.check("shard-000", slow, GOLDEN, "b1")
     assert slow.n_calls == N_ROUNDS
 
 
@@ -82,11 +82,11 @@ def test_a_scorer_with_its_own_towers_is_timed_against_both_steps_of_another() -
     bench = Bench()
     stable = bench.stage(0.01)
     bench.yardsticks.keep("b1", "scorer", stable, golden)
-    bench.yardsticks.check("scorer", bench.stage(0.01, 0.08), golden, encodes_to_score=True)
+    bench.yardsticks.check("scorer", bench.stage(0.01, 0.08), golden, "b1", encodes_to_score=True)
     with pytest.raises(BundleError, match="to score 4"):
-        bench.yardsticks.check("scorer", bench.stage(0.01, 0.08), golden)
+        bench.yardsticks.check("scorer", bench.stage(0.01, 0.08), golden, "b1")
     with pytest.raises(BundleError, match="to encode 4"):
-        bench.yardsticks.check("scorer", bench.stage(0.08), golden, encodes_to_score=True)
+        bench.yardsticks.check("scorer", bench.stage(0.08), golden, "b1", encodes_to_score=True)
 
 
 def test_a_busy_node_refuses_nothing() -> None:
@@ -94,24 +94,27 @@ def test_a_busy_node_refuses_nothing() -> None:
     bench = Bench()
     stable = bench.stage(0.01)
     bench.yardsticks.keep("b1", "shard-000", stable, GOLDEN)
-    bench.yardsticks.check("shard-000", bench.stage(0.5, 0.5, 0.02), GOLDEN)
+    bench.yardsticks.check("shard-000", bench.stage(0.5, 0.5, 0.02), GOLDEN, "b1")
     slow_for_all = bench.stage(0.5)
     bench.yardsticks.keep("b2", "shard-000", slow_for_all, GOLDEN)
-    bench.yardsticks.check("shard-000", bench.stage(0.9), GOLDEN)
+    bench.yardsticks.check("shard-000", bench.stage(0.9), GOLDEN, "b2")
 
 
-def test_only_what_is_still_held_is_a_yardstick() -> None:
-    """The first bundle has none; a bundle that was let go is forgotten, and not kept alive."""
+def test_only_what_answers_users_is_a_yardstick() -> None:
+    """Neither a cheap shadow loaded since nor a slow one; what was let go is not kept alive."""
     bench = Bench()
-    bench.yardsticks.check("shard-000", bench.stage(9.0), GOLDEN)
-    stable, candidate = bench.stage(0.01), bench.stage(0.001)
-    bench.yardsticks.keep("b1", "shard-000", stable, GOLDEN)
-    bench.yardsticks.keep("b2", "shard-000", candidate, GOLDEN)
-    with pytest.raises(BundleError, match="in b2 beside it"):
-        bench.yardsticks.check("shard-000", bench.stage(0.03), GOLDEN)
-    del candidate
-    bench.yardsticks.check("shard-000", bench.stage(0.03), GOLDEN)
-    bench.yardsticks.check("shard-001", bench.stage(9.0), GOLDEN)
+    shards = bench.yardsticks
+    shards.check("shard-000", bench.stage(9.0), GOLDEN, None)
+    stable, cheap, slow = bench.stage(0.01), bench.stage(0.001), bench.stage(0.4)
+    shards.keep("b1", "shard-000", stable, GOLDEN)
+    shards.keep("b2", "shard-000", cheap, GOLDEN)
+    shards.check("shard-000", bench.stage(0.03), GOLDEN, "b1")
+    shards.keep("b3", "shard-000", slow, GOLDEN)
+    with pytest.raises(BundleError, match="in b1, which answers"):
+        shards.check("shard-000", bench.stage(0.4), GOLDEN, "b1")
+    shards.check("shard-001", bench.stage(9.0), GOLDEN, "b1")
+    del stable
+    shards.check("shard-000", bench.stage(9.0), GOLDEN, "b1")
 
 
 @pytest.mark.parametrize(

@@ -188,8 +188,9 @@ def test_a_share_of_the_requests_is_copied() -> None:
     [
         (a_live_answer(bundle_id=LIVE), "canary-1"),
         (a_live_answer(bundle_id=NEW), NEW),
+        (a_live_answer(degraded=("scorer: timeout",)), LIVE),
     ],
-    ids=["a fallback", "the shadow's own bundle"],
+    ids=["a fallback", "the shadow's own bundle", "half an answer"],
 )
 def test_nothing_is_copied_that_would_say_nothing(answer: Answer, assigned: str) -> None:
     """Neither counted nor recorded: it is no loss."""
@@ -271,7 +272,6 @@ def raising(error: Exception) -> Outcome:
 @pytest.mark.parametrize(
     ("outcome", "status", "reason"),
     [
-        (lambda _: BundleMiss("scorer does not hold it"), 503, "bundle miss"),
         (lambda _: Overloaded("no source could be asked"), 503, "shed"),
         (raising(ZeroDivisionError()), 500, "internal"),
         (lambda ask: an_answer(ask, NEW, propensities=[0.5, float("nan")]), 500, "not finite"),
@@ -285,6 +285,40 @@ def test_a_failure_is_recorded_as_a_user_would_have_met_it(
     (event,) = rig.events
     assert (event.status, event.reason, event.items) == (status, reason, ())
     assert event.live_items == ("a", "b") and event.propensities == ()
+
+
+def test_a_bundle_that_a_stage_does_not_hold_is_no_failure_of_the_shadow() -> None:
+    """It comes or goes; a user's request would have gone to stable."""
+    rig = Rig(outcome=lambda _: BundleMiss("scorer does not hold it")).offering(*answers(2))
+    assert (rig.events, rig.dropped()) == ([], {"missed": 2})
+
+
+def test_copies_give_way_while_live_answers_are_slow() -> None:
+    """And come back with the first quick ones, without a word from anybody."""
+    slow = [a_live_answer(f"s{n}", stage_ms={"score": 900.0}) for n in range(10)]
+    quick = [a_live_answer(f"q{n}", stage_ms={"score": 5.0}) for n in range(30)]
+    rig = Rig().offering(*slow, *quick)
+    answered = {event.request_id for event in rig.events}
+    assert {"s0", "q29"} <= answered
+    assert not {"s9", "q0"} & answered
+    assert rig.dropped() == {"live slow": 40 - len(answered)}
+
+
+def test_an_answer_that_the_log_refuses_is_not_counted_as_recorded() -> None:
+    """Counters and log say the same."""
+    rig = Rig(max_log_queue=4)
+
+    def fill(traffic: ShadowTraffic) -> None:
+        log = traffic._log
+        while log.has_room:
+            log.offer(ShadowAnswer(**{**_A_FIELDS, "event_id": "taken"}))
+        assert rig.gate is not None
+        rig.gate.set()
+
+    rig.gate = asyncio.Event()
+    rig.run(lambda traffic: traffic.offer(a_live_answer(), LIVE), fill)
+    counts = rig.telemetry.take().counts
+    assert {name: n for (name, _), n in counts.items()} == {"flywheel_shadow_dropped": 1}
 
 
 def test_one_broken_copy_fails_no_other() -> None:
