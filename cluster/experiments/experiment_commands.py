@@ -13,8 +13,8 @@ from cluster.experiments.experiment_start import start, who
 from cluster.rollouts.verbs.canary_reading import now_ms, outcome_text
 
 if TYPE_CHECKING:
-    from cluster.experiments.experiment_record import ExperimentRecord, StoredExperiment
-    from cluster.experiments.experiment_writer import ExperimentWriter
+    from cluster.experiments.experiment_record import ExperimentRecord
+    from cluster.experiments.experiment_writer import ExperimentWriter, StoredExperiment
     from cluster.rollouts.deciding.rollout_record import Rollout
 
 
@@ -168,12 +168,13 @@ def _promote(
     console: Console, stored: StoredExperiment, plan: str, arm: str | None, full: bool
 ) -> tuple[Rollout, str]:
     """Start the rollout of the winner; the experiment is stopped by the caller after that."""
-    from cluster.experiments.experiment_promotion import promotion
+    from cluster.experiments.experiment_promotion import check_promotable, promotion
     from cluster.learning_commands import run_learning
     from cluster.rollouts.driving.rollout_runner import RolloutRunner, raise_for_outcome
     from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.bundles.registry import Registry
 
+    check_promotable(stored.record)
     _, document = run_learning(console, _report_arguments(stored.record), reads_result=True)
     chosen = promotion(stored.record, document, full=full, arm=arm)
     settings = console.settings

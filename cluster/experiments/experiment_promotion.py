@@ -21,6 +21,21 @@ class Promotion:
     why: str
 
 
+def check_promotable(record: ExperimentRecord) -> None:
+    """Refuse an experiment that has no bundle to roll out, before a report is made.
+
+    Raises:
+        ConfigError: it is of orderings.
+    """
+    if record.layer is Layer.ORDERING:
+        changed = ", ".join(f"ordering.{k} = {v}" for k, v in record.arms[-1].ordering.items())
+        raise ConfigError(
+            f"experiment {record.name} is of orderings, expected one of bundles to promote: an "
+            f"ordering policy belongs to a bundle; set {changed}, train and roll that out, and "
+            "stop this one without --promote"
+        )
+
+
 def promotion(
     record: ExperimentRecord, report: Mapping[str, Any], *, full: bool, arm: str | None = None
 ) -> Promotion:
@@ -34,13 +49,7 @@ def promotion(
     Raises:
         ConfigError: the verdict is no pass of that side, or there is no bundle to roll out.
     """
-    if record.layer is Layer.ORDERING:
-        changed = ", ".join(f"ordering.{k} = {v}" for k, v in record.arms[-1].ordering.items())
-        raise ConfigError(
-            f"experiment {record.name} is of orderings, expected one of bundles to promote: an "
-            f"ordering policy belongs to a bundle; set {changed}, train and roll that out, and "
-            "stop this one without --promote"
-        )
+    check_promotable(record)
     verdict = report.get("verdict") or {}
     names = [one.name for one in record.arms if one.name != CONTROL]
     passing = [

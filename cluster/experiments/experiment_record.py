@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from recsys.errors import StoreError
 from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.experiment_plan import (
     ExperimentArm,
@@ -65,6 +63,16 @@ class ExperimentRecord:
     """What was asked for, by which the same command is known again."""
 
     @property
+    def key(self) -> str:
+        """Its id."""
+        return self.experiment_id
+
+    @property
+    def title(self) -> str:
+        """What the history calls it."""
+        return self.experiment_id
+
+    @property
     def is_closed(self) -> bool:
         """Whether it is over."""
         return self.state is ExperimentState.STOPPED
@@ -101,13 +109,17 @@ class ExperimentRecord:
         """The record once it is over."""
         return replace(self, state=ExperimentState.STOPPED, stopped_ms=now_ms, why=why)
 
+    def plan_json(self) -> dict[str, Any]:
+        """The plan as a JSON object."""
+        return plan_to_json(self.plan)
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
             "experiment_id": self.experiment_id,
             "name": self.name,
             "state": str(self.state),
-            "plan": plan_to_json(self.plan),
+            "plan": self.plan_json(),
             "who": self.who,
             "started_ms": self.started_ms,
             "ran_from_ms": self.ran_from_ms,
@@ -117,45 +129,15 @@ class ExperimentRecord:
             "asked": dict(self.asked),
         }
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ExperimentRecord:
+        """The record of a JSON object.
 
-@dataclass(frozen=True, slots=True)
-class StoredExperiment:
-    """A record as stored."""
-
-    record: ExperimentRecord
-    revision: int
-
-
-def experiment_id(name: str, now_ms: int) -> str:
-    """The id of an experiment of this name that begins now."""
-    return f"{name}-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%d-%H%M%S}"
-
-
-def experiment_columns(stored: StoredExperiment) -> dict[str, Any]:
-    """The row of a stored experiment."""
-    record = stored.record
-    return {
-        "experiment_id": record.experiment_id,
-        "revision": stored.revision,
-        "is_closed": record.is_closed,
-        "is_running": record.state is ExperimentState.RUNNING,
-        "started_ms": record.started_ms,
-        "bundles": json.dumps(record.bundle_ids),
-        "plan": json.dumps(plan_to_json(record.plan), sort_keys=True),
-        "document": json.dumps(record.to_json(), sort_keys=True),
-    }
-
-
-def read_experiment(row: Mapping[str, Any]) -> StoredExperiment:
-    """The experiment of a row.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    try:
-        document = json.loads(row["document"])
+        Raises:
+            ConfigError, KeyError, TypeError, ValueError: it is none.
+        """
         plan = plan_from_json(document["plan"])
-        record = ExperimentRecord(
+        return cls(
             experiment_id=str(document["experiment_id"]),
             name=str(document["name"]),
             layer=plan.layer,
@@ -171,9 +153,8 @@ def read_experiment(row: Mapping[str, Any]) -> StoredExperiment:
             why=str(document["why"]),
             asked=document["asked"],
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"experiment {row['experiment_id']} in the control store cannot be read ({error!r}); "
-            "it was written by another release, use that one to stop it"
-        ) from error
-    return StoredExperiment(record, int(row["revision"]))
+
+
+def experiment_id(name: str, now_ms: int) -> str:
+    """The id of an experiment of this name that begins now."""
+    return f"{name}-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%d-%H%M%S}"

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.experiments.experiment_record import (
-    ExperimentRecord,
-    ExperimentState,
-    StoredExperiment,
-)
-from cluster.experiments.experiment_writer import ExperimentWriter
+from cluster.experiments.experiment_record import ExperimentRecord, ExperimentState
+from cluster.experiments.experiment_writer import ExperimentWriter, StoredExperiment
 from cluster.rollouts.deciding.observation import (
     bundle_health,
     expected_replicas,

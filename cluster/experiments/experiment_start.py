@@ -63,6 +63,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 @click.pass_obj
 def start(console: Console, /, name: str, **options: Any) -> None:
     """Begin an experiment: declared first, resident everywhere, then its users are assigned."""
+    from cluster.experiments.experiment_view import shown_text
+
     asked = _asked(name, options)
     with runner(console) as operate:
         left = operate.left(name, asked)
@@ -72,7 +74,7 @@ def start(console: Console, /, name: str, **options: Any) -> None:
             record, size = _new_record(console, operate, name, asked, options)
             stored, said = operate.start(record), size.why
     record = stored.record
-    arms = ", ".join(f"{arm.name} {arm.bundle_id or dict(arm.ordering)}" for arm in record.arms)
+    arms = ", ".join(f"{arm.name} {shown_text(arm)}" for arm in record.arms)
     console.emit(
         {"experiment": record.to_json(), "planned": said},
         f"{record.experiment_id} is {record.state}: {record.share:.1%} of layer {record.layer} "
@@ -184,9 +186,10 @@ def _new_record(
     )
     record.design()  # what was declared is checked before a bundle is composed
     operate.check_alive()
+    record = replace(record, layer=Layer.BUNDLE if asked["treatment"] else Layer.ORDERING)
+    operate.writer.check_room(record)
     arms, stable_id = _sides(console, asked)
-    layer = Layer.BUNDLE if asked["treatment"] else Layer.ORDERING
-    record = replace(record, layer=layer, arms=arms)
+    record = replace(record, arms=arms)
     size = _planned(console, record, stable_id, options["lift"])
     if declared.planned_n is not None:
         size = replace(size, users_per_arm=declared.planned_n)

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.experiments.experiment_record import ExperimentRecord, ExperimentState
 from cluster.experiments.layer_slices import free_gaps
-from recsys.experiment_plan import Layer
+from recsys.experiment_plan import ExperimentArm, Layer
 
 HOUR_MS = 3_600_000
 
@@ -41,12 +41,11 @@ def status_text(
         f"{record.layer}, {record.share:.1%} of its users from {record.begin:.1%} on, by "
         f"{record.who}",
         f"declared: {declared.metric}, margin {declared.margin:.1%}, alpha {declared.alpha:g}, "
-        f"planned users {planned}, label window {declared.label_window_s / 3600:g} h",
+        f"planned users {planned}, label window {record.design().window_text}",
     ]
     lines += [f"hypothesis: {declared.hypothesis}"] if declared.hypothesis else []
     for arm in record.arms:
-        changed = ", ".join(f"{key}={value}" for key, value in arm.ordering.items())
-        line = f"  {arm.name:<10} {arm.share:>6.1%}  {arm.bundle_id or changed or 'as it is'}"
+        line = f"  {arm.name:<10} {arm.share:>6.1%}  {shown_text(arm)}"
         found = counted.get(arm.name)
         if found:
             line += (
@@ -57,10 +56,18 @@ def status_text(
     if record.is_closed:
         lines.append(f"stopped: {record.why}")
     elif record.state is ExperimentState.RUNNING:
+        if record.layer is Layer.ORDERING:
+            lines.append("the report counts its users: the evidence tells bundles apart alone")
         lines.append(f"what it shows: 'cluster experiment report {record.name}'")
     else:
         lines.append("waits for replicas; run 'cluster experiment start' again to go on")
     return "\n".join(lines)
+
+
+def shown_text(arm: ExperimentArm) -> str:
+    """What a side shows."""
+    changed = ", ".join(f"{key}={value}" for key, value in arm.ordering.items())
+    return arm.bundle_id or changed or "as it is"
 
 
 def age_text(record: ExperimentRecord, now_ms: int) -> str:
@@ -69,4 +76,6 @@ def age_text(record: ExperimentRecord, now_ms: int) -> str:
         return f"{datetime.fromtimestamp(record.stopped_ms / 1000, UTC):%Y-%m-%d}"
     since_ms = record.started_ms if record.ran_from_ms is None else record.ran_from_ms
     hours = max(now_ms - since_ms, 0) / HOUR_MS
+    if hours < 1:
+        return f"for {hours * 60:.0f} min"
     return f"for {hours / 24:.1f} d" if hours >= 48 else f"for {hours:.1f} h"

@@ -7,23 +7,19 @@ the store, so that gateways see it at their next poll. A stopped experiment is n
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
 from sqlalchemy import Connection, select
 
-from cluster.experiments.experiment_record import (
-    ExperimentRecord,
-    ExperimentState,
-    StoredExperiment,
-    experiment_columns,
-    read_experiment,
-)
+from cluster.experiments.experiment_record import ExperimentRecord, ExperimentState
 from cluster.experiments.layer_slices import TOLERANCE, first_gap, free_gaps
 from cluster.rollouts.storing.control_transactions import ControlTransactions
+from cluster.rollouts.storing.rows_beside import RowsBeside, Stored
 from recsys.errors import ConfigError, RolloutConflict
 from recsys.stores import control_tables as tables
 
-_VERB = "experiment"
-_LOOK = "look with 'cluster experiment list'"
+StoredExperiment: TypeAlias = Stored[ExperimentRecord]
+EXPERIMENT_ROWS = RowsBeside(tables.experiments, "experiment", "list", ExperimentRecord.from_json)
 
 
 class ExperimentWriter:
@@ -40,7 +36,7 @@ class ExperimentWriter:
             StoreError: the store cannot be written.
         """
         with self._store.change() as connection:
-            opened = [one.record for one in _read(connection, only_open=True)]
+            opened = [one.record for one in EXPERIMENT_ROWS.all(connection, only_open=True)]
             for other in opened:
                 if other.name == record.name:
                     raise RolloutConflict(
@@ -48,17 +44,23 @@ class ExperimentWriter:
                         "that no open experiment has; take another, or end that one with "
                         f"'cluster experiment stop {record.name}'"
                     )
-            if _find(connection, record.experiment_id) is not None:
+            if EXPERIMENT_ROWS.find(connection, record.experiment_id) is not None:
                 raise RolloutConflict(
                     f"experiment {record.experiment_id} is there already; try again in a second"
                 )
             placed = replace(record, begin=_place(record, opened))
-            stored = StoredExperiment(placed, 1)
-            connection.execute(tables.experiments.insert().values(experiment_columns(stored)))
             arms = ", ".join(arm.name for arm in record.arms)
             why = placed.declared.hypothesis or f"{arms} by {placed.declared.metric}"
-            _note(connection, placed, record.who, now_ms, why)
-            return stored
+            return EXPERIMENT_ROWS.insert(connection, placed, record.who, now_ms, why)
+
+    def check_room(self, record: ExperimentRecord) -> None:
+        """Refuse what `start` would refuse for want of room, before anything is made for it.
+
+        Raises:
+            RolloutConflict: its layer is full.
+            StoreError: the store cannot be read.
+        """
+        _place(record, [one.record for one in self.open_experiments()])
 
     def set_running(
         self, experiment_id: str, expected_revision: int, who: str, now_ms: int
@@ -70,14 +72,13 @@ class ExperimentWriter:
             StoreError: the store cannot be written.
         """
         with self._store.change() as connection:
-            found = _get(connection, experiment_id)
+            found = EXPERIMENT_ROWS.get(connection, experiment_id)
             if found.record.state is ExperimentState.RUNNING:
                 return found
-            _expect(found, expected_revision)
-            if found.record.is_closed:
-                raise RolloutConflict(f"experiment {experiment_id} was stopped; {_LOOK}")
+            EXPERIMENT_ROWS.expect(found, expected_revision)
             why = f"{found.record.share:.1%} of layer {found.record.layer}"
-            return _update(connection, found, found.record.running(now_ms), who, now_ms, why)
+            running = found.record.running(now_ms)
+            return EXPERIMENT_ROWS.update(connection, found, running, who, now_ms, why)
 
     def stop(
         self, experiment_id: str, expected_revision: int, who: str, now_ms: int, why: str
@@ -89,19 +90,19 @@ class ExperimentWriter:
             StoreError: the store cannot be written.
         """
         with self._store.change() as connection:
-            found = _get(connection, experiment_id)
-            if found.record.is_closed:
-                return found
-            _expect(found, expected_revision)
-            return _update(connection, found, found.record.stopped(now_ms, why), who, now_ms, why)
+            return EXPERIMENT_ROWS.stop(
+                connection, experiment_id, expected_revision, who, now_ms, why
+            )
 
     def experiments(self) -> list[StoredExperiment]:
         """Every experiment, oldest first."""
-        return self._store.read(lambda connection: _read(connection, only_open=False), [])
+        return self._store.read(EXPERIMENT_ROWS.all, [])
 
     def open_experiments(self) -> list[StoredExperiment]:
         """Those that are not stopped, oldest first."""
-        return self._store.read(lambda connection: _read(connection, only_open=True), [])
+        return self._store.read(
+            lambda connection: EXPERIMENT_ROWS.all(connection, only_open=True), []
+        )
 
     def named(self, name: str) -> StoredExperiment:
         """The newest experiment of a name, or the one of this id.
@@ -116,8 +117,11 @@ class ExperimentWriter:
             for stored in reversed(found):
                 if name in (stored.record.name, stored.record.experiment_id):
                     return stored
-        names = ", ".join(dict.fromkeys(one.record.name for one in found)) or "none yet"
-        raise ConfigError(f"there is no experiment '{name}', expected one of: {names}")
+        names = ", ".join(dict.fromkeys(one.record.name for one in found))
+        expected = f"expected one of: {names}" if names else "and none was started yet"
+        raise ConfigError(
+            f"there is no experiment '{name}', {expected}; see 'cluster experiment list --all'"
+        )
 
     def holdout(self) -> float:
         """The share of all users that no experiment gets."""
@@ -146,7 +150,8 @@ class ExperimentWriter:
             connection.execute(table.delete())
             connection.execute(table.insert().values(id=1, share=share))
             before = 0.0 if found is None else float(found.share)
-            _append(connection, who, now_ms, f"holdout {share:.1%}", f"was {before:.1%}")
+            what, why = f"holdout {share:.1%}", f"was {before:.1%}"
+            EXPERIMENT_ROWS.note(connection, who, now_ms, what, why)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -171,59 +176,3 @@ def _place(record: ExperimentRecord, opened: list[ExperimentRecord]) -> float:
             "'cluster experiment stop'"
         )
     return begin
-
-
-def _expect(found: StoredExperiment, revision: int) -> None:
-    if found.revision != revision:
-        raise RolloutConflict(
-            f"somebody else changed experiment {found.record.experiment_id}, it is "
-            f"{found.record.state}; {_LOOK} and try again"
-        )
-
-
-def _read(connection: Connection, *, only_open: bool) -> list[StoredExperiment]:
-    stored = tables.experiments
-    query = select(stored).order_by(stored.c.started_ms, stored.c.experiment_id)
-    if only_open:
-        query = query.where(stored.c.is_closed.is_(False))
-    return [read_experiment(dict(row)) for row in connection.execute(query).mappings()]
-
-
-def _find(connection: Connection, experiment_id: str) -> StoredExperiment | None:
-    query = select(tables.experiments).where(tables.experiments.c.experiment_id == experiment_id)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else read_experiment(dict(row))
-
-
-def _get(connection: Connection, experiment_id: str) -> StoredExperiment:
-    found = _find(connection, experiment_id)
-    if found is None:
-        raise RolloutConflict(f"there is no experiment {experiment_id}; {_LOOK}")
-    return found
-
-
-def _update(
-    connection: Connection,
-    found: StoredExperiment,
-    record: ExperimentRecord,
-    who: str,
-    now_ms: int,
-    why: str,
-) -> StoredExperiment:
-    stored = StoredExperiment(record, found.revision + 1)
-    where = tables.experiments.c.experiment_id == record.experiment_id
-    connection.execute(tables.experiments.update().where(where).values(experiment_columns(stored)))
-    _note(connection, record, who, now_ms, why)
-    return stored
-
-
-def _note(
-    connection: Connection, record: ExperimentRecord, who: str, now_ms: int, why: str
-) -> None:
-    _append(connection, who, now_ms, f"{record.experiment_id} is {record.state}", why)
-
-
-def _append(connection: Connection, who: str, now_ms: int, what: str, why: str) -> None:
-    line = {"at_ms": now_ms, "who": who, "verb": _VERB, "what": what, "why": why}
-    connection.execute(tables.history.insert().values(line))
-    tables.bump_revision(connection)

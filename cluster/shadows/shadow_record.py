@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from recsys.errors import ConfigError, StoreError
 from recsys.shadow_plan import ShadowPlan
 
 
@@ -41,6 +39,21 @@ class ShadowRecord:
         ShadowPlan(self.shadow_id, self.bundle_id, self.share)
 
     @property
+    def key(self) -> str:
+        """Its id."""
+        return self.shadow_id
+
+    @property
+    def title(self) -> str:
+        """What the history calls it."""
+        return f"{self.shadow_id}: {self.bundle_id}"
+
+    @property
+    def bundle_ids(self) -> tuple[str, ...]:
+        """What every replica holds until it is closed."""
+        return (self.bundle_id,)
+
+    @property
     def is_closed(self) -> bool:
         """Whether it has ended, which is for ever."""
         return self.state is ShadowState.STOPPED
@@ -58,6 +71,10 @@ class ShadowRecord:
         """The same, ended."""
         return replace(self, state=ShadowState.STOPPED, stopped_ms=now_ms, why=why)
 
+    def plan_json(self) -> dict[str, Any]:
+        """The plan as a JSON object."""
+        return self.plan.to_json()
+
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object."""
         return asdict(self)
@@ -70,42 +87,3 @@ class ShadowRecord:
             KeyError, TypeError, ValueError: it is none.
         """
         return cls(**{**document, "state": ShadowState(document["state"])})
-
-
-@dataclass(frozen=True, slots=True)
-class StoredShadow:
-    """A shadow as stored; the revision grows with each change of it."""
-
-    record: ShadowRecord
-    revision: int
-
-
-def shadow_columns(stored: StoredShadow) -> dict[str, Any]:
-    """The row of a shadow."""
-    record = stored.record
-    return {
-        "shadow_id": record.shadow_id,
-        "revision": stored.revision,
-        "is_closed": record.is_closed,
-        "is_running": record.state is ShadowState.RUNNING,
-        "started_ms": record.started_ms,
-        "bundles": json.dumps([record.bundle_id]),
-        "plan": json.dumps(record.plan.to_json(), sort_keys=True),
-        "document": json.dumps(record.to_json(), sort_keys=True),
-    }
-
-
-def read_shadow(row: Mapping[str, Any]) -> StoredShadow:
-    """The shadow of a row.
-
-    Raises:
-        StoreError: the row holds none.
-    """
-    try:
-        record = ShadowRecord.from_json(json.loads(row["document"]))
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"shadow '{row['shadow_id']}' in the control store cannot be read ({error!r}), "
-            "expected what this release writes; delete its row of control_shadows"
-        ) from error
-    return StoredShadow(record, int(row["revision"]))

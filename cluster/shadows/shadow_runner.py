@@ -18,8 +18,8 @@ from cluster.rollouts.deciding.rollout_record import Health
 from cluster.rollouts.driving.living_rows import LivingRows
 from cluster.rollouts.driving.rollout_actions import POLL_S, Operator
 from cluster.rollouts.driving.rollout_request import RolloutRequest
-from cluster.shadows.shadow_record import ShadowRecord, ShadowState, StoredShadow
-from cluster.shadows.shadow_writer import ShadowWriter
+from cluster.shadows.shadow_record import ShadowRecord, ShadowState
+from cluster.shadows.shadow_writer import ShadowWriter, StoredShadow
 from recsys.errors import ConfigError, FleetError, RolloutConflict, WaitTimeout
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader

@@ -6,24 +6,16 @@ the store, so that gateways see it at their next poll. A closed shadow is never 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-from sqlalchemy import Connection, select
+from typing import TypeAlias
 
 from cluster.rollouts.storing.control_transactions import ControlTransactions
-from cluster.shadows.shadow_record import (
-    ShadowRecord,
-    ShadowState,
-    StoredShadow,
-    read_shadow,
-    shadow_columns,
-)
+from cluster.rollouts.storing.rows_beside import RowsBeside, Stored
+from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from recsys.errors import RolloutConflict
 from recsys.stores import control_tables as tables
 
-T = TypeVar("T")
-_VERB = "shadow"
+StoredShadow: TypeAlias = Stored[ShadowRecord]
+SHADOW_ROWS = RowsBeside(tables.shadows, "shadow", "status", ShadowRecord.from_json)
 
 
 class ShadowWriter:
@@ -40,19 +32,19 @@ class ShadowWriter:
             StoreError: the store cannot be written.
         """
         with self._store.change() as connection:
-            if _find(connection, record.shadow_id) is not None:
+            if SHADOW_ROWS.find(connection, record.shadow_id) is not None:
                 raise RolloutConflict(
                     f"shadow {record.shadow_id} is there already, expected a new id; "
                     "look with 'cluster shadow status' and try again"
                 )
-            for other in _read(connection, only_open=True):
+            for other in SHADOW_ROWS.all(connection, only_open=True):
                 if _is_rival(other.record, record):
                     raise RolloutConflict(
                         f"shadow {other.record.shadow_id} of {record.bundle_id} is "
                         f"{other.record.state}, and there is one of a bundle at a time; "
                         "look with 'cluster shadow status' or end it with 'cluster shadow stop'"
                     )
-            return _insert(connection, record, who, now_ms)
+            return SHADOW_ROWS.insert(connection, record, who, now_ms, _share(record))
 
     def set_running(
         self, shadow_id: str, expected_revision: int, who: str, now_ms: int
@@ -64,16 +56,12 @@ class ShadowWriter:
             StoreError: the store cannot be written.
         """
         with self._store.change() as connection:
-            found = _get(connection, shadow_id)
+            found = SHADOW_ROWS.get(connection, shadow_id)
             if found.record.state is ShadowState.RUNNING:
                 return found
-            if found.record.is_closed or found.revision != expected_revision:
-                raise RolloutConflict(
-                    f"somebody else changed shadow {shadow_id}, it is {found.record.state}; "
-                    "look with 'cluster shadow status'"
-                )
-            why = f"share {found.record.share:g} of the requests"
-            return _update(connection, found, found.record.running(), who, now_ms, why)
+            SHADOW_ROWS.expect(found, expected_revision)
+            running, why = found.record.running(), _share(found.record)
+            return SHADOW_ROWS.update(connection, found, running, who, now_ms, why)
 
     def close(
         self, shadow_id: str, expected_revision: int, who: str, now_ms: int, why: str
@@ -85,15 +73,7 @@ class ShadowWriter:
             StoreError: the store cannot be written.
         """
         with self._store.change() as connection:
-            found = _get(connection, shadow_id)
-            if found.record.is_closed:
-                return found
-            if found.revision != expected_revision:
-                raise RolloutConflict(
-                    f"somebody else changed shadow {shadow_id}, it is {found.record.state}; "
-                    "look with 'cluster shadow status' and try again"
-                )
-            return _update(connection, found, found.record.stopped(now_ms, why), who, now_ms, why)
+            return SHADOW_ROWS.stop(connection, shadow_id, expected_revision, who, now_ms, why)
 
     def ensure_running(self, record: ShadowRecord, who: str, now_ms: int) -> StoredShadow:
         """What is stored of this shadow, which runs now unless it was closed before.
@@ -103,9 +83,10 @@ class ShadowWriter:
             StoreError: the store cannot be written.
         """
         with self._store.change() as connection:
-            found = _find(connection, record.shadow_id)
+            found = SHADOW_ROWS.find(connection, record.shadow_id)
             if found is None:
-                return _insert(connection, record.running(), who, now_ms)
+                begun = record.running()
+                return SHADOW_ROWS.insert(connection, begun, who, now_ms, _share(record))
             if found.record.bundle_id != record.bundle_id:
                 raise RolloutConflict(
                     f"shadow {record.shadow_id} is of {found.record.bundle_id}, expected "
@@ -113,8 +94,8 @@ class ShadowWriter:
                 )
             if found.record.state is not ShadowState.PREPARING:
                 return found
-            why = f"share {found.record.share:g} of the requests"
-            return _update(connection, found, found.record.running(), who, now_ms, why)
+            running, why = found.record.running(), _share(found.record)
+            return SHADOW_ROWS.update(connection, found, running, who, now_ms, why)
 
     def ensure_closed(self, shadow_id: str, who: str, now_ms: int, why: str) -> StoredShadow | None:
         """What is stored of this shadow, which is closed now; None if there never was one.
@@ -125,10 +106,7 @@ class ShadowWriter:
         if self.find(shadow_id) is None:
             return None
         with self._store.change() as connection:
-            found = _get(connection, shadow_id)
-            if found.record.is_closed:
-                return found
-            return _update(connection, found, found.record.stopped(now_ms, why), who, now_ms, why)
+            return SHADOW_ROWS.stop(connection, shadow_id, None, who, now_ms, why)
 
     def find(self, shadow_id: str) -> StoredShadow | None:
         """The shadow of an id, if there is one.
@@ -136,7 +114,7 @@ class ShadowWriter:
         Raises:
             StoreError: the store cannot be read.
         """
-        return self._reading(lambda connection: _find(connection, shadow_id), None)
+        return self._store.read(lambda connection: SHADOW_ROWS.find(connection, shadow_id), None)
 
     def all(self) -> list[StoredShadow]:
         """Every shadow, oldest first.
@@ -144,7 +122,7 @@ class ShadowWriter:
         Raises:
             StoreError: the store cannot be read.
         """
-        return self._reading(lambda connection: _read(connection, only_open=False), [])
+        return self._store.read(SHADOW_ROWS.all, [])
 
     def open(self) -> list[StoredShadow]:
         """Shadows that are not closed, oldest first.
@@ -152,14 +130,11 @@ class ShadowWriter:
         Raises:
             StoreError: the store cannot be read.
         """
-        return self._reading(lambda connection: _read(connection, only_open=True), [])
+        return self._store.read(lambda connection: SHADOW_ROWS.all(connection, only_open=True), [])
 
     def give_back(self) -> None:
         """Close the connections."""
         self._store.close()
-
-    def _reading(self, read: Callable[[Connection], T], empty: T) -> T:
-        return self._store.read(read, empty)
 
 
 def _is_rival(other: ShadowRecord, record: ShadowRecord) -> bool:
@@ -167,60 +142,5 @@ def _is_rival(other: ShadowRecord, record: ShadowRecord) -> bool:
     return both_are_operators and other.bundle_id == record.bundle_id
 
 
-def _read(connection: Connection, *, only_open: bool) -> list[StoredShadow]:
-    stored = tables.shadows
-    query = select(stored).order_by(stored.c.started_ms, stored.c.shadow_id)
-    if only_open:
-        query = query.where(stored.c.is_closed.is_(False))
-    return [read_shadow(dict(row)) for row in connection.execute(query).mappings()]
-
-
-def _find(connection: Connection, shadow_id: str) -> StoredShadow | None:
-    query = select(tables.shadows).where(tables.shadows.c.shadow_id == shadow_id)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else read_shadow(dict(row))
-
-
-def _get(connection: Connection, shadow_id: str) -> StoredShadow:
-    found = _find(connection, shadow_id)
-    if found is None:
-        raise RolloutConflict(
-            f"there is no shadow {shadow_id}, expected one that was started; "
-            "look with 'cluster shadow status'"
-        )
-    return found
-
-
-def _insert(connection: Connection, record: ShadowRecord, who: str, now_ms: int) -> StoredShadow:
-    stored = StoredShadow(record, 1)
-    connection.execute(tables.shadows.insert().values(shadow_columns(stored)))
-    _note(connection, record, who, now_ms, f"share {record.share:g} of the requests")
-    return stored
-
-
-def _update(
-    connection: Connection,
-    found: StoredShadow,
-    record: ShadowRecord,
-    who: str,
-    now_ms: int,
-    why: str,
-) -> StoredShadow:
-    stored = StoredShadow(record, found.revision + 1)
-    where = tables.shadows.c.shadow_id == record.shadow_id
-    connection.execute(tables.shadows.update().where(where).values(shadow_columns(stored)))
-    _note(connection, record, who, now_ms, why)
-    return stored
-
-
-def _note(connection: Connection, record: ShadowRecord, who: str, now_ms: int, why: str) -> None:
-    connection.execute(
-        tables.history.insert().values(
-            at_ms=now_ms,
-            who=who,
-            verb=_VERB,
-            what=f"{record.shadow_id}: {record.bundle_id} is {record.state}",
-            why=why,
-        )
-    )
-    tables.bump_revision(connection)
+def _share(record: ShadowRecord) -> str:
+    return f"share {record.share:g} of the requests"

@@ -63,6 +63,12 @@ class ExperimentDesign:
         """Whether it is a 2 x 2 of retriever and scorer."""
         return {arm.name for arm in self.plan.arms} == set(FACTORIAL_ARMS)
 
+    @property
+    def window_text(self) -> str:
+        """The label window as a person reads it."""
+        seconds = self.label_window_ms / 1000
+        return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {

@@ -1,13 +1,14 @@
 """An experiment's primary metric among some of the users: by segment, and day by day. Pure.
 
-Exploratory: who looks at twenty segments finds one that differs, so alpha is split over all rows
-of one segmentation (Bonferroni), and none of them makes a verdict.
+Exploratory: who looks at twenty segments finds one that differs, so alpha is split over the rows
+that one segmentation may have (Bonferroni), and none of them makes a verdict. What each row gets is
+settled before the first look, so a row's interval depends on its own users alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -62,48 +63,62 @@ def users_of(arm: ArmSample, rows: NDArray[np.bool_]) -> ArmSample:
 
 
 def by_segment(
-    design: ExperimentDesign, arms: Mapping[str, ArmSample], labels: Labels
+    design: ExperimentDesign,
+    arms: Mapping[str, ArmSample],
+    labels: Labels,
+    n_values: int = MAX_VALUES,
 ) -> tuple[SegmentEffect, ...]:
-    """The effect of each treatment by value, the value with most users first."""
-    values, labels = _frequent(labels)
-    parts = {
-        value: {name: users_of(arm, labels[name] == value) for name, arm in arms.items()}
-        for value in values
-    }
-    return side_by_side(design, parts)
+    """The effect of each treatment by value, the value with most users first.
 
-
-def side_by_side(
-    design: ExperimentDesign, parts: Mapping[str, Mapping[str, ArmSample]]
-) -> tuple[SegmentEffect, ...]:
-    """The effect of each treatment in each part of the users, all intervals holding together."""
-    enough = [
-        (value, name)
-        for value, sides in parts.items()
-        for name in design.treatments
-        if min(sides[CONTROL].n_users, sides[name].n_users) >= MIN_USERS
-    ]
-    alpha = design.alpha / max(len(enough), 1)
-    effects = []
-    for value, sides in parts.items():
-        for name in design.treatments:
-            n = (sides[CONTROL].n_users, sides[name].n_users)
-            effect, low, high = math.nan, -math.inf, math.inf
-            if (value, name) in enough:
-                found = compare(design.rule, sides[CONTROL], sides[name], alpha)
-                effect, low, high = found.effect, found.low, found.high
-            effects.append(SegmentEffect(value, name, n[0], n[1], effect, low, high))
+    Args:
+        n_values: how many values are shown at most; alpha is divided by it however many there are.
+    """
+    values, labels = _frequent(labels, n_values)
+    effects: list[SegmentEffect] = []
+    for value in values:
+        sides = {name: users_of(arm, labels[name] == value) for name, arm in arms.items()}
+        effects += _effects(design, value, sides, design.alpha / n_values)
     return tuple(effects)
 
 
-def _frequent(labels: Labels) -> tuple[Sequence[str], Labels]:
+def by_day(
+    design: ExperimentDesign, days: Mapping[str, Mapping[str, ArmSample]]
+) -> tuple[SegmentEffect, ...]:
+    """The effect of each treatment among the users of each day (ISO date, UTC), in their order.
+
+    Day n since the start, its own being 1, gets alpha / (n (n + 1)): these sum to alpha however
+    long it runs.
+    """
+    first = np.datetime64(design.from_ms, "ms").astype("datetime64[D]")
+    effects: list[SegmentEffect] = []
+    for day, sides in sorted(days.items()):
+        number = max(int((np.datetime64(day, "D") - first).astype(np.int64)) + 1, 1)
+        effects += _effects(design, day, sides, design.alpha / (number * (number + 1)))
+    return tuple(effects)
+
+
+def _effects(
+    design: ExperimentDesign, value: str, sides: Mapping[str, ArmSample], alpha: float
+) -> Iterator[SegmentEffect]:
+    """Each treatment in one part of the users, whose intervals hold together with `alpha`."""
+    control = sides[CONTROL]
+    for name in design.treatments:
+        n = (control.n_users, sides[name].n_users)
+        effect, low, high = math.nan, -math.inf, math.inf
+        if min(n) >= MIN_USERS:
+            found = compare(design.rule, control, sides[name], alpha / len(design.treatments))
+            effect, low, high = found.effect, found.low, found.high
+        yield SegmentEffect(value, name, n[0], n[1], effect, low, high)
+
+
+def _frequent(labels: Labels, n_values: int) -> tuple[Sequence[str], Labels]:
     """The values by their number of users, the rare ones as one."""
     columns = list(labels.values())
     values, counts = np.unique(np.concatenate(columns), return_counts=True)
     order = values[np.lexsort((values, -counts))]
-    if len(order) <= MAX_VALUES:
+    if len(order) <= n_values:
         return [str(value) for value in order], labels
-    kept = order[: MAX_VALUES - 1]
+    kept = order[: n_values - 1]
     bounded = {
         name: np.where(np.isin(column, kept), column, REST) for name, column in labels.items()
     }

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from recsys.evidence.experiment_design import FACTORIAL_ARMS
 from recsys.settings import Settings
@@ -26,8 +28,12 @@ from train_app.command_outcome import Outcome
 from train_app.experiments.credited_slates import credit_rules
 from train_app.experiments.experiment_report import report_experiment
 from train_app.experiments.experiment_users import read_users
+from train_app.lake.lake_schema import PARTITION_COLUMN, TABLES
+from train_app.lake.lake_tables import Lake
 
 pytestmark = pytest.mark.integration
+NEWER = ("experiment", "experiments", "dropped", "n_dropped", "diversity", "novelty")
+"""Columns of impressions that earlier releases did not write."""
 WINDOW = 6 * HOUR
 NEWEST = FROM_MS + 5 * DAY
 COMPARED = ("slates", "shown", "engaged_items", "dismissed_items", "value")
@@ -196,4 +202,33 @@ def test_an_experiment_without_users_is_no_error(tmp_path: Path) -> None:
     for folder in (settings, Settings(data_dir=tmp_path / "nothing")):
         outcome = report(folder)
         assert outcome.document["verdict"]["verdict"] is None
-        assert outcome.error is None and "no user has a slate" in outcome.text
+        assert outcome.error is None and "no answers of this experiment yet" in outcome.text
+
+
+def test_a_lake_of_an_older_release_has_no_answers_of_the_experiment(tmp_path: Path) -> None:
+    """Its impressions lack columns that name sides and were written before there were any."""
+    settings = an_experiment_lake(tmp_path / "now", some_rows(4, {"else": 0.3}))
+    schema = pa.schema([field for field in TABLES["impressions"] if field.name not in NEWER])
+    lake = Lake(settings.lake_location)
+    table = lake.find("impressions")
+    assert table is not None
+    rows = table.delta.to_pyarrow_table().select(schema.names).cast(schema)
+    old = Settings(data_dir=tmp_path / "old")
+    for name, found in {
+        "impressions": rows,
+        "engagements": DeltaTable(f"{settings.lake_location}/engagements").to_pyarrow_table(),
+    }.items():
+        write_deltalake(f"{old.lake_location}/{name}", found, partition_by=PARTITION_COLUMN)
+    columns = DeltaTable(f"{old.lake_location}/impressions").schema().to_arrow().names
+    assert not set(NEWER) & set(columns)
+    outcome = report(old)
+    assert outcome.error is None and "no answers of this experiment yet" in outcome.text
+    assert outcome.document["users"] == {"control": 0, "treatment": 0}
+
+
+def test_answers_whose_window_is_open_are_waited_for(tmp_path: Path) -> None:
+    """It says how long they can still be engaged with."""
+    late = an_impression("u1", ["i1"], NEWEST - HOUR, **arm_fields("treatment"))
+    outcome = report(an_experiment_lake(tmp_path, [([late], [])]))
+    assert outcome.error is None
+    assert "no user has a slate whose label window (6 h) is closed yet" in outcome.text

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,18 @@ from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.evidence.experiment_verdict import ExperimentVerdict, judge_experiment
 from recsys.evidence.factorial_effects import FactorialEffect, factorial_effects
 from recsys.evidence.judgement import SAMPLE_RATIO_ALPHA
-from recsys.evidence.segmented import SegmentEffect, by_segment, side_by_side
+from recsys.evidence.segmented import MAX_VALUES, SegmentEffect, by_day, by_segment
 from recsys.settings import Settings
 from train_app.checking.lake_views import open_lake_views
 from train_app.command_outcome import Outcome
 from train_app.experiments.credited_slates import credit_rules
-from train_app.experiments.experiment_users import ExperimentUsers, read_users
+from train_app.experiments.experiment_users import N_VALUES, ExperimentUsers, read_users
 from train_app.experiments.report_table import report_text
 from train_app.lake.ingest import run_ingest
 
 FALSE_COVERAGE = (
-    "segments and days are exploratory: the intervals of one segmentation hold together (alpha is "
-    "split over its rows), those of several do not, and none of them makes a verdict"
+    "segments and days are exploratory: the intervals of one segmentation hold together, those of "
+    "several do not, and none of them makes a verdict"
 )
 
 
@@ -56,6 +56,8 @@ def report_experiment(
                     WHERE origin <> 'import')), 0) AS newest_ms""")["newest_ms"]
         users = read_users(views, declared, credit_rules(declared, settings, newest_ms))
     verdict = judge_experiment(declared, users.arms)
+    if verdict.sample_ratio_p is None:
+        verdict = replace(verdict, message=_nothing_text(declared, users))
     document = report_document(declared, users, verdict, newest_ms)
     return Outcome(document, report_text(document), _refusal(declared, users, verdict))
 
@@ -71,9 +73,10 @@ def report_document(
     factors: tuple[FactorialEffect, ...] = ()
     if is_comparable:
         segments = {
-            name: by_segment(design, arms, labels) for name, labels in users.segments.items()
+            name: by_segment(design, arms, labels, N_VALUES.get(name, MAX_VALUES))
+            for name, labels in users.segments.items()
         }
-        days = side_by_side(design, users.days)
+        days = by_day(design, users.days)
         if design.is_factorial:
             factors = factorial_effects(design.rule, arms, design.alpha)
     return {
@@ -98,6 +101,18 @@ def report_document(
     }
 
 
+def _nothing_text(design: ExperimentDesign, users: ExperimentUsers) -> str:
+    """Why no side has users yet."""
+    if users.n_moved:
+        return "no user was shown one side alone"
+    if users.n_open:
+        return f"no user has a slate whose label window ({design.window_text}) is closed yet"
+    return (
+        "no answers of this experiment yet: no impression in the lake names it; see whether it "
+        "runs and its users come with 'cluster experiment status'"
+    )
+
+
 def _notes(
     design: ExperimentDesign, users: ExperimentUsers, verdict: ExperimentVerdict
 ) -> list[str]:
@@ -109,8 +124,8 @@ def _notes(
         )
     if users.n_open:
         notes.append(
-            f"{users.n_open:,} slates of the last {design.label_window_ms / 3.6e6:g} h are left "
-            "out: they can still be engaged with"
+            f"left out, because they can still be engaged with: {users.n_open:,} slates of the "
+            f"last {design.window_text}"
         )
     if users.n_outside:
         notes.append(

@@ -40,6 +40,8 @@ _SLATE_SUMS = (
 _SESSION_SUMS = ("sessions", "session_s")
 CONTEXT_SEGMENTS = ("device", "surface", "country")
 """Keys of a request's context that a report is split by, where requests carry them."""
+N_VALUES: Mapping[str, int] = {"user": 2}
+"""How many values a segmentation has, where that is known; their users share its alpha."""
 NONE = "none"
 
 

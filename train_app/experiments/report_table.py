@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDTH = 110
+_SAVED = 0.01
+"""A past that narrows an interval by less is not spoken of."""
 _NO_VERDICT = "NO VERDICT"
 
 
@@ -87,8 +89,9 @@ def _metrics(side: Mapping[str, Any]) -> Table:
     width, primary = side["width_without_past"], side["primary"]
     if width and primary["low"] is not None and primary["high"] is not None:
         saved = 1 - (primary["high"] - primary["low"]) / width
-        table.caption = f"the users' past makes its interval {saved:.0%} narrower"
-        table.caption_justify = "left"
+        if saved >= _SAVED:
+            table.caption = f"the users' past makes its interval {saved:.0%} narrower"
+            table.caption_justify = "left"
     return table
 
 

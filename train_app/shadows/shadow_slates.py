@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from recsys.settings import Settings
 from train_app.checking.lake_views import open_lake_views
-from train_app.importing.staging import scratch_folder
 from train_app.off_policy.logged_slates import LoggedSlates, read_logged_slates
 from train_app.shadows.shadow_value import Codes, PairedSlates
 
@@ -67,10 +66,7 @@ def _read_pairs(
     settings: Settings, shadow_id: str, now_ms: int, since_ms: int
 ) -> tuple[pa.Table, Counter[str]]:
     """One row per answered copy with the slate of its request, and how many of what lack one."""
-    with (
-        open_lake_views(settings, now_ms, now_ms) as views,
-        scratch_folder(settings.data_dir / "tmp"),
-    ):
+    with open_lake_views(settings, now_ms, now_ms) as views:
         connection = views.connection
         # An event that came twice, or a request that two impressions name, counts once.
         connection.execute(

@@ -195,6 +195,17 @@ def test_start_refuses_what_cannot_be_an_experiment(tmp_path: Path) -> None:
     assert ExperimentWriter(settings.control_url).experiments() == []
 
 
+def test_a_full_layer_is_refused_before_a_bundle_is_read_or_composed(tmp_path: Path) -> None:
+    """So it takes no minute, and leaves no bundle behind; here there is not even one to read."""
+    settings = settings_of(tmp_path)
+    reports(settings, b1="ready")(experiment_commands.now_ms())
+    ExperimentWriter(settings.control_url).start(a_record(), NOW_MS)
+    words = ("start", "two", "--treatment", "b2", "--factorial", "--share", "0.6")
+    refused = run(settings, *words)
+    assert isinstance(refused.exception, RolloutConflict)
+    assert "layer bundle is full" in str(refused.exception)
+
+
 def test_an_ordering_experiment_from_start_to_stop(tmp_path: Path) -> None:
     """Listed, shown, held out of, and ended; a gateway's row is all that has to run."""
     settings = settings_of(tmp_path)

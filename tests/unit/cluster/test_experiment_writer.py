@@ -127,7 +127,7 @@ def test_a_change_on_an_old_revision_is_refused(tmp_path: Path) -> None:
         writer.stop(name, 1, "bob", 2, "")
     assert writer.named("one").record.state is ExperimentState.RUNNING
     stopped = writer.stop(name, 2, "bob", 3, "")
-    with pytest.raises(RolloutConflict, match="was stopped"):
+    with pytest.raises(RolloutConflict, match="it is stopped"):
         writer.set_running(name, stopped.revision, "ann", 4)
 
 

@@ -15,15 +15,10 @@ from cluster.rollouts.deciding.observation import expected_replicas
 from cluster.rollouts.driving.rollout_actions import Operator
 from cluster.rollouts.driving.rollout_request import RolloutRequest
 from cluster.rollouts.storing.control_writer import ControlWriter
-from cluster.shadows.shadow_record import (
-    ShadowRecord,
-    ShadowState,
-    StoredShadow,
-    read_shadow,
-    shadow_columns,
-)
+from cluster.rollouts.storing.rows_beside import Stored
+from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_runner import ShadowRunner
-from cluster.shadows.shadow_writer import ShadowWriter
+from cluster.shadows.shadow_writer import SHADOW_ROWS, ShadowWriter
 from recsys.bundles.bundle import write_manifest
 from recsys.bundles.registry import Registry
 from recsys.errors import (
@@ -249,8 +244,8 @@ def test_a_shadow_of_a_rollout_is_not_the_operators_to_stop(fleet: Fleet) -> Non
 def test_a_row_with_an_impossible_share_is_a_damaged_store() -> None:
     """With the row to delete, and no advice about settings."""
     record = ShadowRecord("s1", "b2", 0.2, ShadowState.RUNNING, "ann", 1)
-    row = shadow_columns(StoredShadow(record, 1))
+    row = SHADOW_ROWS.columns(Stored(record, 1))
     damaged = row | {"document": json.dumps(record.to_json() | {"share": 7.0})}
-    assert read_shadow(row).record == record
+    assert SHADOW_ROWS.read(row).record == record
     with pytest.raises(StoreError, match="delete its row of control_shadows"):
-        read_shadow(damaged)
+        SHADOW_ROWS.read(damaged)

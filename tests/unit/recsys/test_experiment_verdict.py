@@ -14,7 +14,7 @@ from recsys.evidence.experiment_design import FACTORIAL_ARMS, ExperimentDesign
 from recsys.evidence.experiment_verdict import judge_experiment, sample_ratio
 from recsys.evidence.factorial_effects import contrast_interval, factorial_effects
 from recsys.evidence.planned_size import unit_variance, users_needed
-from recsys.evidence.segmented import REST, by_segment, users_of
+from recsys.evidence.segmented import REST, by_day, by_segment, users_of
 from tests.experiment_arms import a_plan, an_arm, some_arms
 
 TWO = ("control", "treatment")
@@ -144,7 +144,7 @@ def test_segments_share_alpha_and_rare_values_are_one() -> None:
 
 
 def test_a_segment_of_few_users_has_no_interval() -> None:
-    """It is shown, and takes no alpha from the others."""
+    """It is shown, and nothing is said of it."""
     rng = np.random.default_rng(9)
     design = a_plan(*TWO)
     arms = some_arms(rng, 400, dict.fromkeys(TWO, 0.0))
@@ -152,6 +152,24 @@ def test_a_segment_of_few_users_has_no_interval() -> None:
     usual, rare = by_segment(design, arms, labels)
     assert (rare.value, rare.n_control) == ("rare", 10)
     assert rare.to_json()["low"] is None and np.isfinite(usual.low)
+
+
+def test_a_rows_interval_is_the_same_however_many_rows_come_later() -> None:
+    """Of a segment and of a day: what a look may say of them is settled before the first one."""
+    rng = np.random.default_rng(11)
+    design = a_plan(*TWO)
+    arms = some_arms(rng, 900, dict.fromkeys(TWO, 0.1))
+    later = rng.choice([f"d{n}" for n in range(20)], 500)
+    labels = {name: np.concatenate([np.full(400, "tv"), later]) for name in TWO}
+    early = {name: users_of(arms[name], labels[name] == "tv") for name in TWO}
+    (first,) = by_segment(design, early, {name: labels[name][:400] for name in TWO})
+    rows = by_segment(design, arms, labels)
+    assert len(rows) == 8 and rows[0] == first
+    (day,) = by_day(design, {"1970-01-01": early})
+    days = by_day(design, {f"1970-01-{n:02}": early for n in range(1, 32)})
+    assert days[0] == day
+    widths = [row.high - row.low for row in days]
+    assert widths == sorted(widths) and widths[-1] < 2.5 * widths[0]
 
 
 def test_the_planned_number_of_users_gives_about_its_power() -> None:
