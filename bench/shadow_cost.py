@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Awaitable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,17 +45,17 @@ class Seen:
     """What users saw, and what became of the copies."""
 
     latencies_ms: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+    """Requests per second and p99 in ms of each round."""
     statuses: Counter[int] = field(default_factory=Counter)
     copies: Counter[str] = field(default_factory=Counter)
 
     def figures(self) -> dict[str, Any]:
-        """Requests per second, percentiles in ms, statuses and copies."""
-        p50, p99 = np.percentile(self.latencies_ms, (50, 99))
+        """Requests per second and p99 in ms (means over rounds), p50, statuses and copies."""
         return {
-            "requests_per_s": round(len(self.latencies_ms) / self.seconds, 1),
-            "p50_ms": round(float(p50), 2),
-            "p99_ms": round(float(p99), 2),
+            "requests_per_s": round(float(np.mean([rate for rate, _ in self.rounds])), 1),
+            "p50_ms": round(float(np.percentile(self.latencies_ms, 50)), 2),
+            "p99_ms": round(float(np.mean([p99_ms for _, p99_ms in self.rounds])), 2),
             "statuses": dict(self.statuses),
             "copies": dict(self.copies),
         }
@@ -82,6 +82,20 @@ async def ask(graph: Graph, user: int, due_s: float, seen: Seen) -> None:
         await asyncio.sleep(0)  # a socket's turn
 
     await graph.http(scope, incoming.get, send)
+
+
+def beside(found: dict[float, Seen]) -> dict[str, Any]:
+    """Each share's throughput and p99 over those without copies, round by round: mean, lowest and
+    highest ratio."""
+    plain = np.asarray(found[0.0].rounds)
+    ratios = {}
+    for share, seen in found.items():
+        ratio = np.asarray(seen.rounds) / plain
+        ratios[f"{share:.0%}"] = {
+            name: [round(float(pick(ratio[:, n])), 3) for pick in (np.mean, np.min, np.max)]
+            for n, name in enumerate(("requests_per_s", "p99_ms"))
+        }
+    return ratios
 
 
 async def always_asking(graph: Graph, n_users: int, seconds: float, seen: Seen) -> None:
@@ -142,29 +156,43 @@ async def measure(settings: Settings, shadow_id: str, options: argparse.Namespac
     found = {load: {share: Seen() for share in SHARES} for load in ("overload", "moderate")}
     try:
         await always_asking(graph, options.users, options.seconds, Seen())
-        for _ in range(options.rounds):
-            for share, seen in found["overload"].items():
-                await shares.follow(share)
-                await always_asking(graph, options.users, options.seconds, seen)
-                await _ended(graph, seen, options.seconds)
-        capacity = found["overload"][0.0].figures()["requests_per_s"]
-        for _ in range(options.rounds):
-            for share, seen in found["moderate"].items():
-                await shares.follow(share)
-                await at_rate(graph, options.users, options.seconds, MODERATE * capacity, seen)
-                await _ended(graph, seen, options.seconds)
+        for share, seen in in_turn(options.rounds, found["overload"]):
+            await shares.follow(share)
+            asking = always_asking(graph, options.users, options.seconds, seen)
+            await one_round(graph, seen, asking)
+        rate = MODERATE * found["overload"][0.0].figures()["requests_per_s"]
+        for share, seen in in_turn(options.rounds, found["moderate"]):
+            await shares.follow(share)
+            asking = at_rate(graph, options.users, options.seconds, rate, seen)
+            await one_round(graph, seen, asking)
     finally:
         graph.stop()
     return {
-        load: {f"{share:.0%}": seen.figures() for share, seen in by_share.items()}
+        load: {
+            "figures": {f"{share:.0%}": seen.figures() for share, seen in by_share.items()},
+            "over no copies (mean, lowest, highest of the rounds)": beside(by_share),
+        }
         for load, by_share in found.items()
     }
 
 
-async def _ended(graph: Graph, seen: Seen, seconds: float) -> None:
+def in_turn(n_rounds: int, found: dict[float, Seen]) -> Iterator[tuple[float, Seen]]:
+    """Every share once a round, each round beginning with the next: none is always first."""
+    shares = list(found.items())
+    for n in range(n_rounds):
+        first = n % len(shares)
+        yield from shares[first:] + shares[:first]
+
+
+async def one_round(graph: Graph, seen: Seen, asking: Awaitable[None]) -> None:
+    """Time a round until its last answer; copies that are left end after it."""
+    n_before, began_s = len(seen.latencies_ms), time.perf_counter()
+    await asking
+    of_round = seen.latencies_ms[n_before:]
+    rate = len(of_round) / (time.perf_counter() - began_s)
+    seen.rounds.append((rate, float(np.percentile(of_round, 99))))
     while not graph.shadows.is_idle:
         await asyncio.sleep(0)
-    seen.seconds += seconds
     for (name, tags), n in graph.telemetry.take().counts.items():
         if name.startswith("flywheel_shadow"):
             seen.copies[" ".join(value for _, value in tags)] += n

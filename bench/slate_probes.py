@@ -26,6 +26,7 @@ SLATE = 20
 MIN_OVERLAP = 0.9
 """Batches of other sizes may swap near ties."""
 _PAUSE_S = 0.01
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Seen:
     user_id: str
     bundle_id: str
     items: tuple[str, ...]
+    degraded: tuple[str, ...] = ()
+    """What was left out of the answer: without its scores a slate is in retrieval's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,16 @@ class InForce:
 
     since_ms: int
     bundle_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A whole answer that is not its bundle's: how much of each bundle's slate is in it."""
+
+    user_id: str
+    bundle_id: str
+    sent_ms: int
+    overlaps: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -90,12 +103,23 @@ class Probes:
         return self._record.n_failed
 
     @property
-    def n_mixed(self) -> int:
-        """Answers that are not the slate their bundle gave alone."""
-        return sum(
-            overlap(one.items, self._slates[one.bundle_id][one.user_id]) < MIN_OVERLAP
+    def mixed(self) -> tuple[Mixed, ...]:
+        """Whole answers that are not the slate their bundle gave alone."""
+        return tuple(
+            Mixed(
+                one.user_id,
+                one.bundle_id,
+                one.sent_ms,
+                {name: overlap(one.items, of[one.user_id]) for name, of in self._slates.items()},
+            )
             for one in self.seen
+            if is_mixed(one, self._slates)
         )
+
+    @property
+    def n_degraded(self) -> int:
+        """Answers of which a stage was left out, in time or at all; they say so themselves."""
+        return sum(bool(one.degraded) for one in self.seen)
 
     @property
     def n_unplanned(self) -> int:
@@ -136,10 +160,9 @@ class Probes:
 
 
 def learn_slates(url: str) -> Slates:
-    """What the only bundle in force answers to each probed user."""
+    """What the only bundle in force answers to each probed user, whole."""
     with httpx.Client(base_url=url, timeout=10) as client:
-        users = map(str, range(N_PROBED_USERS))
-        return {user_id: _answer(client, user_id).items for user_id in users}
+        return {str(n): _whole_answer(client, str(n)).items for n in range(N_PROBED_USERS)}
 
 
 def planned(plans: list[InForce], sent_ms: int, received_ms: int) -> set[str]:
@@ -154,9 +177,26 @@ def planned(plans: list[InForce], sent_ms: int, received_ms: int) -> set[str]:
     }
 
 
+def is_mixed(one: Seen, slates: Mapping[str, Slates]) -> bool:
+    """Whether a whole answer is unlike what its bundle gave the same user alone."""
+    alone = slates[one.bundle_id][one.user_id]
+    return not one.degraded and overlap(one.items, alone) < MIN_OVERLAP
+
+
 def overlap(items: tuple[str, ...], expected: tuple[str, ...]) -> float:
     """The share of the expected items that is there."""
     return len(set(items) & set(expected)) / max(len(expected), 1)
+
+
+def _whole_answer(client: httpx.Client, user_id: str) -> Seen:
+    for _ in range(_ATTEMPTS):
+        answer = _answer(client, user_id)
+        if not answer.degraded:
+            return answer
+    raise FleetError(
+        f"user {user_id} was answered without {answer.degraded} {_ATTEMPTS} times; "
+        "run it on a machine that is quiet"
+    )
 
 
 def _answer(client: httpx.Client, user_id: str) -> Seen:
@@ -166,4 +206,6 @@ def _answer(client: httpx.Client, user_id: str) -> Seen:
         raise FleetError(f"a request was answered with {response.status_code}: {response.text}")
     found = response.json()
     items = tuple(item["item_id"] for item in found["items"])
-    return Seen(sent_ms, time.time_ns() // 1_000_000, user_id, found["bundle_id"], items)
+    received_ms = time.time_ns() // 1_000_000
+    degraded = tuple(found["degraded"])
+    return Seen(sent_ms, received_ms, user_id, found["bundle_id"], items, degraded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -35,8 +36,11 @@ from tests.loop_driver import Loop, wait_for
 
 pytestmark = pytest.mark.e2e
 
-STABLE, EQUAL, BAD = "b0001", "b0002", "b0003"
+STABLE, EQUAL, BAD, RAISING, SLOW = "b0001", "b0002", "b0003", "b0004", "b0005"
+FAULTS = {RAISING: "raises", SLOW: 0.08}
+"""Scorers that fail only who is answered by them, and by how many seconds a call is late."""
 N_USERS = 400
+FAULT_INJECTION = Path(__file__).parents[1] / "fault_injection"
 UNLEARNT = "share"
 """A kind of engagement that no bundle's schema names: it is read as any other kind."""
 PLAN = """
@@ -44,7 +48,7 @@ PLAN = """
 share = 0.05
 min_users = 2
 min_requests = 10
-metrics = ["error_rate", "degraded_share"]
+metrics = ["error_rate", "degraded_share", "p50_ms"]
 [[steps]]
 share = 0.25
 min_users = 10
@@ -59,7 +63,11 @@ metrics = ["error_rate", "degraded_share"]
 margin = 0.4
 [metrics.degraded_share]
 margin = 0.4
+[metrics.p50_ms]
+margin = 4.0
 """
+"""Margins that a busy machine does not pass by itself."""
+MOST_TO_ABORT_MS = 30_000
 
 
 @dataclass(frozen=True)
@@ -141,21 +149,13 @@ class Place:
         return self.writer.rollouts()[-1]
 
 
-def publish_with_diverged_kind(registry: Registry, good: Path, staging: Path) -> None:
-    """A bundle whose scorer has no finite estimate for who did what its schema does not name.
-
-    Its golden requests have no such act, so it passes every check that is made when it is loaded.
-    """
-    shutil.copytree(good, staging)
+def publish_as(registry: Registry, staging: Path, bundle_id: str) -> None:
+    """Publish a staged copy of a bundle under another name."""
+    manifest = read_manifest(staging)
     (staging / MANIFEST_NAME).unlink()
-    path = staging / "scorer.safetensors"
-    state = load_file(path)
-    state["network.kind_bias"][OTHER_KIND] = torch.nan
-    save_file(state, path)
-    manifest = read_manifest(good)
     write_manifest(
         staging,
-        bundle_id=BAD,
+        bundle_id=bundle_id,
         created_at=datetime.fromisoformat(manifest.created_at),
         feature_schema=manifest.feature_schema,
         feature_schema_hash=manifest.feature_schema_hash,
@@ -167,6 +167,19 @@ def publish_with_diverged_kind(registry: Registry, good: Path, staging: Path) ->
         metrics={},
     )
     registry.publish(staging)
+
+
+def publish_with_diverged_kind(registry: Registry, good: Path, staging: Path) -> None:
+    """A bundle whose scorer has no finite estimate for who did what its schema does not name.
+
+    Its golden requests have no such act, so it passes every check that is made when it is loaded.
+    """
+    shutil.copytree(good, staging)
+    path = staging / "scorer.safetensors"
+    state = load_file(path)
+    state["network.kind_bias"][OTHER_KIND] = torch.nan
+    save_file(state, path)
+    publish_as(registry, staging, BAD)
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +198,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
         RETRIEVAL__N_CANDIDATES=str(retrieval.n_candidates),
         RETRIEVAL__N_SHARDS=str(retrieval.n_shards),
     )
+    loop.environment["PYTHONPATH"] = str(FAULT_INJECTION)
+    loop.environment["FAULTY_SCORERS"] = json.dumps(FAULTS)
     try:
         loop.run("up", "--wait")
         registry.publish(directory / EQUAL)
         publish_with_diverged_kind(registry, directory / EQUAL, directory / BAD)
+        for bundle_id in FAULTS:
+            shutil.copytree(directory / EQUAL, directory / bundle_id)
+            publish_as(registry, directory / bundle_id, bundle_id)
         loop.post_events(
             *({"kind": UNLEARNT, "user_id": f"u{n}", "item_id": "i7"} for n in range(N_USERS))
         )
@@ -207,26 +225,37 @@ def test_the_controller_lives_and_is_shown(place: Place) -> None:
     assert status["control"]["controller"]["is_held"] is True
 
 
-def test_a_bundle_that_answers_badly_is_aborted_by_evidence(place: Place) -> None:
-    """It passed every check of a load; only users of the first step ever met it."""
+@pytest.mark.parametrize(
+    ("bundle_id", "deciding"),
+    [(BAD, "degraded_share"), (RAISING, "degraded_share"), (SLOW, "p50_ms")],
+    ids=["not finite", "raises", "ten times as slow"],
+)
+def test_a_bundle_that_answers_badly_is_aborted_by_evidence(
+    place: Place, bundle_id: str, deciding: str
+) -> None:
+    """It passed every check of a load; only users of the first step met it, and not for long."""
     began_ms = now_ms()
-    place.runner.start(BAD, place.plan_file)
+    place.runner.start(bundle_id, place.plan_file)
     place.loop.run("canary", "status", "--wait", "--timeout", "60", expect=5)
     rollout = place.newest.rollout
-    seen = place.traffic.by_bundle(BAD, began_ms)
-    assert any(answered.is_degraded for answered in seen)
-    assert {answered.user_id for answered in seen} <= users_of_first_step(rollout.rollout_id)
+    seen = place.traffic.by_bundle(bundle_id, began_ms)
+    assert {a.user_id for a in seen} <= users_of_first_step(rollout.rollout_id, bundle_id)
     assert max(answered.sent_ms for answered in seen) <= rollout.since_ms + 2_000
-    assert (rollout.judgement or {})["deciding"] == "degraded_share"
+    assert rollout.since_ms - min(answered.sent_ms for answered in seen) <= MOST_TO_ABORT_MS
+    assert (rollout.judgement or {})["deciding"] == deciding
+    if deciding == "degraded_share":
+        assert any(answered.is_degraded for answered in seen)
+        beside = [a for a in place.traffic.by_bundle(STABLE, began_ms) if a.is_degraded]
+        assert not beside
 
 
-def users_of_first_step(salt: str) -> set[str]:
+def users_of_first_step(salt: str, bundle_id: str) -> set[str]:
     """The users that the canary of the first step may answer."""
     share = 0.05
     arms = (
         Arm(STABLE_ARM, STABLE, 1 - 2 * share),
         Arm(BASELINE, STABLE, share),
-        Arm(CANARY, BAD, share),
+        Arm(CANARY, bundle_id, share),
     )
     plan = TrafficPlan(1, salt, arms)
     return {f"u{n}" for n in range(N_USERS) if plan.assign(f"u{n}").variant == CANARY}
