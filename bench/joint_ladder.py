@@ -125,7 +125,9 @@ def measure_data(
             start = separately(settings, scratch)
             for recipe in recipes:
                 given = settings.train.joint
-                joint = given.model_copy(update=RECIPES[recipe].model_dump(exclude_unset=True))
+                idea = RECIPES[recipe].model_dump(exclude_unset=True)
+                # Else a rung shows what the rule that keeps the better pair does, not the idea.
+                joint = given.model_copy(update={**idea, "only_if_better": False})
                 print(f"{data.name}, seed {seed}: {recipe}", file=sys.stderr, flush=True)
                 rungs.append(climb(start, recipe, joint, scratch))
     return {"data": data.name, "seeds": list(seeds), "rungs": summary(rungs)}

@@ -53,8 +53,9 @@ def ladder_markdown(document: Mapping[str, Any]) -> str:
         "Made by `python -m bench.joint_ladder`. Leave-one-out, full ranking; each rung begins with"
         " the separately trained pair of its seed and ends with the same last pass of the towers"
         " over the newest events. Differences are paired by user and seed, with"
-        " 95 % intervals over users; *kept* says how many seeds preferred the joint pair on moments"
-        " kept aside.",
+        " 95 % intervals over users; every rung is what the joint training made of"
+        " the pair; *kept* says for how many seeds the moments kept aside preferred it, which is"
+        " what `cluster train` goes by.",
         "",
         f"Machine: {facts}.",
         "",

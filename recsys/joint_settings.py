@@ -41,6 +41,9 @@ class JointSettings(Branch):
     tower_rate: Annotated[float, Field(ge=0)] = 1e-4
     """Learning rate of the towers; 0 leaves them as they are."""
     scorer_rate: Annotated[float, Field(ge=0)] = 5e-4
+    only_if_better: bool = True
+    """Whether the pair stays as it was trained separately unless the moments kept aside prefer the
+    joint one; without it the joint pair is taken as it is, unless its loss was lost."""
     max_churn: Share = 1.0
     """Share of retrieval's first `page` items that may change, over the moments kept aside."""
     max_minutes: Annotated[float, Field(gt=0)] = 5.0

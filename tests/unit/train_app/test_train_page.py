@@ -105,6 +105,15 @@ def test_more_churn_than_allowed_is_refused(tmp_path: Path) -> None:
     assert fit.metrics["joint_last_churn"] > 0.01
 
 
+def test_a_pair_that_is_wanted_whatever_it_is_is_taken(tmp_path: Path) -> None:
+    """As the ladder wants it; what the moments kept aside said of it is told all the same."""
+    held = {"max_churn": 0.01, "epochs": 1, "only_if_better": False}
+    pair, fit = jointly(tmp_path, EAGER.model_copy(update=held))
+    assert fit.pair is not pair
+    assert not torch.equal(fit.pair.model.item.ids, pair.model.item.ids)
+    assert fit.metrics["joint_epochs"] == 0.0
+
+
 def test_a_loss_that_is_lost_leaves_the_pair_as_it_was(tmp_path: Path) -> None:
     """No step is taken for it, and what came of the steps before does not win."""
     pair, fit = jointly(tmp_path, EAGER.model_copy(update={"tower_rate": 1e30}))

@@ -73,7 +73,7 @@ def train_page(
 ) -> JointFit:
     """Train the pair on whole moments; the answer is the pair it was given where that is better.
 
-    Better is a mean gain in the page's NDCG above its standard error, paired by moment, with no
+    That is, unless the settings want the joint pair whatever it is. Better is a mean gain in the page's NDCG above its standard error, paired by moment, with no
     more churn than allowed. The given pair is left as it is.
 
     Args:
@@ -84,7 +84,7 @@ def train_page(
     """
     began_s = clock_s()
     start = check(pair)
-    best, best_gain = pair, 0.0
+    trained, best, best_gain = pair, pair, 0.0
     metrics = {"joint_gain_ndcg@10": 0.0, "joint_churn": 0.0, "joint_epochs": 0.0}
     training = _Training(pair, settings, n_retrieved)
     n_batches = math.ceil(len(samples) / settings.batch_size)
@@ -110,7 +110,7 @@ def train_page(
             metrics["joint_epochs"] = epoch + 1.0
         if share_done >= 1.0:
             break
-    return JointFit(best, metrics)
+    return JointFit(best if settings.only_if_better else trained, metrics)
 
 
 @dataclass(frozen=True, slots=True)
