@@ -153,6 +153,10 @@ def _lines(facts: StatusFacts) -> list[RenderableType]:
     lines.append("aliases: " + (", ".join(f"{k} = {v}" for k, v in aliases.items()) or "none"))
     rollout = control.get("rollout")
     lines.append(f"rollout: {_rollout_line(rollout) if rollout else 'none under way'}")
+    lines += [
+        f"experiment: {one['experiment_id']}, {one['share']:.0%} of the {one['layer']} layer"
+        for one in control.get("experiments", ())
+    ]
     lines.append(f"controller: {_controller_line(control.get('controller'))}")
     if log:
         ends = ", ".join(str(end) for end in log["end_offsets"].values())

@@ -83,8 +83,8 @@ def _serve_status(files: RunFiles, now_ms: int) -> dict[str, Any]:
 
 
 def _control(settings: Settings, clock: Callable[[], int]) -> dict[str, Any]:
-    from cluster.rollouts.deciding.observation import living
     from cluster.rollouts.driving.controller_lease import ControllerLease
+    from cluster.rollouts.driving.living_rows import seen_living
     from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.stores.control import ControlReader
 
@@ -92,14 +92,18 @@ def _control(settings: Settings, clock: Callable[[], int]) -> dict[str, Any]:
     view = reader.view()
     unfinished = ControlWriter(settings.control_url).open_rollout()
     lease = ControllerLease(settings.control_url).read()
-    reported = reader.readiness()
+    alive = seen_living(reader.readiness, clock)
+    rows = sorted(alive, key=lambda row: (row.stage, row.replica_id))
     now_ms = clock()
-    rows = sorted(living(reported, now_ms), key=lambda row: (row.stage, row.replica_id))
     return {
         "plan": None if view.plan is None else view.plan.to_json(),
         "aliases": dict(view.aliases),
         "required": list(view.required),
         "rollout": None if unfinished is None else unfinished.rollout.to_json(),
+        "experiments": [
+            {"experiment_id": one.experiment_id, "layer": str(one.layer), "share": one.share}
+            for one in view.experiments.plans
+        ],
         "controller": None
         if lease is None
         else asdict(lease)

@@ -105,13 +105,18 @@ def to_attribute(
 
 
 def _mover(n_better_left: int, propensity: float, policy: OrderingSettings) -> str | None:
-    """What took the item past better-scored ones that the items above it left unshown."""
-    if propensity < 1.0 - policy.exploration - PROPENSITY_NOISE:
+    """What took the item past better-scored ones that the items above it left unshown.
+
+    A propensity that the policy's own choice would exceed proves a draw. Any other could be of
+    both, and the likelier one is named.
+    """
+    greedy = 1.0 - policy.exploration
+    if propensity < greedy - PROPENSITY_NOISE:
         return "exploration"
     if n_better_left == 0:
         return None
     reorders = policy.diversity > 0.0 or policy.max_per_category or policy.max_per_creator
-    return "diversity" if reorders else "exploration"
+    return "diversity" if reorders and greedy > 0.5 * propensity else "exploration"
 
 
 def _seeds(

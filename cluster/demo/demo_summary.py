@@ -206,8 +206,10 @@ def _note(findings: DemoFindings) -> str:
 def _pairs(
     before: Sequence[ShownSlate], after: Sequence[ShownSlate]
 ) -> list[tuple[ShownSlate, ShownSlate]]:
-    """Slates of the same user's same visit; a visit that failed on one side has no pair."""
-    waiting: dict[str, list[ShownSlate]] = {}
-    for slate in before:
-        waiting.setdefault(slate.user_id, []).append(slate)
-    return [(waiting[slate.user_id].pop(0), slate) for slate in after if waiting.get(slate.user_id)]
+    """Slates of equal visits, each shown once per side; one that failed on a side has no pair."""
+    early_of = {(slate.user_id, slate.luck): slate for slate in before}
+    return [
+        (early, late)
+        for late in after
+        if (early := early_of.get((late.user_id, late.luck))) is not None
+    ]

@@ -46,6 +46,8 @@ class ShownSlate:
     bundle_id: str
     n_items: int
     n_clicks: int
+    luck: tuple[int, ...] = ()
+    """Of the visit it answered."""
 
 
 @dataclass
@@ -221,7 +223,8 @@ class Traffic:
             for reaction in reactions
         ]
         n_clicks = sum(reaction.kind == "click" for reaction in reactions)
-        shown = ShownSlate(visit.user_id, str(answer["bundle_id"]), len(slate), n_clicks)
+        bundle_id = str(answer["bundle_id"])
+        shown = ShownSlate(visit.user_id, bundle_id, len(slate), n_clicks, visit.luck)
         door.log.shown.append(shown)
         for _ in range(manner.n_discoveries):
             found = self.audience.discover(visit.user_id, self.now_ms, rng)

@@ -53,6 +53,12 @@ class Service:
         return 200, {"request_id": request_id, "bundle_id": "b1", "items": items}
 
 
+class Server(ThreadingHTTPServer):
+    """All connections of the traffic may knock at once."""
+
+    request_queue_size = 64
+
+
 @contextmanager
 def serving(service: Service) -> Generator[tuple[Traffic, Service]]:
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +84,7 @@ def serving(service: Service) -> Generator[tuple[Traffic, Service]]:
         def log_message(self, *arguments: object) -> None:
             """Nothing to say."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -130,6 +130,11 @@ def replay(turns: Sequence[RecordedTurn]) -> tuple[Mismatch, ...]:
     return tuple(found)
 
 
+def n_decided(turns: Sequence[RecordedTurn]) -> int:
+    """How many turns a replay decides: all but the first, and but where a record began anew."""
+    return sum(recorded.turn.verb is not Verb.START for recorded in turns[1:])
+
+
 def plain(rollout: Rollout) -> dict[str, Any]:
     """The record as it reads back from its store."""
     document: dict[str, Any] = json.loads(json.dumps(rollout.to_json()))

@@ -5,6 +5,7 @@ Reads only; which replica lives is decided by `recsys.clock_skew`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from cluster.rollouts.deciding.observation import by_our_clock, gateway_epochs
@@ -13,6 +14,8 @@ from recsys.stores.control import Readiness
 
 LOOK_S = 0.25
 """Between looks at heartbeats that may still be seen to move."""
+STATUS_LOOKS_S = 1.0
+"""A status waits so long, at most, for a replica that is late or whose clock is off."""
 
 
 class LivingRows:
@@ -47,10 +50,12 @@ class LivingRows:
         self._beats = follow_beats(self._beats, rows, now_ms)
         return by_our_clock(rows, self._beats, now_ms)
 
-    def look_until(self, is_enough: Callable[[list[Readiness]], bool]) -> list[Readiness]:
+    def look_until(
+        self, is_enough: Callable[[list[Readiness]], bool], at_most_s: float = FRESH_MS / 1000
+    ) -> list[Readiness]:
         """The rows once they are enough, or after as long as a heartbeat may stand still."""
         rows = self.look()
-        for _ in range(round(FRESH_MS / 1000 / LOOK_S)):
+        for _ in range(round(at_most_s / LOOK_S)):
             if not rows or is_enough(rows):
                 break
             self._sleep(LOOK_S)
@@ -61,3 +66,26 @@ class LivingRows:
         """Whether any gateway lives, whatever its clock says."""
         rows = self.look_until(lambda seen: bool(gateway_epochs(seen, self._clock())))
         return bool(gateway_epochs(rows, self._clock()))
+
+
+def seen_living(
+    read: Callable[[], list[Readiness]],
+    clock: Callable[[], int],
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Readiness]:
+    """The rows, as they were written, of the replicas that live.
+
+    One look is enough where all have reported lately; a replica that has not gets a moment in
+    which its heartbeat may be seen to move, whatever its clock says.
+    """
+    kept: list[Readiness] = []
+
+    def read_and_keep() -> list[Readiness]:
+        kept[:] = read()
+        return list(kept)
+
+    rows = LivingRows(read_and_keep, clock, sleep).look_until(
+        lambda seen: all(row.heartbeat_ms for row in seen), STATUS_LOOKS_S
+    )
+    alive = {row.replica_id for row in rows if row.heartbeat_ms}
+    return [row for row in kept if row.replica_id in alive]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import click
 
 from cluster.console import Console
+from cluster.rollouts.verbs.canary_history import history
 from cluster.rollouts.verbs.canary_reading import (
     emit_status,
     explain,
     follow,
-    history,
     latest,
     now_ms,
     outcome_text,

@@ -1,4 +1,4 @@
-"""`cluster canary status`, `explain` and `history`: read the control store alone, change nothing.
+"""`cluster canary status` and `explain`: read the control store alone, change nothing.
 
 They work while no controller, no replica and no evidence store does.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,28 +101,6 @@ def explain(console: Console, rollout_id: str | None) -> None:
     console.emit(document, "\n".join([*lines, "", f"{len(turns)} recorded turns:", *story]))
 
 
-@click.command(
-    epilog="""\b
-    Examples:
-      cluster canary history
-      cluster canary history -n 50
-    """
-)
-@click.option("-n", "n_lines", type=click.IntRange(min=1), default=20, help="Newest lines shown.")
-@click.pass_obj
-def history(console: Console, n_lines: int) -> None:
-    """List what was changed, when, by whom and why; the newest last."""
-    from cluster.rollouts.storing.control_writer import ControlWriter
-
-    entries = ControlWriter(console.settings.control_url).history()[-n_lines:]
-    lines = [
-        f"{_time_text(entry.at_ms)}  {entry.verb:<10} {entry.what}  {entry.why}  ({entry.who})"
-        for entry in entries
-    ]
-    document = {"history": [asdict(entry) for entry in entries]}
-    console.emit(document, "\n".join(lines) or "nothing was changed yet")
-
-
 def latest(console: Console, rollout_id: str | None = None) -> StoredRollout | None:
     """The unfinished rollout, or else the newest; or the one of this id."""
     from cluster.rollouts.storing.control_writer import ControlWriter
@@ -160,7 +137,7 @@ def follow(
 
 def emit_status(console: Console, stored: StoredRollout | None, advice: str = "") -> None:
     """Write the status of a rollout and of the fleet that the control store tells of."""
-    from cluster.rollouts.deciding.observation import living
+    from cluster.rollouts.driving.living_rows import seen_living
     from cluster.rollouts.verbs.canary_view import rollout_document, rollout_page
     from recsys.stores.control import ControlReader
 
@@ -176,7 +153,7 @@ def emit_status(console: Console, stored: StoredRollout | None, advice: str = ""
         "view": None if stored is None else rollout_document(stored.rollout, now_ms()),
         "is_abandoned": is_left,
         "driver": None if stored is None else stored.driver,
-        "replicas": [asdict(row) for row in living(reader.readiness(), now_ms())],
+        "replicas": [asdict(row) for row in seen_living(reader.readiness, now_ms)],
     }
     lines = [f"stable is {stable or 'not set; run cluster up'}"]
     if stored is not None:
@@ -243,7 +220,3 @@ def _is_abandoned(console: Console, stored: StoredRollout) -> bool:
 
     lease = ControllerLease(console.settings.control_url).read()
     return is_abandoned(stored, lease, now_ms())
-
-
-def _time_text(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ from click.testing import CliRunner, Result
 from cluster.console import Console
 from cluster.rollouts.deciding.rollout_plan import built_in
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
+from cluster.rollouts.deciding.rollout_turn import Turn, Verb
 from cluster.rollouts.storing.control_writer import ControlWriter
 from cluster.rollouts.verbs.canary_commands import canary
 from cluster.rollouts.verbs.canary_reading import now_ms
-from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RolloutConflict
+from recsys.errors import (
+    AbortedByEvidence,
+    ConfigError,
+    FleetError,
+    RecsysError,
+    RolloutConflict,
+)
 from recsys.settings import Settings
 
 
@@ -76,6 +84,34 @@ def test_explaining_tells_the_recorded_turns(tmp_path: Path) -> None:
     assert (told["n_turns"], told["story"][0]["phase"]) == (1, "canary")
     assert "1 recorded turns" in run(tmp_path, "explain", "r1", as_json=False).stdout
     assert isinstance(run(tmp_path, "explain", "r2").exception, ConfigError)
+
+
+def test_a_recorded_rollout_is_decided_again(tmp_path: Path) -> None:
+    """The newest one or the one that is named; a rollout that does not exist is bad usage."""
+    assert isinstance(run(tmp_path, "history", "--replay").exception, ConfigError)
+    put(tmp_path, now_ms())
+    for words in (["--replay"], ["--replay", "r1"]):
+        found = document(run(tmp_path, "history", *words))
+        assert (found["rollout_id"], found["n_turns"], found["is_same"]) == ("r1", 1, True)
+    assert isinstance(run(tmp_path, "history", "--replay", "r2").exception, ConfigError)
+
+
+def test_a_record_that_is_decided_otherwise_now_is_exit_one_with_its_turn(tmp_path: Path) -> None:
+    """An abort whose record was changed into a promotion."""
+    put(tmp_path, now_ms())
+    writer = ControlWriter(Settings(data_dir=tmp_path).control_url)
+    stored = writer.rollouts()[-1]
+    changed = replace(stored.rollout, phase=Phase.PROMOTED, message="changed by hand")
+    turn = Turn(Verb.PAUSE, now_ms(), message="look first")
+    writer.save_rollout(changed, stored.revision, "c1", now_ms(), turn=turn)
+    result = run(tmp_path, "history", "--replay")
+    assert isinstance(result.exception, RecsysError)
+    assert result.exception.exit_code == 1
+    found = document(result)
+    assert [one["number"] for one in found["mismatches"]] == [2]
+    assert found["mismatches"][0]["replayed"]["phase"] == "paused"
+    text = run(tmp_path, "history", "--replay", as_json=False).stdout
+    assert "turn 2: recorded promoted at step 1 (changed by hand), now paused" in text
 
 
 def test_steering_nothing_is_somebody_elses_change(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,16 @@ from cluster.demo.demo_traffic import ShownSlate
 
 def slates(clicks: list[int], bundle_id: str = "b1") -> list[ShownSlate]:
     """One slate of ten items per user."""
-    return [ShownSlate(f"u{at}", bundle_id, 10, n) for at, n in enumerate(clicks)]
+    return [ShownSlate(f"u{at}", bundle_id, 10, n, (2, 0, at)) for at, n in enumerate(clicks)]
+
+
+def visits(slates_of_one: list[ShownSlate], n_times: int) -> list[ShownSlate]:
+    """The same users again and again, each time with other luck."""
+    return [
+        replace(slate, luck=(2, turn, *slate.luck[2:]))
+        for turn in range(n_times)
+        for slate in slates_of_one
+    ]
 
 
 def some_findings(is_simulated: bool = True) -> DemoFindings:
@@ -92,7 +102,7 @@ def test_the_lift_is_taken_visit_by_visit() -> None:
 def test_more_slates_of_the_same_users_do_not_narrow_an_interval_by_themselves() -> None:
     """Five like visits of each user say no more than one; five times the users do."""
     early, late = slates([0, 1, 2, 3] * 25), slates([1, 1, 4, 3] * 25)
-    once, again = paired_lift(early, late), paired_lift(early * 5, late * 5)
+    once, again = paired_lift(early, late), paired_lift(visits(early, 5), visits(late, 5))
     assert again == pytest.approx(once)
     rate, repeated = click_rate(early), click_rate(early * 5)
     assert (repeated.low, repeated.high) == pytest.approx((rate.low, rate.high))
@@ -105,6 +115,17 @@ def test_visits_without_a_counterpart_are_left_out_of_the_lift() -> None:
     before = [slate for slate in slates([0, 5, 2]) if slate.user_id != "u1"]
     change, _ = paired_lift(before, slates([1, 100, 3], "b2"))
     assert change == pytest.approx(1.0)
+
+
+def test_a_visit_that_failed_on_one_side_shifts_no_other_visit_of_its_user() -> None:
+    """Visits are paired by their luck, in whatever order they were answered."""
+    early = [ShownSlate("u0", "b1", 10, n, (2, turn, 0)) for turn, n in enumerate((0, 4, 2))]
+    late = [replace(slate, bundle_id="b2", n_clicks=slate.n_clicks + 1) for slate in early]
+    other = [ShownSlate("u1", "b1", 10, 1, (2, 0, 1))]
+    after = [*reversed(late), replace(other[0], n_clicks=2)]
+    change, half = paired_lift([*early[1:], *other], after)
+    assert change == pytest.approx(1.0)
+    assert half == pytest.approx(0.0)
 
 
 def test_the_document_is_json_and_tells_the_whole_story() -> None:

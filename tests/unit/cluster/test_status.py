@@ -177,6 +177,15 @@ def test_a_rollout_with_steps_needs_a_controller_and_nothing_else_does() -> None
     assert "controller@here:1 drives rollouts" in shown(facts(held, [0.05]))
 
 
+def test_running_experiments_are_named_beside_the_plan() -> None:
+    """What a plan of all to stable does not say."""
+    facts = healthy_facts()
+    running = {"experiment_id": "wide", "layer": "bundle", "share": 0.5}
+    control = {**facts.control, "experiments": [running]}
+    assert "experiment: wide, 50% of the bundle layer" in shown(replace(facts, control=control))
+    assert "experiment" not in shown(facts)
+
+
 def test_a_short_lag_is_no_problem() -> None:
     """Events are on their way all the time."""
     lagging = a_worker(lag_records=9, freshness_s=4.0)

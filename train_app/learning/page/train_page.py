@@ -73,8 +73,9 @@ def train_page(
 ) -> JointFit:
     """Train the pair on whole moments; the answer is the pair it was given where that is better.
 
-    That is, unless the settings want the joint pair whatever it is. Better is a mean gain in the page's NDCG above its standard error, paired by moment, with no
-    more churn than allowed. The given pair is left as it is.
+    Better is a mean gain in the page's NDCG above its standard error, paired by moment, with no
+    more churn than allowed; unless the settings want the joint pair whatever it is. The given pair
+    is left as it is.
 
     Args:
         samples: moments the towers did not learn from.
