@@ -2,7 +2,8 @@
 
 `python -m bench.rollouts [--quick] [--rollouts N] [--seconds S] [--out FOLDER]` writes
 rollouts.md, rollouts.json and SVG curves. Only the whole controller's rollouts, the last table,
-are bounded by `--seconds`; the table says how many there were.
+are bounded by `--seconds`; the table says how many there were. Exits with 1 where a figure misses
+what must hold.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import argparse
 import json
 import math
 import platform
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.rollout_bars import PLANNED, missed
 from bench.rollout_looks import WorldLooks, fixed_users, look_at, users_until_passed
 from bench.rollout_tables import markdown, pictures
 from cluster.rollouts.deciding.rollout_plan import RolloutPlan, built_in
@@ -96,12 +99,12 @@ def settings(n_rollouts: int) -> list[Setting]:
         for effect in _EFFECTS
     ]
     cases += [
-        ("planned", replace(_PLANNED, effect=effect), _PLANNED_MARGIN) for effect in (0.0, PLANTED)
+        (PLANNED, replace(_PLANNED, effect=effect), _PLANNED_MARGIN) for effect in (0.0, PLANTED)
     ]
     found = []
     for seed, (name, world, allowed) in enumerate(cases):
         # Rates of a few percent need many rollouts, median times do not.
-        is_full = world.effect >= PLANTED and name != "planned"
+        is_full = world.effect >= PLANTED and name != PLANNED
         n = n_rollouts if is_full else -(-n_rollouts // 4)
         seen = look_at(world, allowed, n, alpha=ALPHA, seed=seed)
         found.append(Setting(name, world, allowed, seen))
@@ -169,8 +172,8 @@ def document(found: Found) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Simulate and write."""
+def main() -> int:
+    """Simulate and write; the exit code is 1 where something missed that must hold."""
     parser = argparse.ArgumentParser(description="Rollouts on simulated users.")
     parser.add_argument("--quick", action="store_true", help="a few rollouts, to try it")
     parser.add_argument(
@@ -187,6 +190,10 @@ def main() -> None:
         tuple(controlled(plan, n, seconds)),
     )
     write(found, chosen.out)
+    faults = missed(found.settings, ALPHA)
+    for fault in faults:
+        print(f"missed: {fault}", file=sys.stderr)
+    return int(bool(faults))
 
 
 def write(found: Found, folder: Path) -> None:
@@ -203,4 +210,4 @@ def _number(value: float) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
