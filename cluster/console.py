@@ -106,14 +106,18 @@ def _line_writer(write: Callable[[str], None], title: str) -> Callable[[str, flo
 
 
 def as_text(*renderables: RenderableType) -> str:
-    """Rich renderables as text, coloured and fitted if stdout is a terminal."""
+    """Rich renderables as text, coloured and fitted if stdout is a terminal.
+
+    Elsewhere they are as wide as `COLUMNS` says, or 120.
+    """
+    import shutil
     from io import StringIO
 
     from rich.console import Console as RichConsole
 
     buffer = StringIO()
     terminal = sys.stdout.isatty()
-    width = None if terminal else 120
+    width = None if terminal else shutil.get_terminal_size((120, 50)).columns
     rich = RichConsole(file=buffer, force_terminal=terminal, width=width, highlight=False)
     for renderable in renderables:
         rich.print(renderable)

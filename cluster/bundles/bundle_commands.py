@@ -60,13 +60,16 @@ def list_bundles(console: Console) -> None:
     states, pinned = _states(console), _pinned(console)
     manifests, broken = registry.survey()
     rows = [_summary(manifest, states, pinned) for manifest in manifests]
-    table = Table("id", "created", "state", "metrics", "parents", "parts")
+    table = Table()
+    for name in ("id", "created", "state", "metrics", "parents", "parts"):
+        table.add_column(name, no_wrap=name in {"id", "created"})
     for row in rows:
         parents = ", ".join(row["parents"])
         metrics = _metrics_text(row["metrics"])
         state = f"{row['state']}, pinned" if row["is_pinned"] else row["state"]
         parts = _parts_text(row["composed"])
-        table.add_row(row["bundle_id"], row["created_at"], state, metrics, parents, parts)
+        created = row["created_at"][:16].replace("T", " ")
+        table.add_row(row["bundle_id"], created, state, metrics, parents, parts)
     for bundle_id, reason in broken:
         table.add_row(bundle_id, "", "broken", reason, "", "")
     document = {

@@ -20,15 +20,10 @@ if TYPE_CHECKING:
     from cluster.rollouts.simulation.simulation_report import RuleReport, Share
     from cluster.rollouts.simulation.traffic_shape import TrafficShape
 
-_COLUMNS = (
-    ("effect", "left"),
-    ("rule", "left"),
-    ("aborted", "right"),
-    ("promoted", "right"),
-    ("held", "right"),
-    ("time to abort, median", "right"),
-    ("p90", "right"),
-    ("users exposed, median", "right"),
+_COLUMNS = ("aborted", "promoted", "held", "after", "p90", "exposed")
+_LEGEND = (
+    "95 % intervals in brackets; after, p90: time to the abort, median and 90th percentile; "
+    "exposed: users the canary answered, median"
 )
 
 
@@ -100,7 +95,8 @@ def simulate(
         "reports": [report.to_json() for report in reports],
     }
     head = f"plan {plan.name}, {rollouts} rollouts each, {_traffic_text(shape, source, chosen)}"
-    text = "" if console.as_json else as_text(head, report_table(reports))
+    parts = [head, *report_tables(reports), _LEGEND, shortage(plan, shape, chosen)]
+    text = "" if console.as_json else as_text(*(part for part in parts if part))
     console.emit(document, text)
 
 
@@ -124,23 +120,49 @@ def _traffic_text(shape: TrafficShape, source: str, looks: Looks) -> str:
     )
 
 
-def report_table(reports: Sequence[RuleReport]) -> RenderableType:
-    """The reports as a table."""
+def report_tables(reports: Sequence[RuleReport]) -> list[RenderableType]:
+    """The reports as a table per effect."""
+    return [
+        _table(effect, [report for report in reports if report.effect == effect])
+        for effect in dict.fromkeys(report.effect for report in reports)
+    ]
+
+
+def _table(effect: str, reports: Sequence[RuleReport]) -> RenderableType:
+    from rich import box
     from rich.table import Table
 
-    table = Table()
-    for name, side in _COLUMNS:
-        table.add_column(name, justify="right" if side == "right" else "left")
+    table = Table(
+        title=f"effect: {effect}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("rule", no_wrap=True)
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for report in reports:
         table.add_row(
-            report.effect,
             report.rule,
-            *(_share_text(share) for share in (report.aborted, report.promoted, report.held)),
+            _share_text(report.aborted),
+            _share_text(report.promoted),
+            f"{100 * report.held.value:.3g}%",
             _time_text(report.detect_s_median),
             _time_text(report.detect_s_p90),
             f"{report.exposed_median:,.0f}",
         )
     return table
+
+
+def shortage(plan: RolloutPlan, shape: TrafficShape, looks: Looks) -> str:
+    """Where a step asks for more requests than come while it is judged: how long it would take."""
+    for number, step in enumerate(plan.steps, 1):
+        per_minute = shape.requests_per_minute * step.share
+        needed_s = 60 * step.min_requests / per_minute
+        if needed_s > looks.until_s:
+            return (
+                f"step {number} asks for {step.min_requests:,} requests of the canary, which gets "
+                f"{per_minute:,.0f} a minute: {duration_text(needed_s)}, and it is judged for "
+                f"{duration_text(looks.until_s)}; lower min_requests, or begin with a larger share"
+            )
+    return ""
 
 
 def _known_traffic(console: Console, from_log: bool | None) -> tuple[TrafficShape, str]:
@@ -167,7 +189,8 @@ def _known_traffic(console: Console, from_log: bool | None) -> tuple[TrafficShap
 
 
 def _share_text(share: Share) -> str:
-    return f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"
+    value, low, high = (100 * part for part in (share.value, share.low, share.high))
+    return f"{value:.3g}% [{low:.0f}, {high:.0f}]"
 
 
 def _time_text(seconds: float | None) -> str:

@@ -13,9 +13,12 @@ from cluster.console import Console
 from cluster.rollouts.deciding.rollout_plan import built_in
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from cluster.rollouts.deciding.rollout_turn import Turn, Verb
+from cluster.rollouts.simulation.simulated_rollout import Looks
+from cluster.rollouts.simulation.traffic_shape import TrafficShape
 from cluster.rollouts.storing.control_writer import ControlWriter
 from cluster.rollouts.verbs.canary_commands import canary
 from cluster.rollouts.verbs.canary_reading import now_ms
+from cluster.rollouts.verbs.canary_simulate import shortage
 from recsys.errors import (
     AbortedByEvidence,
     ConfigError,
@@ -130,3 +133,12 @@ def test_simulating_prints_both_effects_under_every_rule(tmp_path: Path) -> None
     assert [report["effect"] for report in found["reports"]] == ["none"] * 4 + ["ctr=-0.05"] * 4
     assert isinstance(run(tmp_path, *words, "--from-log").exception, ConfigError)
     assert isinstance(run(tmp_path, "simulate", "--plan", "instant").exception, ConfigError)
+
+
+def test_a_step_that_its_traffic_cannot_fill_is_named() -> None:
+    """Else the table says held, and nobody knows why."""
+    looks = Looks(every_s=2.0, until_s=300.0)
+    fast = built_in("fast")
+    short = shortage(fast, TrafficShape(requests_per_minute=600), looks)
+    assert short.startswith("step 1 asks for 200 requests of the canary, which gets 30 a minute")
+    assert shortage(fast, TrafficShape(requests_per_minute=6_000), looks) == ""
