@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 
 from recsys.types import Batch
-from serve_app.stages.breaker import (
-    FAILURES_TO_OPEN,
-    MAX_BUNDLES,
-    OPEN_S,
-    Breaker,
-    BundleBreakers,
-)
+from serve_app.stages.breaker import FAILURES_TO_OPEN, OPEN_S, Breaker
 from serve_app.stages.handle_calls import HandleCalls, PackedBatch, pack_batch, unpack_batch
 from serve_app.stages.placement import (
     BundleMiss,
@@ -148,30 +142,3 @@ def test_an_open_breaker_lets_one_trial_through_and_closes_on_success() -> None:
     assert [breaker.allows(), breaker.allows()] == [True, False]
     breaker.succeeded()
     assert [breaker.allows(), breaker.allows()] == [True, True]
-
-
-def test_a_bundle_that_fails_its_calls_leaves_the_others_theirs() -> None:
-    """Users of stable never pay for a canary, a shadow or an arm."""
-
-    async def only_good(_: str, bundle_id: str, batch: Batch, __: float) -> Batch:
-        await asyncio.sleep(0)
-        if bundle_id == "bad":
-            raise ValueError("cannot score")
-        return batch
-
-    client = RemoteStage("scorer", only_good)
-    for _ in range(3 * FAILURES_TO_OPEN):
-        assert ask(client, bundle_id="bad") == StageFailure("shard-001", "unavailable")
-        assert isinstance(ask(client, bundle_id="good"), dict)
-
-
-def test_breakers_of_bundles_long_gone_are_forgotten() -> None:
-    """A process that lives for months meets many."""
-    breakers = BundleBreakers(lambda: 0.0)
-    first = breakers.of("b0")
-    for n in range(1, MAX_BUNDLES):
-        breakers.of(f"b{n}")
-    assert breakers.of("b0") is first
-    breakers.of("one more")
-    assert breakers.of("b0") is first
-    assert breakers.of("b1").allows()
