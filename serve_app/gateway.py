@@ -162,8 +162,11 @@ class Graph:
 
 
 def unlogged(settings: Settings) -> Settings:
-    """The settings of answers of which nobody records more than the slate."""
-    columns = {"log_unshown": 0, "log_dropped": 0, "log_history": 0}
+    """The settings of answers of which nobody records more than the slate.
+
+    What is drawn between two stages stays: it is in the time that copies are compared by.
+    """
+    columns = {"log_unshown": 0, "log_history": 0}
     return settings.model_copy(update={"serve": settings.serve.model_copy(update=columns)})
 
 

@@ -211,5 +211,5 @@ def _pairs(
     return [
         (early, late)
         for late in after
-        if (early := early_of.get((late.user_id, late.luck))) is not None
+        if (early := early_of.pop((late.user_id, late.luck), None)) is not None
     ]

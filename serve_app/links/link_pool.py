@@ -91,7 +91,7 @@ class LinkPool:
         lacks_it = False
         while len(asked) < MAX_ASKED:
             try:
-                link = await self._free_link(asked)
+                link = await self._free_link(asked, may_wait=not lacks_it)
             except StageAway:
                 if lacks_it:
                     break
@@ -213,19 +213,22 @@ class LinkPool:
         self._look.set()
         self._on_room()
 
-    async def _free_link(self, lost: set[str]) -> Link:
+    async def _free_link(self, asked: set[str], *, may_wait: bool) -> Link:
         while True:
-            link = self._least_busy(lost)
+            link = self._least_busy(asked)
             if link.n_outstanding < WINDOW:
                 return link
+            if not may_wait:
+                # The caller has another bundle to ask for, and its time is better spent there.
+                raise StageAway(f"every other replica of {self._stage} is busy")
             await self._room.wait()
 
-    def _least_busy(self, lost: set[str]) -> Link:
+    def _least_busy(self, asked: set[str]) -> Link:
         """Of the replicas that stay, the one with the fewest calls under way; ties take turns."""
         usable = [
             link
             for replica_id, link in self._links.items()
-            if link.is_open and replica_id not in lost
+            if link.is_open and replica_id not in asked
         ]
         staying = list(filter(self._is_staying, usable)) or usable
         if not staying:

@@ -21,6 +21,8 @@ class Dropped(StrEnum):
     LIVE_WAITS = "live waits"
     LIVE_FULL = "live full"
     LIVE_SLOW = "live slow"
+    LIVE_DEGRADED = "live degraded"
+    """Beside half an answer a whole one would only look different."""
     QUEUE_FULL = "queue full"
     LOG_FULL = "log full"
     LATE = "late"
@@ -71,10 +73,9 @@ def why_crowded_out(
 def is_comparable(answer: Answer, assigned_bundle_id: str, plan: ShadowPlan) -> bool:
     """Whether a shadow's answer beside this one would say anything.
 
-    Not where the live answer is a fallback, is degraded, or comes from the shadow's own bundle:
-    beside half an answer a whole one would only look different.
+    Not where the live answer is a fallback or comes from the shadow's own bundle.
     """
-    return answer.bundle_id == assigned_bundle_id != plan.bundle_id and not answer.degraded
+    return answer.bundle_id == assigned_bundle_id != plan.bundle_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class ShadowTraffic:
         self._is_stopped = True
 
     def _take_in(self, copy: Copy) -> None:
-        dropped = self._why_not(copy)
+        dropped = Dropped.LIVE_DEGRADED if copy.live.degraded else self._why_not(copy)
         if dropped is None and len(self._queue) >= self._settings.shadow_queued:
             dropped = Dropped.QUEUE_FULL
         if dropped is not None:

@@ -27,8 +27,8 @@ from train_app.experiments.report_table import report_text
 from train_app.lake.ingest import run_ingest
 
 FALSE_COVERAGE = (
-    "segments and days are exploratory: the intervals of one segmentation hold together, those of "
-    "several do not, and none of them makes a verdict"
+    "segments and days are exploratory: the intervals of one segmentation hold together as long as "
+    "it has no more values than are shown, those of several do not; none of them makes a verdict"
 )
 
 

@@ -77,7 +77,7 @@ def _replay(console: Console, rollout_id: str, turns: Sequence[RecordedTurn]) ->
         "rollout_id": rollout_id,
         "n_turns": len(turns),
         "n_replayed": n_turns,
-        "is_same": not found,
+        "is_same": not found if n_turns else None,
         "mismatches": [
             {
                 "number": one.number,
@@ -87,6 +87,9 @@ def _replay(console: Console, rollout_id: str, turns: Sequence[RecordedTurn]) ->
             for one in found
         ],
     }
+    if not n_turns:
+        console.emit(document, f"rollout {rollout_id} has no turn yet that was decided")
+        return
     lines = [
         f"rollout {rollout_id}: {n_turns} of {len(turns)} recorded turns decided again, "
         f"{len(found) or 'none'} otherwise"

@@ -189,8 +189,8 @@ def _known_traffic(console: Console, from_log: bool | None) -> tuple[TrafficShap
 
 
 def _share_text(share: Share) -> str:
-    value, low, high = (100 * part for part in (share.value, share.low, share.high))
-    return f"{value:.3g}% [{low:.0f}, {high:.0f}]"
+    low, high = (f"{p:.2g}" if p < 99.5 else "100" for p in (100 * share.low, 100 * share.high))
+    return f"{100 * share.value:.3g}% [{low}, {high}]"
 
 
 def _time_text(seconds: float | None) -> str:

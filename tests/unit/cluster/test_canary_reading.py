@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from cluster.console import Console
 from cluster.rollouts.deciding.rollout_plan import built_in
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
-from cluster.rollouts.deciding.rollout_turn import Turn, Verb
+from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
 from cluster.rollouts.simulation.simulated_rollout import Looks
 from cluster.rollouts.simulation.traffic_shape import TrafficShape
 from cluster.rollouts.storing.control_writer import ControlWriter
@@ -93,9 +93,17 @@ def test_a_recorded_rollout_is_decided_again(tmp_path: Path) -> None:
     """The newest one or the one that is named; a rollout that does not exist is bad usage."""
     assert isinstance(run(tmp_path, "history", "--replay").exception, ConfigError)
     put(tmp_path, now_ms())
+    # Its beginning was not decided, so nothing can be said of it.
+    assert document(run(tmp_path, "history", "--replay"))["is_same"] is None
+    assert "no turn yet" in run(tmp_path, "history", "--replay", as_json=False).stdout
+    writer = ControlWriter(Settings(data_dir=tmp_path).control_url)
+    stored = writer.rollouts()[-1]
+    turn = Turn(Verb.PAUSE, now_ms(), message="look first")
+    paused = decide(stored.rollout, turn)
+    writer.save_rollout(paused, stored.revision, "c1", now_ms(), turn=turn)
     for words in (["--replay"], ["--replay", "r1"]):
         found = document(run(tmp_path, "history", *words))
-        assert (found["rollout_id"], found["n_turns"], found["is_same"]) == ("r1", 1, True)
+        assert (found["rollout_id"], found["n_turns"], found["is_same"]) == ("r1", 2, True)
     assert isinstance(run(tmp_path, "history", "--replay", "r2").exception, ConfigError)
 
 
