@@ -15,6 +15,9 @@ from tests.lanes import RAY_LANE, Lanes, lane_of, turn_of
 # cores are shared; read by Torch when it is imported, here and in the processes of the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Lanes set a width of their own for what is printed.
+os.environ["COLUMNS"] = "120"
+
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
