@@ -23,7 +23,7 @@ MOST_ABORT_S = 2
 """Within this every gateway follows a plan, so a bundle counts as planned for so long after it."""
 N_PROBED_USERS = 60
 SLATE = 20
-MIN_OVERLAP = 0.6
+MIN_OVERLAP = 0.9
 _PAUSE_S = 0.01
 _ATTEMPTS = 10
 
@@ -179,7 +179,7 @@ def planned(plans: list[InForce], sent_ms: int, received_ms: int) -> set[str]:
 def is_mixed(one: Seen, slates: Mapping[str, Slates]) -> bool:
     """Whether a whole answer is less of its bundle's own slate than it may be, or more another's.
 
-    A batch of another size is searched a little otherwise, so a few items may differ.
+    Near ties may fall out.
     """
     likeness = {name: overlap(one.items, of[one.user_id]) for name, of in slates.items()}
     own = likeness.pop(one.bundle_id)

@@ -30,7 +30,10 @@ DIM = 64
 HISTORY = 50
 KINDS = ("view", "click", "purchase")
 _CLUSTER_SPREAD = 0.35
-_MS_PER_HOUR = 3_600_000
+_GAP_MS = 3_540_000
+"""Between a user's events. An hour is a bound of the towers' gap buckets: ages in float32 fall on
+either side of it from one millisecond to the next, and users would be encoded otherwise each time.
+"""
 
 
 def prepare(data_dir: Path, n_items: int, n_users: int) -> tuple[Path, Path]:
@@ -61,7 +64,7 @@ def _history(rng: np.random.Generator, n_items: int, n_users: int) -> Interactio
         user_ids=[str(user) for user in np.repeat(np.arange(n_users), HISTORY)],
         item_ids=[str(row) for row in rows],
         kinds=[KINDS[kind] for kind in rng.choice(3, n_events, p=[0.7, 0.25, 0.05])],
-        timestamps_ms=now_ms - _MS_PER_HOUR * np.tile(np.arange(HISTORY)[::-1] + 1, n_users),
+        timestamps_ms=now_ms - _GAP_MS * np.tile(np.arange(HISTORY)[::-1] + 1, n_users),
         items=[
             Item(str(row), f"Item number {row}", (f"category {row % 40}",), created_ms=now_ms)
             for row in range(n_items)
