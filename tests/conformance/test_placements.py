@@ -52,7 +52,13 @@ def placements(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Placements]:
     """Stages called over links or Serve handles, without any of the ingress flags."""
-    settings = small_settings(tmp_path_factory.mktemp("placements"), placement=request.param)
+    settings = small_settings(
+        tmp_path_factory.mktemp("placements"),
+        placement=request.param,
+        # What is answered is asked here, not how fast on a busy machine.
+        stage_timeout_ms=10_000,
+        deadline_ms=20_000,
+    )
     manifest = publish_small(settings, settings.data_dir / "staging", n_items=N_ITEMS)
     histories = [(name, small_history(n, N_ITEMS, 3 * n)) for n, name in enumerate(USERS)]
     writer = SqliteFeatureWriter(settings.feature_path)

@@ -197,6 +197,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
         settings.data_dir,
         RETRIEVAL__N_CANDIDATES=str(retrieval.n_candidates),
         RETRIEVAL__N_SHARDS=str(retrieval.n_shards),
+        # Only what is made to fail may be late, whatever else this machine does.
+        SERVE__STAGE_TIMEOUT_MS="5000",
+        SERVE__DEADLINE_MS="10000",
     )
     loop.environment["PYTHONPATH"] = str(FAULT_INJECTION)
     loop.environment["FAULTY_SCORERS"] = json.dumps(FAULTS)
