@@ -76,17 +76,7 @@ class Graph:
             self.residency, pipeline, stages, beside, settings.serve, explainer, self.telemetry
         )
         self._of_copies = Telemetry()
-        self.shadows = ShadowTraffic(
-            lambda: self.residency.shadows,
-            self.recommender.find_reached,
-            Pipeline(
-                beside, self._features, self._live, unlogged(settings), self._of_copies
-            ).answer,
-            self.recommender.live_load,
-            self.log,
-            settings.serve,
-            self.telemetry,
-        )
+        self.shadows = self._shadow_traffic(beside)
         self.http = HttpApp(
             self.recommender,
             self.log,
@@ -96,6 +86,19 @@ class Graph:
             after=self.shadows.offer,
         )
         self._told = LogHealth("ok", n_queued=0, n_dropped=0, n_failed_batches=0)
+
+    def _shadow_traffic(self, stages: Mapping[str, StageClient]) -> ShadowTraffic:
+        settings = unlogged(self._settings)
+        copied = Pipeline(stages, self._features, self._live, settings, self._of_copies)
+        return ShadowTraffic(
+            lambda: self.residency.shadows,
+            self.recommender.find_reached,
+            copied.answer,
+            self.recommender.live_load,
+            self.log,
+            self._settings.serve,
+            self.telemetry,
+        )
 
     async def start(self) -> None:
         """Load what is required, then follow the plan until `stop`."""

@@ -85,11 +85,10 @@ def train_page(
     """
     began_s = clock_s()
     start = check(pair)
-    trained, best, best_gain = pair, pair, 0.0
+    trained, best, best_gain, share_done = pair, pair, 0.0, 0.0
     metrics = {"joint_gain_ndcg@10": 0.0, "joint_churn": 0.0, "joint_epochs": 0.0}
     training = _Training(pair, settings, n_retrieved)
     n_batches = math.ceil(len(samples) / settings.batch_size)
-    share_done = 0.0
     for epoch in range(settings.epochs):
         order = rng.permutation(len(samples))
         for place, index in enumerate(np.array_split(order, n_batches)):
