@@ -30,10 +30,9 @@ DIM = 64
 HISTORY = 50
 KINDS = ("view", "click", "purchase")
 _CLUSTER_SPREAD = 0.35
-_GAP_MS = 3_540_000
-"""Between a user's events. An hour is a bound of the towers' gap buckets: ages in float32 fall on
-either side of it from one millisecond to the next, and users would be encoded otherwise each time.
-"""
+_GAP_MS = 3_600_000
+"""Between a user's events. A bound of the towers' gap buckets on purpose: an answer that depends on
+how ages are rounded differs from one moment to the next, and what compares answers shows it."""
 
 
 def prepare(data_dir: Path, n_items: int, n_users: int) -> tuple[Path, Path]:

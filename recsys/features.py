@@ -100,7 +100,8 @@ def history_arrays(
 
     Returns:
         `items` int32 [B, L] (-1 is padding), `kinds` uint8 [B, L] (0 is padding) and `ages_s`
-        float32 [B, L], seconds before now, never negative, 0 at padding.
+        float64 [B, L], seconds before now, never negative, 0 at padding: float32 would not tell
+        an age of years to the second.
     """
     length = schema.history_length
     codes = _KindCodes(schema)
@@ -121,7 +122,7 @@ def history_arrays(
     batch: Batch = {
         "items": np.full(filled.shape, NO_ROW, dtype=np.int32),
         "kinds": np.full(filled.shape, PADDING_KIND, dtype=np.uint8),
-        "ages_s": np.zeros(filled.shape, dtype=np.float32),
+        "ages_s": np.zeros(filled.shape, dtype=np.float64),
     }
     batch["items"][filled] = rows[known]
     batch["kinds"][filled] = np.frombuffer(b"".join([u.kinds for u in events]), np.uint8)[known]

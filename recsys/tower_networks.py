@@ -18,10 +18,9 @@ from torch.nn import functional
 from recsys.transformer import CausalTransformer
 from recsys.types import FloatArray, RowArray
 
-_GAP_BOUNDS_S = (300.0, 3_600.0, 43_200.0, 259_200.0, 1_209_600.0, 7_776_000.0)
-"""Five minutes, an hour, half a day, three days, two weeks, three months. Coarse on purpose: an
-age of years as float32 seconds is exact to a minute only."""
-N_GAP_BUCKETS = len(_GAP_BOUNDS_S) + 2
+_GAP_BOUNDS_MS = (300_000, 3_600_000, 43_200_000, 259_200_000, 1_209_600_000, 7_776_000_000)
+"""Five minutes, an hour, half a day, three days, two weeks, three months."""
+N_GAP_BUCKETS = len(_GAP_BOUNDS_MS) + 2
 _INITIAL_SCALE = 0.02
 """Small, so that the first steps of Adam already decide where a vector points."""
 _ROWS_AT_ONCE = 16_384
@@ -51,8 +50,14 @@ class TowerConfig:
 
 
 def gap_buckets(gaps_s: NDArray[np.float64] | FloatArray) -> NDArray[np.uint8]:
-    """Seconds since the event before as a bucket from 1; NaN, no event before, is bucket 0."""
-    buckets = np.searchsorted(_GAP_BOUNDS_S, gaps_s, side="right") + 1
+    """Seconds since the event before as a bucket from 1; NaN, no event before, is bucket 0.
+
+    Compared as whole milliseconds, which is what events have: the difference of two ages is a
+    little off, and regular events stand on a bound, so that a bucket would change with the moment
+    of the request.
+    """
+    gaps_ms = np.rint(np.asarray(gaps_s, np.float64) * 1000.0)
+    buckets = np.searchsorted(_GAP_BOUNDS_MS, gaps_ms, side="right") + 1
     return np.where(np.isnan(gaps_s), 0, buckets).astype(np.uint8)
 
 

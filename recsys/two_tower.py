@@ -51,11 +51,12 @@ class UserEncoder:
 
         Args:
             batch: "items" int32 [B, L] newest last, -1 padding; "kinds" uint8 [B, L]; "ages_s"
-                float32 [B, L]. An empty history gives the learned cold-start embedding.
+                float64 [B, L]. An empty history gives the learned cold-start embedding.
         """
         items, kinds, gaps, lengths = left_aligned(batch, self.config.history_length)
         was_training = self._tower.training
-        self._tower.eval()
+        if was_training:
+            self._tower.eval()
         with torch.inference_mode():
             rows = torch.from_numpy(np.maximum(items, 0).astype(np.int64))
             states = self._tower.last_state(
@@ -64,7 +65,8 @@ class UserEncoder:
                 torch.from_numpy(gaps.astype(np.int64)),
                 torch.from_numpy(lengths),
             )
-        self._tower.train(was_training)
+        if was_training:
+            self._tower.train()
         return states.numpy()
 
     def inner_products(self, user_emb: FloatArray, rows: RowArray) -> FloatArray:
@@ -100,7 +102,7 @@ def left_aligned(
     items = np.where(is_event, np.take_along_axis(batch["items"], order, axis=1), -1)
     kinds = np.where(is_event, np.take_along_axis(batch["kinds"], order, axis=1), 0)
     ages_s = np.take_along_axis(batch["ages_s"], order, axis=1)
-    gaps_s = np.full(ages_s.shape, np.nan, np.float32)
+    gaps_s = np.full(ages_s.shape, np.nan)
     gaps_s[:, 1:] = ages_s[:, :-1] - ages_s[:, 1:]
     gaps = np.where(is_event, gap_buckets(gaps_s), 0)
     return items.astype(np.int32), kinds.astype(np.uint8), gaps.astype(np.uint8), lengths

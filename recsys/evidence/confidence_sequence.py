@@ -23,6 +23,9 @@ _FARTHEST = 1e6
 _FINEST = 1e-7
 """A step of Newton's that is so small leaves its square."""
 _MOST_STEPS = 60
+_SHORT = 1e-5
+"""Log evidence that an end found may lack."""
+_MOST_HALVINGS = 90
 
 
 def mixing_variance(alpha: float, n_tuned: float) -> float:
@@ -152,7 +155,26 @@ def _ends(tested: _Tested, scales: Sequence[float], limit: float) -> Values:
         if is_done.all():
             break
     at = np.where(unit == 0, tested.ratio, tested.at(z, sign))
+    short = ~is_open & (unit > 0) & (_evidence(tested, at, z, scales)[0] < limit - _SHORT)
+    if short.any():
+        at = np.where(short, _halved(tested, scales, limit, at, farthest), at)
     return np.where(is_open, sign * np.inf, at)
+
+
+def _halved(
+    tested: _Tested, scales: Sequence[float], limit: float, inside: Values, outside: Values
+) -> Values:
+    """The ends between an effect that is not told and one that is, by halving.
+
+    For where z is no measure of how far an effect is: of an uncertain baseline z grows up to some
+    effect of the other sign and falls beyond it, so that no z between those known reaches the end.
+    """
+    for _ in range(_MOST_HALVINGS):
+        at = (inside + outside) / 2
+        z = np.abs(at - tested.ratio) / np.sqrt(tested.variance(at))
+        is_inside = _evidence(tested, at, z, scales)[0] < limit
+        inside, outside = np.where(is_inside, at, inside), np.where(is_inside, outside, at)
+    return (inside + outside) / 2
 
 
 def _first(tested: _Tested, scales: Sequence[float], limit: float) -> Values:

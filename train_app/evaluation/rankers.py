@@ -158,9 +158,7 @@ class BundleRanker:
         return {
             "items": np.take_along_axis(items, order, 1).astype(np.int32),
             "kinds": np.take_along_axis(kinds, order, 1).astype(np.uint8),
-            "ages_s": np.take_along_axis(np.where(items >= 0, ages_s, 0.0), order, 1).astype(
-                np.float32
-            ),
+            "ages_s": np.take_along_axis(np.where(items >= 0, ages_s, 0.0), order, 1),
         }
 
     def _rank_candidates(self, features: Batch, rows: RowArray) -> dict[str, RowArray]:

@@ -172,7 +172,7 @@ def histories_at(
     return {
         "items": np.where(is_event, train.rows[places], NO_ROW).astype(np.int32),
         "kinds": np.where(is_event, kinds, 0).astype(np.uint8),
-        "ages_s": np.where(is_event, ages_s, 0.0).astype(np.float32),
+        "ages_s": np.where(is_event, ages_s, 0.0),
     }
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recsys.evidence.confidence_sequence import effect_scales, log_evidence, relative_interval
@@ -94,6 +94,7 @@ def plain_relative_interval(base, base_variance, ratio, variance, alpha, scale):
     return ends
 
 
+@example(base=1.0, error=0.21875, ratio=1.0, apart=2.0, alpha=0.2, scale=0.02)
 @settings(deadline=None, max_examples=15)
 @given(
     st.floats(1e-3, 1e4), st.floats(1e-4, 0.4), st.floats(0.3, 3.0), st.floats(0.5, 2.0), ALPHAS,

@@ -39,7 +39,7 @@ def test_the_newest_event_stands_in_the_last_column() -> None:
     assert [batch[name].dtype for name in ("items", "kinds", "ages_s")] == [
         np.int32,
         np.uint8,
-        np.float32,
+        np.float64,
     ]
 
 

@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from recsys.errors import BundleCorrupt
+from recsys.features import FeatureSchema, history_arrays
 from recsys.tower_networks import TowerConfig, TwoTower, gap_buckets
 from recsys.two_tower import (
     ITEM_VECTORS_FILE,
     TOWERS_FILE,
     USER_TOWER_FILE,
     UserEncoder,
+    left_aligned,
     load_towers,
     load_user_tower,
     save_towers,
 )
-from recsys.types import Batch, FloatArray
+from recsys.types import Batch, FloatArray, HistoryEvent
 
 N_ITEMS = 30
 LENGTH = 12
@@ -121,6 +123,23 @@ def test_order_kinds_and_ages_of_a_history_matter() -> None:
         if name == "items":
             changed = np.roll(changed, 6, axis=1)
         assert np.abs(encoder.encode({**batch, name: changed}) - plain).max() > 1e-4
+
+
+@pytest.mark.parametrize("gap_s", [300, 3_600, 43_200, 259_200, 1_209_600, 7_776_000])
+def test_regular_events_embed_alike_whenever_they_are_asked_about(gap_s: int) -> None:
+    """Events of equal distance stand on a bound of the buckets, however long ago they were."""
+    encoder = UserEncoder.of(a_model())
+    schema = FeatureSchema(kinds=("click", "like"), history_length=LENGTH, n_content_buckets=64)
+    history = [HistoryEvent(f"i{place}", "click", place * gap_s * 1000) for place in range(6)]
+    row_of = {f"i{place}": place for place in range(6)}
+    newest_ms = history[-1].timestamp_ms
+    moments_ms = newest_ms + np.random.default_rng(3).integers(0, 10**12, 40)
+    batch = history_arrays([history] * 40, row_of, schema, moments_ms.tolist())
+    *_, gaps, _ = left_aligned(batch, LENGTH)
+    expected = gap_buckets(np.array([np.nan, *[float(gap_s)] * 5]))
+    np.testing.assert_array_equal(gaps, np.broadcast_to(expected, gaps.shape))
+    embedded = encoder.encode(batch)
+    np.testing.assert_allclose(embedded, np.broadcast_to(embedded[0], embedded.shape), atol=1e-6)
 
 
 def test_an_item_nobody_engaged_with_is_placed_by_its_content() -> None:
