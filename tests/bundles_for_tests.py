@@ -47,8 +47,16 @@ class Draft:
 
 
 def small_settings(data_dir: Path, **serve: Any) -> Settings:
-    """Settings that fit the small bundle; `serve` overrides the serving branch."""
-    defaults: dict[str, Any] = {"plan_poll_s": 0.2, "max_batch": 16}
+    """Settings that fit the small bundle; `serve` overrides the serving branch.
+
+    A test that asks what is answered gives the answer time, however busy the machine is.
+    """
+    defaults: dict[str, Any] = {
+        "plan_poll_s": 0.2,
+        "max_batch": 16,
+        "deadline_ms": 20_000,
+        "stage_timeout_ms": 10_000,
+    }
     return Settings(
         data_dir=data_dir,
         retrieval=RetrievalSettings(n_candidates=40, n_popular=6, n_fresh=4, n_shards=2),
