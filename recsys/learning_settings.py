@@ -41,6 +41,9 @@ class TowerSettings(Branch):
     catch_up: Share = 0.05
     """Length of a last pass over each user's newest events, what the scorer learned from included,
     as a share of the schedule, at least one epoch; 0 leaves it out."""
+    shrink: bool = True
+    """Draw the user's newest state towards the one before it and towards the common state, as far
+    as that predicts events the towers did not learn from."""
     id_dropout: Share = 0.02
     """Share of the items with content whose id embedding is hidden in a step, so that content
     alone must do."""

@@ -161,7 +161,15 @@ class ItemTower(nn.Module):
 
 
 class UserTower(nn.Module):
-    """States of a user after every event of the history, from item vectors, kinds and gaps."""
+    """States of a user after every event of the history, from item vectors, kinds and gaps.
+
+    What retrieval searches with is the newest state drawn towards the one before it and towards
+    what states have in common: how far, training finds out last, on events it did not learn from
+    (`train_app.learning.fit_shrinkage`).
+    """
+
+    previous_share: Tensor
+    common: Tensor
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -173,6 +181,8 @@ class UserTower(nn.Module):
         self.transformer = CausalTransformer(
             dim, config.n_layers, config.n_heads, config.n_tokens, config.dropout
         )
+        self.register_buffer("previous_share", torch.zeros(()))
+        self.register_buffer("common", torch.zeros(dim))
 
     def forward(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor) -> Tensor:
         """States [B, T, D] of events [B, T - 1, D] after the start token, padding at the end."""
@@ -180,7 +190,21 @@ class UserTower(nn.Module):
 
     def last_state(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor, n: Tensor) -> Tensor:
         """The state after event `n` [B] (0: after the start token alone), [B, D]."""
-        return self.transformer.last_state(self._tokens(item_vectors, kinds, gaps), n)
+        return self.newest_states(item_vectors, kinds, gaps, n)[:, 0]
+
+    def embedding(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor, n: Tensor) -> Tensor:
+        """What retrieval searches with after event `n` [B], [B, D]."""
+        newest, previous = self.newest_states(item_vectors, kinds, gaps, n).unbind(1)
+        return newest + self.previous_share * previous + self.common
+
+    def newest_states(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor, n: Tensor) -> Tensor:
+        """The states after event `n` [B] and one event earlier, [B, 2, D].
+
+        After the start token alone both are the state there.
+        """
+        places = torch.stack([n, (n - 1).clamp(min=0)], dim=1)
+        states: Tensor = self.transformer.states_at(self._tokens(item_vectors, kinds, gaps), places)
+        return states
 
     def _tokens(self, item_vectors: Tensor, kinds: Tensor, gaps: Tensor) -> Tensor:
         events = item_vectors * self.scale

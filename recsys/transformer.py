@@ -52,17 +52,15 @@ class CausalBlock(nn.Module):
             mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self._finish(x, mixed)
 
-    def last_token(self, x: Tensor, last: Tensor) -> Tensor:
-        """The same layer's output at token `last` [B] only, [B, D]."""
-        rows = torch.arange(len(x))
+    def tokens_at(self, x: Tensor, places: Tensor) -> Tensor:
+        """The same layer's output at the tokens `places` [B, K] only, [B, K, D]."""
+        rows = torch.arange(len(x))[:, None]
         normed = self.attention_norm(x)
-        query = self._heads(self.query(normed[rows, last])[:, None])
+        query = self._heads(self.query(normed[rows, places]))
         key, value = (self._heads(part) for part in self.key_value(normed).chunk(2, dim=-1))
-        seen = torch.arange(x.shape[1]) <= last[:, None]
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=seen[:, None, None]
-        )
-        return self._finish(x[rows, last][:, None], mixed)[:, 0]
+        seen = torch.arange(x.shape[1]) <= places[:, :, None]  # [B, K, T]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
+        return self._finish(x[rows, places], mixed)
 
     def _heads(self, x: Tensor) -> Tensor:
         width = x.shape[-1] // self.n_heads
@@ -102,14 +100,14 @@ class CausalTransformer(nn.Module):
             x = block(x)
         return self.final_norm(x)  # type: ignore[no-any-return]
 
-    def last_state(self, tokens: Tensor, last: Tensor) -> Tensor:
-        """The state at token `last` [B] of each sequence, [B, D], for inference."""
+    def states_at(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """The states at the tokens `places` [B, K] of each sequence, [B, K, D], for inference."""
         x = tokens + self.positions[: tokens.shape[1]]
         *inner, outer = self.blocks
         for block in inner:
             x = block(x)
         assert isinstance(outer, CausalBlock)
-        return self.final_norm(outer.last_token(x, last))  # type: ignore[no-any-return]
+        return self.final_norm(outer.tokens_at(x, places))  # type: ignore[no-any-return]
 
 
 def _blockwise_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ are `tower_networks`. Legend: B requests, L history length, N items, D width.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,13 +54,22 @@ class UserEncoder:
             batch: "items" int32 [B, L] newest last, -1 padding; "kinds" uint8 [B, L]; "ages_s"
                 float64 [B, L]. An empty history gives the learned cold-start embedding.
         """
+        return self._read(batch, self._tower.embedding)
+
+    def newest_states(self, batch: Batch) -> FloatArray:
+        """What an embedding is made of: the newest state and the one before, [B, 2, D]."""
+        return self._read(batch, self._tower.newest_states)
+
+    def _read(
+        self, batch: Batch, read: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    ) -> FloatArray:
         items, kinds, gaps, lengths = left_aligned(batch, self.config.history_length)
         was_training = self._tower.training
         if was_training:
             self._tower.eval()
         with torch.inference_mode():
             rows = torch.from_numpy(np.maximum(items, 0).astype(np.int64))
-            states = self._tower.last_state(
+            found = read(
                 self._vectors[rows],
                 torch.from_numpy(kinds.astype(np.int64)),
                 torch.from_numpy(gaps.astype(np.int64)),
@@ -67,7 +77,7 @@ class UserEncoder:
             )
         if was_training:
             self._tower.train()
-        return states.numpy()
+        return found.numpy()
 
     def inner_products(self, user_emb: FloatArray, rows: RowArray) -> FloatArray:
         """Retrieval scores [B, C] of item rows [B, C] for user embeddings [B, D]; -1 reads row 0.
@@ -147,7 +157,7 @@ def load_user_tower(directory: Path) -> UserEncoder:
     """
     config = read_tower_config(directory)
     tower = UserTower(config)
-    state = load_tensors(directory / USER_TOWER_FILE)
+    state = _user_state(directory, tower)
     vectors = load_tensors(directory / ITEM_VECTORS_FILE).get("vectors", torch.empty(0))
     shape = (config.n_items, config.embedding_dim)
     if tuple(vectors.shape) != shape:
@@ -174,9 +184,14 @@ def load_towers(directory: Path) -> TwoTower:
             f"{directory / ITEM_TOWER_FILE} lacks {error}; fetch it again"
         ) from error
     model = TwoTower(config, content, is_known)
-    load_state(model.user, load_tensors(directory / USER_TOWER_FILE), directory / USER_TOWER_FILE)
+    load_state(model.user, _user_state(directory, model.user), directory / USER_TOWER_FILE)
     load_state(model.item, item_state, directory / ITEM_TOWER_FILE)
     return model
+
+
+def _user_state(directory: Path, tower: UserTower) -> dict[str, Tensor]:
+    """The user tower's tensors; a bundle from before states were shrunk leaves them as they are."""
+    return {**dict(tower.named_buffers()), **load_tensors(directory / USER_TOWER_FILE)}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

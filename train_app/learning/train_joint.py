@@ -27,6 +27,7 @@ from train_app.learning.adapted_settings import adapted
 from train_app.learning.catch_up import catch_up_job
 from train_app.learning.count_successors import count_successors
 from train_app.learning.divergence import TrainingDiverged
+from train_app.learning.fit_shrinkage import shrink_states
 from train_app.learning.label_free_counts import label_free, label_free_counts
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
@@ -84,14 +85,28 @@ def train_models(
     report(_TOWERS_LABEL, 0.0)
     trained = _towers(job, settings.train, run_dir, partial(report, _TOWERS_LABEL))
     report(_TOWERS_LABEL, 1.0)
+    shrinkage = _shrink(train, held_back, trained.model, settings)
     save_towers(trained.model, workdir)
     scorer_metrics = _train_scorer(
         train, settings, held_back, trained.model, workdir, warm_start, report
     )
     last_metrics = catch_up(job, train, settings, workdir, run_dir, report)
-    document = json.dumps({**trained.metrics, **scorer_metrics, **last_metrics}, indent=1)
+    document = json.dumps(
+        {**trained.metrics, **shrinkage, **scorer_metrics, **last_metrics}, indent=1
+    )
     (workdir / METRICS_FILE).write_text(document + "\n")
     shutil.rmtree(run_dir)
+
+
+def _shrink(
+    train: Interactions, held_back: NDArray[np.int64], model: TwoTower, settings: Settings
+) -> dict[str, float]:
+    """Draw the states of users together, as far as the events say that the scorer learns from."""
+    taught = held_back[~kept_aside(train, held_back)]
+    if not settings.train.towers.shrink:
+        taught = taught[:0]
+    rng = np.random.default_rng((settings.train.seed, 5))
+    return shrink_states(train, taught, model, rng)
 
 
 def catch_up(

@@ -209,7 +209,7 @@ class _Training:
         items, kinds, gaps, lengths = left_aligned(history, self._model.config.history_length)
         rows, place_of = _distinct(items, history["items"], samples.rows)
         vectors = self._model.item(torch.from_numpy(rows))
-        user = self._model.user.last_state(
+        user = self._model.user.embedding(
             vectors[place_of(items)],
             torch.from_numpy(kinds.astype(np.int64)),
             torch.from_numpy(gaps.astype(np.int64)),
