@@ -20,6 +20,7 @@ from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER, Stage, load_stage, shard_stage_name
 from recsys.stores.feature_store import SqliteFeatureStore
 from recsys.types import Batch, RowArray, Source, UserState
+from serve_app.kept_memory import keep_freed_memory
 
 SLATE_LENGTH = 20
 
@@ -102,6 +103,7 @@ class OneProcess:
     """Every stage of a bundle in this process."""
 
     def __init__(self, bundle_dir: Path, settings: Settings) -> None:
+        keep_freed_memory()
         self.catalogue = Catalogue(bundle_dir, settings)
         self._store = SqliteFeatureStore(settings.feature_path)
         names = [shard_stage_name(shard) for shard in range(self.catalogue.manifest.n_shards)]

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,11 +29,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def graph(data_dir: Path, port: int, placement: str) -> Generator[str]:
-    """The request graph through `cluster up`, in its own data directory."""
+def graph(
+    data_dir: Path, port: int, placement: str, added: Mapping[str, str] | None = None
+) -> Generator[str]:
+    """The request graph through `cluster up`, in its own data directory.
+
+    Args:
+        added: to the environment of all its processes.
+    """
     environment = {
         **os.environ,
         **_CPU_ENVIRONMENT,
+        **(added or {}),
         "FLYWHEEL__DATA_DIR": str(data_dir),
         "FLYWHEEL__SERVE__PORT": str(port),
         "FLYWHEEL__SERVE__PLACEMENT": placement,

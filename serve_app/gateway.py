@@ -13,6 +13,7 @@ from recsys.stages import GATEWAY, SCORER, Stage, stage_names
 from recsys.stores.open_features import open_features
 from recsys.stores.open_log import open_writer_log
 from serve_app.http.http_routes import HttpApp
+from serve_app.kept_memory import keep_freed_memory
 from serve_app.log_writer import LogHealth, LogWriter
 from serve_app.pipeline import Pipeline
 from serve_app.recommender import Recommender
@@ -184,6 +185,7 @@ class GatewayReplica:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]
     ) -> None:
+        keep_freed_memory()
         resolved = Settings.model_validate(settings)
         name = replica_name()
         placement = resolved.serve.placement

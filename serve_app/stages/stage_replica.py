@@ -7,6 +7,7 @@ from typing import Any
 
 from recsys.settings import Settings
 from recsys.types import Batch
+from serve_app.kept_memory import keep_freed_memory
 from serve_app.links.handshake import LinkAddress
 from serve_app.links.link_server import LinkServer
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
@@ -43,6 +44,7 @@ class StageReplica:
         self, stage: str, settings: dict[str, Any]
     ) -> None:
         self._stage = stage
+        keep_freed_memory()
         resolved = Settings.model_validate(settings)
         if stage == "scorer":
             use_one_thread()
