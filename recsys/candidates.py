@@ -28,6 +28,18 @@ class CandidateSet:
     retrieval_scores: FloatArray  # [B, C], NaN where the source gives none
     n_removed: RowArray  # [B], found and then excluded or blocked
 
+    def of(self, requests: NDArray[np.intp]) -> CandidateSet:
+        """Those of some requests."""
+        if len(requests) == len(self.rows):
+            return self
+        return CandidateSet(
+            rows=self.rows[requests],
+            sources=self.sources[requests],
+            ranks=self.ranks[requests],
+            retrieval_scores=self.retrieval_scores[requests],
+            n_removed=self.n_removed[requests],
+        )
+
 
 def merge_top_k(
     rows: Sequence[RowArray], scores: Sequence[FloatArray], k: int

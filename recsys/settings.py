@@ -91,6 +91,9 @@ class ServeSettings(Branch):
     """Deadline of a request that names none."""
     stage_timeout_ms: Positive = 400
     """A stage call that takes longer is given up, within the deadline."""
+    ladder_wait_ms: Annotated[int, Field(ge=0)] = 250
+    """Where requests keep waiting longer for their batch to begin, less is asked for an answer:
+    fewer candidates, then no scores, then popular items; 0 keeps every answer whole."""
     plan_poll_s: Annotated[float, Field(gt=0)] = 1.0
     """How often replicas read the control store."""
     keep_resident: Annotated[int, Field(ge=0)] = 1

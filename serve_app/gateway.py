@@ -41,6 +41,7 @@ class Graph:
         replica_id: the name it reports readiness under.
         adds_request_id: see `HttpApp`.
         clients_beside: the same stages for shadows; None takes `clients`.
+        telemetry: where the clients count; None makes one.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Graph:
         *,
         adds_request_id: bool,
         clients_beside: Mapping[str, StageClient] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
-        self.telemetry = Telemetry()
+        self.telemetry = telemetry or Telemetry()
         self._settings = settings
         self._features = open_features(settings)
         loader = BundleLoader(
@@ -189,11 +191,12 @@ class GatewayReplica:
         resolved = Settings.model_validate(settings)
         name = replica_name()
         placement = resolved.serve.placement
+        telemetry = Telemetry()
         self._stages: RemoteStages | None = None
         if placement == "fused":
             use_one_thread()
         else:
-            self._stages = RemoteStages(placement, handles, random.Random(name))
+            self._stages = RemoteStages(placement, handles, random.Random(name), telemetry)
             await self._stages.start()
         remote = self._stages
         self._graph = Graph(
@@ -202,6 +205,7 @@ class GatewayReplica:
             name,
             adds_request_id=False,
             clients_beside=None if remote is None else remote.clients_beside,
+            telemetry=telemetry,
         )
         self._metrics = RayMetrics(self._graph.telemetry)
         await self._graph.start()

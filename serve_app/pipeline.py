@@ -7,9 +7,8 @@ fails a neighbour; only a request for which no source found anything is an error
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,7 +27,8 @@ from serve_app.micro_batch import IsLive
 from serve_app.residents.bundle_loading import GatewayBundle
 from serve_app.residents.live_items import LiveItems, LiveRows
 from serve_app.stages.dropped_draws import draw_for_log, seeds_of
-from serve_app.stages.ordering import order_candidates
+from serve_app.stages.ladder import Rung, n_candidates_on
+from serve_app.stages.ordering import Ordered, order_candidates, score_order
 from serve_app.stages.placement import BundleMiss, StageClient, StageFailure, try_stage
 from serve_app.stages.retrieval import (
     IndexAnswer,
@@ -37,7 +37,8 @@ from serve_app.stages.retrieval import (
     no_index,
     search_index,
 )
-from serve_app.stages.scoring import NOT_FINITE, score_candidates
+from serve_app.stages.scoring import NOT_FINITE, Scores, retrieval_order, score_candidates
+from serve_app.stages.trip import Trip
 from serve_app.telemetry import Telemetry
 from serve_app.user_reads import UserReads
 
@@ -45,28 +46,6 @@ logger = logging.getLogger("ray.serve")
 
 WARN_EVERY_S = 10.0
 """Of features that cannot be read."""
-
-
-@dataclass(slots=True)
-class _Trip:
-    """One batch under way: what it found out about time and failures."""
-
-    expires_at_s: float
-    stage_timeout_s: float
-    started_s: float = field(default_factory=time.monotonic)
-    stage_ms: dict[str, float] = field(default_factory=dict)
-    degraded: list[str] = field(default_factory=list)
-
-    def timeout_s(self) -> float:
-        return min(self.stage_timeout_s, self.expires_at_s - time.monotonic())
-
-    def done(self, stage: str) -> None:
-        now_s = time.monotonic()
-        self.stage_ms[stage] = round((now_s - self.started_s) * 1000, 3)
-        self.started_s = now_s
-
-    def failed(self, *failures: StageFailure | None) -> None:
-        self.degraded.extend(str(failure) for failure in failures if failure is not None)
 
 
 class Pipeline:
@@ -93,7 +72,13 @@ class Pipeline:
         self._warn_again_s = 0.0
 
     async def answer(
-        self, bundle: GatewayBundle, asks: Sequence[Ask], is_live: IsLive, *, may_miss: bool
+        self,
+        bundle: GatewayBundle,
+        asks: Sequence[Ask],
+        is_live: IsLive,
+        *,
+        may_miss: bool,
+        rung: Rung = Rung.WHOLE,
     ) -> list[Answer | Exception]:
         """Answer a batch with one bundle, in order.
 
@@ -102,9 +87,10 @@ class Pipeline:
             is_live: whether the caller of an ask still waits; work for the others is left out.
             may_miss: whether a stage without the bundle fails the requests with `BundleMiss`, so
                 that another bundle can answer them whole; otherwise such a stage counts as dead.
+            rung: what is left out of the answers.
         """
         try:
-            return await self._answer_live(bundle, asks, is_live)
+            return await self._answer_live(bundle, asks, is_live, rung)
         except BundleMiss as miss:
             self._telemetry.count("flywheel_bundle_miss", len(asks), bundle_id=bundle.bundle_id)
             if may_miss:
@@ -113,11 +99,18 @@ class Pipeline:
             return [error for _ in asks]
 
     async def _answer_live(
-        self, bundle: GatewayBundle, asks: Sequence[Ask], is_live: IsLive
+        self, bundle: GatewayBundle, asks: Sequence[Ask], is_live: IsLive, rung: Rung
     ) -> list[Answer | Exception]:
-        trip = _Trip(
+        trip = Trip(
             expires_at_s=max(ask.expires_at_s for ask in asks),
             stage_timeout_s=self._settings.serve.stage_timeout_ms / 1000,
+            rung=rung,
+            degraded=[rung.reason] if rung else [],
+        )
+        n_candidates = n_candidates_on(
+            rung,
+            self._settings.retrieval.n_candidates,
+            most_asked=max(ask.request.k for ask in asks),
         )
         users = await self._read_users(asks, trip)
         features = history_arrays(
@@ -127,10 +120,12 @@ class Pipeline:
             [ask.received_at_ms for ask in asks],
         )
         trip.done("features")
-        index, user_emb = await self._retrieve(bundle, features, trip)
+        index, user_emb = await self._retrieve(bundle, features, n_candidates, trip)
         excluded = excluded_rows(bundle, features, users, asks)
         live = self._live.rows(bundle.bundle_id, bundle.items)
-        candidates = merge_candidates(bundle, live, index, features, excluded, self._settings)
+        candidates = merge_candidates(
+            bundle, live, index, features, excluded, self._settings, n_candidates
+        )
         n_drawn = self._settings.serve.log_dropped
         dropped = draw_for_log(index, candidates, excluded, live, asks, n_drawn)
         trip.done("retrieval")
@@ -145,7 +140,7 @@ class Pipeline:
                 kept_asks,
                 {name: array[kept] for name, array in features.items()},
                 None if user_emb is None else user_emb[kept],
-                take_requests(candidates, kept),
+                candidates.of(kept),
                 dropped.of(kept),
                 live,
                 trip,
@@ -158,7 +153,7 @@ class Pipeline:
         self._record(len(asks), index, trip)
         return answers
 
-    async def _read_users(self, asks: Sequence[Ask], trip: _Trip) -> list[UserState]:
+    async def _read_users(self, asks: Sequence[Ask], trip: Trip) -> list[UserState]:
         user_ids = [ask.request.user_id for ask in asks]
         try:
             return await self._users.read(user_ids)
@@ -171,9 +166,11 @@ class Pipeline:
             return [UserState(user_id) for user_id in user_ids]
 
     async def _retrieve(
-        self, bundle: GatewayBundle, features: Batch, trip: _Trip
+        self, bundle: GatewayBundle, features: Batch, n_candidates: int, trip: Trip
     ) -> tuple[IndexAnswer, np.ndarray | None]:
         n_requests = len(features["items"])
+        if trip.rung >= Rung.POPULAR:
+            return no_index(n_requests, ()), None
         encoded = await try_stage(
             self._stages[SCORER], "encode", "encode", bundle.bundle_id, features, trip.timeout_s()
         )
@@ -186,7 +183,7 @@ class Pipeline:
             self._stages,
             bundle,
             user_emb,
-            self._settings.retrieval.n_candidates,
+            n_candidates,
             trip.timeout_s(),
         )
         trip.failed(*index.failures)
@@ -201,26 +198,51 @@ class Pipeline:
         candidates: CandidateSet,
         dropped: DroppedDraw,
         live: LiveRows,
-        trip: _Trip,
+        trip: Trip,
     ) -> BatchColumns:
-        scores = await score_candidates(
-            self._stages[SCORER], bundle.bundle_id, features, user_emb, candidates, trip.timeout_s()
-        )
+        scores = await self._score(bundle, features, user_emb, candidates, trip)
         trip.failed(scores.failure)
         trip.done("score")
-        ordered = await order_candidates(
+        ordered = await self._order(bundle, asks, candidates, scores, trip)
+        trip.failed(ordered.failure)
+        trip.done("order")
+        return BatchColumns(features, candidates, scores, ordered, dropped, live.neighbours)
+
+    async def _score(
+        self,
+        bundle: GatewayBundle,
+        features: Batch,
+        user_emb: np.ndarray | None,
+        candidates: CandidateSet,
+        trip: Trip,
+    ) -> Scores:
+        if trip.rung >= Rung.UNSCORED:
+            return retrieval_order(candidates, None)
+        return await score_candidates(
+            self._stages[SCORER], bundle.bundle_id, features, user_emb, candidates, trip.timeout_s()
+        )
+
+    async def _order(
+        self,
+        bundle: GatewayBundle,
+        asks: Sequence[Ask],
+        candidates: CandidateSet,
+        scores: Scores,
+        trip: Trip,
+    ) -> Ordered:
+        k = np.asarray([ask.request.k for ask in asks], np.int32)
+        if trip.rung >= Rung.POPULAR:
+            return score_order(scores.utility, k, None)
+        return await order_candidates(
             self._stages[ORDERING],
             bundle.bundle_id,
             candidates.rows,
             scores.utility,
-            np.asarray([ask.request.k for ask in asks], np.int32),
+            k,
             seeds_of(asks),
             trip.timeout_s(),
             asks[0].overrides,
         )
-        trip.failed(ordered.failure)
-        trip.done("order")
-        return BatchColumns(features, candidates, scores, ordered, dropped, live.neighbours)
 
     def _finish(
         self,
@@ -229,7 +251,7 @@ class Pipeline:
         users: Sequence[UserState],
         columns: BatchColumns,
         index: IndexAnswer,
-        trip: _Trip,
+        trip: Trip,
     ) -> list[Answer | Exception]:
         answers = answers_of(bundle, asks, users, columns, self._settings)
         unscored = columns.scores.is_unscored
@@ -254,26 +276,13 @@ class Pipeline:
             )
         return finished
 
-    def _record(self, n_asks: int, index: IndexAnswer, trip: _Trip) -> None:
+    def _record(self, n_asks: int, index: IndexAnswer, trip: Trip) -> None:
         self._telemetry.observe("flywheel_batch_size", n_asks)
         self._telemetry.observe("flywheel_coverage", index.coverage)
         for stage, elapsed_ms in trip.stage_ms.items():
             self._telemetry.observe("flywheel_stage_ms", elapsed_ms, stage=stage)
         for reason in trip.degraded:
             self._telemetry.count("flywheel_degraded", n_asks, reason=reason)
-
-
-def take_requests(candidates: CandidateSet, kept: np.ndarray) -> CandidateSet:
-    """The candidates of some requests of a batch."""
-    if len(kept) == len(candidates.rows):
-        return candidates
-    return CandidateSet(
-        rows=candidates.rows[kept],
-        sources=candidates.sources[kept],
-        ranks=candidates.ranks[kept],
-        retrieval_scores=candidates.retrieval_scores[kept],
-        n_removed=candidates.n_removed[kept],
-    )
 
 
 def _too_late() -> DeadlineExceeded:

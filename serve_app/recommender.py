@@ -22,6 +22,7 @@ from serve_app.residents.bundle_loading import GatewayBundle, LoadedBundle
 from serve_app.residents.residency import Residency, stable_arm
 from serve_app.shadowing.copy_rules import LiveLoad
 from serve_app.stages.explaining import Explainer
+from serve_app.stages.ladder import Ladder
 from serve_app.stages.placement import BundleMiss, StageClient
 from serve_app.stages.reach import unreachable_stage
 from serve_app.telemetry import Telemetry
@@ -80,7 +81,7 @@ class Recommender:
             DeadlineExceeded: no answer in time.
             Overloaded: no bundle or no source can answer.
         """
-        deadline_ms = request.deadline_ms or self._settings.deadline_ms
+        deadline_ms = self._deadline_ms(request)
         expires_at_s = time.monotonic() + deadline_ms / 1000
         ask = Ask(
             request,
@@ -174,15 +175,26 @@ class Recommender:
         return await self._explainer.explain(answer) if ask.request.explain else answer
 
     def _new_batcher(self, bundle: GatewayBundle) -> MicroBatcher[Ask, Answer]:
+        # One per batcher: a bundle that is slow leaves the answers of the others whole.
+        ladder = Ladder(self._settings.ladder_wait_ms / 1000)
+
         async def run(asks: Sequence[Ask], is_live: IsLive) -> Sequence[Answer | Exception]:
             may_miss = self._stable().bundle_id != bundle.bundle_id
-            return await self._pipeline.answer(bundle, asks, is_live, may_miss=may_miss)
+            now_s = time.monotonic()
+            rung = ladder.rung(now_s - min(map(self._asked_at_s, asks)), now_s)
+            return await self._pipeline.answer(bundle, asks, is_live, may_miss=may_miss, rung=rung)
 
         return MicroBatcher(
             run,
             max_batch=self._settings.max_batch,
             max_in_flight=self._settings.max_batches_in_flight,
         )
+
+    def _deadline_ms(self, request: RecommendRequest) -> int:
+        return request.deadline_ms or self._settings.deadline_ms
+
+    def _asked_at_s(self, ask: Ask) -> float:
+        return ask.expires_at_s - self._deadline_ms(ask.request) / 1000
 
     def _find(self, bundle_id: str) -> GatewayBundle | None:
         loaded = self._residency.get(bundle_id)

@@ -19,6 +19,10 @@ COUNTERS = {
     "flywheel_requests": ("Requests answered, by route and status.", ("route", "status")),
     "flywheel_degraded": ("Answers that lacked something, by reason.", ("reason",)),
     "flywheel_bundle_miss": ("Stage calls for a bundle the stage did not hold.", ("bundle_id",)),
+    "flywheel_hedged_calls": (
+        "Stage calls that a second replica was asked for because the first was late.",
+        ("stage",),
+    ),
     "flywheel_experiment_fallbacks": (
         "Requests of an experiment that stable answered, because their side's bundle was missing.",
         ("experiment",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from recsys.types import Batch
@@ -37,6 +38,21 @@ class LinkLost(ConnectionError):
 
 class StageError(RuntimeError):
     """The stage failed on this batch; another replica would, too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One call under way at one replica."""
+
+    link: Link
+    number: int
+    answered: asyncio.Future[Batch | None]
+    """The answer; None where the replica does not hold the bundle. `LinkLost` where it went away
+    first, `StageError` where the stage failed."""
+
+    def end(self) -> None:
+        """Let go of it; a call that was not answered is taken out of the replica's line."""
+        self.link.end(self)
 
 
 class Link(asyncio.BufferedProtocol):
@@ -82,33 +98,37 @@ class Link(asyncio.BufferedProtocol):
         """Calls under way."""
         return len(self._pending)
 
-    async def call(
-        self, method: str, bundle_id: str, batch: Batch, time_left_s: float
-    ) -> Batch | None:
-        """The replica's answer; None where it does not hold the bundle.
+    def n_asked_for(self, bundle_id: str) -> int:
+        """Calls under way for one bundle."""
+        return sum(asked == bundle_id for asked in self._asked.values())
+
+    def send(self, method: str, bundle_id: str, batch: Batch, time_left_s: float) -> Attempt:
+        """Begin a call, which whoever began it has to end.
 
         Raises:
-            LinkLost: it went away first.
-            StageError: the stage failed.
+            LinkLost: the replica has gone.
         """
         if self._transport is None or self._is_lost:
             raise LinkLost(f"replica {self.address.replica_id} is gone")
         number = next(self._numbers)
+        left_ms = max(1, round(time_left_s * 1000))
+        frames = pack_note(Kind.CALL, number, Note(method, bundle_id), batch, left_ms)
         answered: asyncio.Future[Batch | None] = self._loop.create_future()
         self._pending[number], self._asked[number] = answered, bundle_id
-        note = Note(method, bundle_id)
-        left_ms = max(1, round(time_left_s * 1000))
-        try:
-            self._transport.writelines(pack_note(Kind.CALL, number, note, batch, left_ms))
-            return await answered
-        except asyncio.CancelledError:
+        self._transport.writelines(frames)
+        return Attempt(self, number, answered)
+
+    def end(self, attempt: Attempt) -> None:
+        """See `Attempt.end`."""
+        answered = attempt.answered
+        if answered.cancelled() or not answered.done():
             self._has_let_down = True
-            if not self._is_lost:
-                self._transport.writelines(pack_frame(Kind.CANCEL, number))
-            raise
-        finally:
-            del self._pending[number], self._asked[number]
-            self._on_room()
+            if self._transport is not None and not self._is_lost:
+                self._transport.writelines(pack_frame(Kind.CANCEL, attempt.number))
+        else:
+            answered.exception()  # that of a call beside the one that was taken is nobody's
+        del self._pending[attempt.number], self._asked[attempt.number]
+        self._on_room()
 
     def beat(self, n_patient: int) -> None:
         """Ask for a sign of life; a replica that was asked `n_patient` times in vain is given up.

@@ -1,7 +1,8 @@
 """All links of a gateway to one stage: which replica is asked, and who is there at all.
 
 Who is there is Serve's to say (`find`); a call goes to the replica with the fewest under way, and
-a call whose replica is lost, or lacks the bundle, is made once more, at another: stages are pure.
+a call whose replica is lost, late or lacks the bundle is made once more, at another: stages are
+pure.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from recsys.types import Batch
+from serve_app.links.first_answer import first_answer
 from serve_app.links.handshake import LinkAddress
+from serve_app.links.hedge_rule import HedgeRules
 from serve_app.links.link import Link, LinkLost, open_link
 from serve_app.stages.placement import StageAway
 
 logger = logging.getLogger("ray.serve")
 
 WINDOW = 8
-"""Calls one gateway has under way at one replica; more wait here, where they can be dropped."""
+"""Calls one gateway has under way at one replica for one bundle; more wait here, where they can be
+dropped. Each bundle has a window of its own, so one that hangs takes no room of another's."""
 MAX_ASKED = 2
 """Replicas asked for one answer."""
 PATIENT_BEATS = 10
@@ -59,14 +63,21 @@ class LinkPool:
         stage: for messages.
         find: the replicas that Serve runs now; may fail.
         rng: spreads the attempts of several gateways over time.
+        on_hedge: told of each call that a second replica is asked for because the first is late.
     """
 
     def __init__(
-        self, stage: str, find: Callable[[], Awaitable[Roster]], rng: random.Random
+        self,
+        stage: str,
+        find: Callable[[], Awaitable[Roster]],
+        rng: random.Random,
+        on_hedge: Callable[[], None] = lambda: None,
     ) -> None:
         self._stage = stage
         self._find = find
         self._rng = rng
+        self._on_hedge = on_hedge
+        self._hedges = HedgeRules()
         self._links: dict[str, Link] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._room = asyncio.Event()
@@ -91,14 +102,14 @@ class LinkPool:
         lacks_it = False
         while len(asked) < MAX_ASKED:
             try:
-                link = await self._free_link(asked, may_wait=not lacks_it)
+                link = await self._free_link(bundle_id, asked, may_wait=not lacks_it)
             except StageAway:
                 if lacks_it:
                     break
                 raise
             asked.add(link.address.replica_id)
             try:
-                answer = await link.call(method, bundle_id, batch, deadline_s - loop.time())
+                answer = await self._ask_one(link, method, bundle_id, batch, deadline_s, asked)
             except LinkLost as error:
                 logger.warning("%s: %s", self._stage, error)
                 continue
@@ -109,6 +120,37 @@ class LinkPool:
         if lacks_it:
             return None
         raise StageAway(f"{len(asked)} replicas of {self._stage} went away during one call")
+
+    async def _ask_one(
+        self,
+        link: Link,
+        method: str,
+        bundle_id: str,
+        batch: Batch,
+        deadline_s: float,
+        asked: set[str],
+    ) -> Batch | None:
+        """The answer of a replica, or of another that is asked as well once the first is late."""
+        loop = asyncio.get_running_loop()
+        rule = self._hedges.of(method, bundle_id)
+        delay_s = rule.delay_s() if len(asked) < MAX_ASKED <= len(self._links) else None
+        began_s = loop.time()
+        attempts = [link.send(method, bundle_id, batch, deadline_s - began_s)]
+        try:
+            if delay_s is not None:
+                await asyncio.wait((attempts[0].answered,), timeout=delay_s)
+                other = None if attempts[0].answered.done() else self._with_room(bundle_id, asked)
+                if other is not None:
+                    asked.add(other.address.replica_id)
+                    rule.spend()
+                    self._on_hedge()
+                    attempts.append(other.send(method, bundle_id, batch, deadline_s - loop.time()))
+            answer = await first_answer(attempts)
+            rule.answered(loop.time() - began_s)
+            return answer
+        finally:
+            for attempt in attempts:
+                attempt.end()
 
     async def start(self) -> None:
         """Connect to whoever is there, and keep in step until `stop`."""
@@ -213,26 +255,32 @@ class LinkPool:
         self._look.set()
         self._on_room()
 
-    async def _free_link(self, asked: set[str], *, may_wait: bool) -> Link:
+    async def _free_link(self, bundle_id: str, asked: set[str], *, may_wait: bool) -> Link:
         while True:
-            link = self._least_busy(asked)
-            if link.n_outstanding < WINDOW:
+            link = self._with_room(bundle_id, asked)
+            if link is not None:
                 return link
+            if not self._usable(asked):
+                raise StageAway(f"no replica of {self._stage} is connected")
             if not may_wait:
                 # The caller has another bundle to ask for, and its time is better spent there.
                 raise StageAway(f"every other replica of {self._stage} is busy")
             await self._room.wait()
 
-    def _least_busy(self, asked: set[str]) -> Link:
-        """Of the replicas that stay, the one with the fewest calls under way; ties take turns."""
+    def _usable(self, asked: set[str]) -> list[Link]:
+        """The replicas not asked yet: those that stay, or if there are none, those that leave."""
         usable = [
             link
             for replica_id, link in self._links.items()
             if link.is_open and replica_id not in asked
         ]
-        staying = list(filter(self._is_staying, usable)) or usable
-        if not staying:
-            raise StageAway(f"no replica of {self._stage} is connected")
-        self._turn = (self._turn + 1) % len(staying)
-        turned = staying[self._turn :] + staying[: self._turn]
+        return list(filter(self._is_staying, usable)) or usable
+
+    def _with_room(self, bundle_id: str, asked: set[str]) -> Link | None:
+        """Of the usable replicas with room for the bundle, the least busy; ties take turns."""
+        roomy = [link for link in self._usable(asked) if link.n_asked_for(bundle_id) < WINDOW]
+        if not roomy:
+            return None
+        self._turn = (self._turn + 1) % len(roomy)
+        turned = roomy[self._turn :] + roomy[: self._turn]
         return min(turned, key=lambda link: link.burden)

@@ -1,6 +1,7 @@
 """The replica's end of the links: answers calls one after the other, on the replica's loop.
 
-A call whose caller no longer waits is not begun. Knows nothing of what a stage does.
+Bundles take turns, so a slow one delays another by one call and not by all that wait for it. A
+call whose caller no longer waits is not begun. Knows nothing of what a stage does.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from recsys.types import Batch
@@ -45,6 +47,15 @@ Run: TypeAlias = Callable[[str, str, Batch], Batch | None]
 """Method, bundle id and batch to the answer; None where the bundle is not held."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call in line."""
+
+    frame: Frame
+    note: Note
+    received_s: float
+
+
 class LinkServer:
     """Listens for gateways.
 
@@ -59,7 +70,8 @@ class LinkServer:
         self.token = new_token()
         self.links: set[_ServerLink] = set()
         self.is_stopping = False
-        self._calls: dict[tuple[_ServerLink, int], tuple[Frame, float]] = {}
+        self._lines: dict[str, dict[tuple[_ServerLink, int], _Call]] = {}
+        """By bundle, the one whose turn is next first; none of them is empty."""
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str) -> LinkAddress:
@@ -86,37 +98,54 @@ class LinkServer:
     def take(self, link: _ServerLink, frame: Frame) -> None:
         """Put a call in line."""
         loop = asyncio.get_running_loop()
-        if not self._calls:
+        try:
+            note = read_note(frame)
+        except FrameError as error:
+            link.write(_failure(frame.call_id, error))
+            return
+        if not self._lines:
             loop.call_soon(self._answer_next)
-        self._calls[link, frame.call_id] = frame, loop.time()
+        line = self._lines.setdefault(note.bundle_id, {})
+        line[link, frame.call_id] = _Call(frame, note, loop.time())
 
     def cancel(self, link: _ServerLink, call_id: int) -> None:
         """Take a call out of the line, if it is still there."""
-        self._calls.pop((link, call_id), None)
+        for bundle_id, line in self._lines.items():
+            if line.pop((link, call_id), None) is not None:
+                if not line:
+                    del self._lines[bundle_id]
+                return
 
     def _answer_next(self) -> None:
         """Answer one call; the next has a turn of the loop of its own, so that others are read."""
-        if not self._calls:
+        if not self._lines:
             return
-        (link, call_id), (frame, received_s) = next(iter(self._calls.items()))
-        del self._calls[link, call_id]
+        bundle_id = next(iter(self._lines))
+        line = self._lines.pop(bundle_id)
+        link, call_id = next(iter(line))
+        call = line.pop((link, call_id))
+        if line:
+            self._lines[bundle_id] = line
         loop = asyncio.get_running_loop()
-        if self._calls:
+        if self._lines:
             loop.call_soon(self._answer_next)
-        waited_ms = (loop.time() - received_s) * 1000
-        if link.is_there and waited_ms < frame.time_left_ms:
-            link.write(self._answer(frame))
+        waited_ms = (loop.time() - call.received_s) * 1000
+        if link.is_there and waited_ms < call.frame.time_left_ms:
+            link.write(self._answer(call))
 
-    def _answer(self, frame: Frame) -> list[Buffer]:
+    def _answer(self, call: _Call) -> list[Buffer]:
+        note, number = call.note, call.frame.call_id
         try:
-            note = read_note(frame)
-            answer = self._run(note.method, note.bundle_id, read_batch(note, frame.body))
+            answer = self._run(note.method, note.bundle_id, read_batch(note, call.frame.body))
             kind = Kind.MISS if answer is None else Kind.ANSWER
-            return pack_note(kind, frame.call_id, note, answer)
+            return pack_note(kind, number, note, answer)
         except Exception as error:
-            logger.warning("a stage call failed: %r", error)
-            reason = Note("", "", reason=repr(error)[:_REASON_LENGTH])
-            return pack_note(Kind.ERROR, frame.call_id, reason)
+            return _failure(number, error)
+
+
+def _failure(call_id: int, error: Exception) -> list[Buffer]:
+    logger.warning("a stage call failed: %r", error)
+    return pack_note(Kind.ERROR, call_id, Note("", "", reason=repr(error)[:_REASON_LENGTH]))
 
 
 class _ServerLink(asyncio.BufferedProtocol):

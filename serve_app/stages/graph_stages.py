@@ -13,6 +13,7 @@ from serve_app.links.link_pool import LinkPool, Roster
 from serve_app.stages.explaining import EXPLAIN
 from serve_app.stages.handle_calls import HandleCalls
 from serve_app.stages.placement import Ask, RemoteStage, StageClient
+from serve_app.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -28,6 +29,7 @@ class RemoteStages:
     Args:
         placement: how they are called.
         handles: a handle per stage name; with links it only tells who is there.
+        telemetry: counts calls that are made twice.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class RemoteStages:
         placement: Literal["link", "handle"],
         handles: Mapping[str, DeploymentHandle[Any]],
         rng: random.Random,
+        telemetry: Telemetry,
     ) -> None:
+        self._telemetry = telemetry
         self._pools: list[LinkPool] = []
         self.clients: dict[str, StageClient] = {}
         self.clients_beside: dict[str, StageClient] = {}
@@ -56,7 +60,11 @@ class RemoteStages:
     ) -> Ask:
         if placement == "handle":
             return HandleCalls(stage, handle).ask
-        pool = LinkPool(stage, roster_by(handle), rng)
+
+        def hedged() -> None:
+            self._telemetry.count("flywheel_hedged_calls", stage=stage)
+
+        pool = LinkPool(stage, roster_by(handle), rng, hedged)
         self._pools.append(pool)
         return pool.ask
 

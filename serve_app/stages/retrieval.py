@@ -76,6 +76,7 @@ def merge_candidates(
     features: Batch,
     excluded: Sequence[RowArray],
     settings: Settings,
+    n_candidates: int,
 ) -> CandidateSet:
     """Join the index with the sources beside it, without what must not be shown.
 
@@ -85,16 +86,14 @@ def merge_candidates(
     """
     retrieval = settings.retrieval
     n_requests = len(index.rows)
-    n_popular = retrieval.n_popular if index.coverage > 0 else retrieval.n_candidates
+    n_popular = retrieval.n_popular if index.coverage > 0 else n_candidates
     extras = [
         *_neighbours(bundle, live, features, settings),
         (Source.TRENDING, _for_all(live.trending[: retrieval.n_trending], n_requests)),
         (Source.POPULAR, _for_all(live.popular[:n_popular], n_requests)),
         (Source.FRESH, _for_all(bundle.fresh_rows[: retrieval.n_fresh], n_requests)),
     ]
-    return merge_sources(
-        index.rows, index.scores, extras, excluded, live.blocked, retrieval.n_candidates
-    )
+    return merge_sources(index.rows, index.scores, extras, excluded, live.blocked, n_candidates)
 
 
 def _neighbours(

@@ -17,11 +17,13 @@ from recsys.settings import Settings
 from recsys.stages import stage_names
 from recsys.stores.feature_store import CatalogueView, NeighbourChanges, NeighbourMark
 from recsys.types import Batch, HistoryEvent, UserState
+from serve_app.answers import impression_of
 from serve_app.asks import Answer, Ask
 from serve_app.http.recommend_requests import RecommendRequest
 from serve_app.pipeline import Pipeline
 from serve_app.residents.bundle_loading import BundleLoader, GatewayBundle, LoadedBundle
 from serve_app.residents.live_items import LiveItems
+from serve_app.stages.ladder import Rung
 from serve_app.stages.placement import BundleMiss, FusedStage, StageClient
 from serve_app.telemetry import Telemetry
 from serve_app.user_reads import N_THREADS
@@ -165,9 +167,10 @@ def run(
     is_live: Callable[[int], bool] = lambda _: True,
     *,
     may_miss: bool = False,
+    rung: Rung = Rung.WHOLE,
 ) -> list[Answer | Exception]:
     """Answer a batch."""
-    return asyncio.run(pipeline.answer(bundle, asks, is_live, may_miss=may_miss))
+    return asyncio.run(pipeline.answer(bundle, asks, is_live, may_miss=may_miss, rung=rung))
 
 
 def answer_of(answers: list[Answer | Exception]) -> Answer:
@@ -329,6 +332,52 @@ def test_a_stage_that_fails_degrades_the_answer_and_is_named(
     assert reason in answer.degraded
     counts = telemetry.take().counts
     assert counts["flywheel_degraded", (("reason", reason),)] == 1
+
+
+class Counted:
+    """A stage that counts its calls by method, with how many candidates each has."""
+
+    def __init__(self, inner: StageClient, calls: dict[str, int]) -> None:
+        self._inner = inner
+        self._calls = calls
+
+    async def call(self, method: str, bundle_id: str, batch: Batch, timeout_s: float) -> Batch:
+        rows = batch.get("rows")
+        self._calls[method] = 0 if rows is None else rows.shape[1]
+        return await self._inner.call(method, bundle_id, batch, timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("rung", "asked", "coverage"),
+    [
+        (Rung.FEWER, {"encode": 0, "search": 0, "score": 20, "order": 20}, 1.0),
+        (Rung.UNSCORED, {"encode": 0, "search": 0, "order": 20}, 1.0),
+        (Rung.POPULAR, {}, 0.0),
+    ],
+)
+def test_every_rung_of_the_ladder_asks_for_less_and_says_so(
+    rig: Rig, rung: Rung, asked: dict[str, int], coverage: float
+) -> None:
+    """The slate is whole, nothing seen is in it, and the answer, its log and a counter name it."""
+    calls: dict[str, int] = {}
+    wrap = {name: lambda inner: Counted(inner, calls) for name in stage_names(2)}
+    users = Users({"u1": small_history(1, N_ITEMS)})
+    pipeline, telemetry = rig.pipeline(users, wrap=wrap)
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=8)], rung=rung))
+    assert calls == asked
+    assert len(set(answer.shown.item_ids)) == 8
+    seen = {event.item_id for event in users.histories["u1"]}
+    assert not seen & set(answer.shown.item_ids)
+    assert (answer.degraded, answer.coverage) == ((rung.reason,), coverage)
+    assert impression_of(answer, "e1").degraded == (rung.reason,)
+    assert telemetry.take().counts["flywheel_degraded", (("reason", rung.reason),)] == 1
+
+
+def test_fewer_candidates_are_never_fewer_than_asked_for(rig: Rig) -> None:
+    """A long slate stays long."""
+    pipeline, _ = rig.pipeline()
+    answer = answer_of(run(pipeline, rig.bundle, [an_ask(k=35)], rung=Rung.FEWER))
+    assert len(answer.shown.item_ids) == 35
 
 
 def test_without_a_scorer_the_order_of_retrieval_is_served(rig: Rig) -> None:
