@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import weakref
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
 POOL_SIZE = 1
 """Connections an engine keeps; each of its users works in one thread."""
@@ -50,7 +52,7 @@ def open_postgres(url: URL, *, writes: bool, is_durable: bool, wait_ms: int) -> 
         pool_recycle=RECYCLE_S,
         connect_args=_arguments(url, is_durable=is_durable, wait_ms=wait_ms),
     )
-    weakref.finalize(engine, _give_back, engine.pool, os.getpid()).atexit = False
+    event.listen(engine, "connect", _close_with_its_pool)
     if takes_turns:
 
         def take_turn(connection: Connection) -> None:
@@ -60,13 +62,21 @@ def open_postgres(url: URL, *, writes: bool, is_durable: bool, wait_ms: int) -> 
     return engine
 
 
-def _give_back(pool: Pool, process_id: int) -> None:
-    """Close the connections of an engine that nobody holds any more, in the process that made it.
+def _close_with_its_pool(connection: Any, entry: ConnectionPoolEntry) -> None:
+    """Let a connection end when nobody holds its engine, and so its entry, any more.
 
-    A child's copy of a connection is the parent's, who still speaks through it.
+    In the process that made it: a child's copy is the parent's, who still speaks through it.
     """
+    earlier = entry.record_info.pop("guard", None)
+    if earlier is not None:
+        earlier.detach()
+    entry.record_info["guard"] = guard = weakref.finalize(entry, _close, connection, os.getpid())
+    guard.atexit = False
+
+
+def _close(connection: Any, process_id: int) -> None:
     if os.getpid() == process_id:
-        pool.dispose()
+        connection.close()
 
 
 def _arguments(url: URL, *, is_durable: bool, wait_ms: int) -> dict[str, object]:
