@@ -72,14 +72,20 @@ def real_registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generat
     yield from _places(request, tmp_path)
 
 
+@pytest.fixture(params=["directory", "file_url", "s3"])
+def lake_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    """A lake of each kind, empty."""
+    yield from _places(request, tmp_path)
+
+
 def _places(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
     if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3")
-        yield f"{server.new_url()}/bundles"
+        yield f"{server.new_url()}/place"
     elif request.param == "memory":
         name = f"registry-{uuid.uuid4().hex}"
-        yield f"memory://{name}/bundles"
+        yield f"memory://{name}/place"
         if fsspec.filesystem("memory").exists(f"/{name}"):
             fsspec.filesystem("memory").rm(f"/{name}", recursive=True)
     else:
-        yield f"{'file://' if request.param == 'file_url' else ''}{tmp_path / 'bundles'}"
+        yield f"{'file://' if request.param == 'file_url' else ''}{tmp_path / 'place'}"

@@ -13,6 +13,7 @@ from tests.control_backends import control_url as control_url
 from tests.control_backends import postgres as postgres
 from tests.feature_backends import BACKENDS, FeatureBackend, a_feature_backend
 from tests.registry_places import bucket_url as bucket_url
+from tests.registry_places import lake_url as lake_url
 from tests.registry_places import real_registry_url as real_registry_url
 from tests.registry_places import registry_url as registry_url
 from tests.registry_places import s3 as s3
