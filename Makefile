@@ -10,6 +10,7 @@ export PYTHONDONTWRITEBYTECODE =
 
 # Tests run in two lanes, one of them for those that start Ray; LANES= runs them in one process.
 LANES ?= -n 2
+S3_GATEWAY := $(HOME)/.cache/flywheel/versitygw
 
 .DEFAULT_GOAL := help
 .PHONY: help setup servers fmt check test test-unit test-conformance test-integration e2e \
@@ -42,10 +43,13 @@ check: $(READY) ## formatter check, linter, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-servers: $(READY) ## what tests of the stores start: Redis, Postgres, the jars of a Kafka broker
+servers: $(READY) ## what tests of the stores start: Redis, Postgres, an S3 gateway, the jars of a Kafka broker
 	@(command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb) >/dev/null 2>&1 || \
 	  (apt-get update -qq && apt-get install -y -qq redis-server postgresql) >&2 || \
 	  echo "set-up: redis-server or postgresql is missing and could not be installed; their tests will be skipped" >&2
+	@test -x $(S3_GATEWAY) || command -v versitygw >/dev/null 2>&1 || \
+	  GOBIN=$(dir $(S3_GATEWAY)) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0 >&2 || \
+	  echo "set-up: the S3 gateway could not be built (it needs go); its tests will be skipped" >&2
 	@$(BIN)/python -m brokers --fetch-only || \
 	  echo "set-up: the Kafka jars could not be fetched; their tests will be skipped" >&2
 

@@ -97,10 +97,14 @@ class Fleet:
     told: list[Moved] = field(default_factory=list)
     away_until_ms: int = 0
     """Until then the control store cannot be used by anybody."""
+    control_store_url: str = ""
+    """Another store than the file in the folder."""
 
     def __post_init__(self) -> None:
         self.settings = Settings(
-            data_dir=self.folder, serve=ServeSettings(placement="fused", keep_resident=1)
+            data_dir=self.folder,
+            control_store_url=self.control_store_url,
+            serve=ServeSettings(placement="fused", keep_resident=1),
         )
         self.url = self.settings.control_url
         self.writer, self.reader = ControlWriter(self.url), ControlReader(self.url)
@@ -248,9 +252,9 @@ def judged(rules: Any, baseline: Any, canary: Any, **limits: Any) -> Judgement:
     return Judgement(canary[baseline], "ctr", f"{canary[baseline]} by ctr", (), None, {})
 
 
-def a_fleet(folder: Path, *verdicts: Verdict) -> Fleet:
+def a_fleet(folder: Path, *verdicts: Verdict, control_store_url: str = "") -> Fleet:
     """A fleet whose evidence says this, step by step."""
-    return Fleet(folder, Evidence(list(verdicts)))
+    return Fleet(folder, Evidence(list(verdicts)), control_store_url=control_store_url)
 
 
 OPEN = control_tables.open_engine

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -29,35 +29,58 @@ from recsys.stores.control_schema import required as required
 from recsys.stores.control_schema import rollout_turns as rollout_turns
 from recsys.stores.control_schema import rollouts as rollouts
 from recsys.stores.control_schema import shadows as shadows
+from recsys.stores.postgres_link import open_postgres
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5_000
 """How long a statement waits for another writer of an SQLite file."""
 _OPEN_ATTEMPTS = 50
+_EXPECTED = (
+    "expected an SQLAlchemy URL such as sqlite:///var/control.sqlite or"
+    " postgresql+psycopg://user@host/database, with its driver installed"
+)
 
 
 def open_engine(url: str, *, writes: bool, is_durable: bool = True) -> Engine:
     """A lazily connecting engine whose transactions see one consistent state.
 
     Args:
-        url: SQLAlchemy URL.
+        url: SQLAlchemy URL of SQLite or Postgres.
         writes: take the write lock at the start of a transaction, so that what was read in it
             still holds when it writes.
         is_durable: a transaction outlives a power cut; heartbeats, which are written anew every
             second, need no such promise and then cost no wait for the disk.
+
+    Raises:
+        ConfigError: the URL is no such URL, or its driver is missing.
     """
+    place = _parsed(url)
     try:
-        if not url.startswith("sqlite"):
-            level = "SERIALIZABLE" if writes else "REPEATABLE READ"
-            return create_engine(url, isolation_level=level, pool_pre_ping=True)
-        engine = create_engine(url)
+        if place.get_backend_name() == "postgresql":
+            return open_postgres(
+                place, writes=writes, is_durable=is_durable, wait_ms=BUSY_TIMEOUT_MS
+            )
+        return _open_sqlite(place, writes=writes, is_durable=is_durable)
     except (ArgumentError, ImportError) as error:
         raise ConfigError(
-            f"control store '{url}' cannot be opened: {error}; expected an SQLAlchemy URL such as "
-            "sqlite:///var/control.sqlite, with its driver installed"
+            f"control store '{place}' cannot be opened: {error}; {_EXPECTED}"
         ) from error
 
+
+def _parsed(text: str) -> URL:
+    """The URL; the error of one that cannot be parsed keeps it back, a password may be in it."""
+    try:
+        place = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"the control store's URL cannot be read; {_EXPECTED}") from None
+    if place.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise ConfigError(f"control store '{place}' is of another kind; {_EXPECTED}")
+    return place
+
+
+def _open_sqlite(url: URL, *, writes: bool, is_durable: bool) -> Engine:
+    engine = create_engine(url)
     pragmas = [
         f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}",
         f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}",

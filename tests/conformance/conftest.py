@@ -1,4 +1,4 @@
-"""The feature stores the suites of features run on: a writer and a reader of each kind."""
+"""What the suites run on: each kind of feature store, and of control store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 
 from recsys.stores.feature_store import FeatureStore
 from recsys.stores.feature_update import FeatureWriter
+from tests.control_backends import control_url as control_url
+from tests.control_backends import postgres as postgres
 from tests.feature_backends import BACKENDS, FeatureBackend, a_feature_backend
+from tests.registry_places import bucket_url as bucket_url
+from tests.registry_places import lake_url as lake_url
+from tests.registry_places import real_registry_url as real_registry_url
+from tests.registry_places import registry_url as registry_url
+from tests.registry_places import s3 as s3
+from tests.registry_places import s3_process as s3_process
 
 
 @pytest.fixture(params=BACKENDS)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import duckdb
 import pyarrow.dataset as pa_dataset
-import pyarrow.fs as pa_fs
 
 from train_app.examples.example_rules import ExampleRules
 from train_app.examples.join_database import sql_text, sql_texts
 from train_app.examples.negatives_of_path import POOL_STEP_MS, is_scored_sql
+from train_app.lake.lake_files import files_of
 from train_app.lake.lake_schema import PARTITION_COLUMN, TABLES
 
 ROWS_PER_FLUSH = 20_000
@@ -58,7 +58,7 @@ def attach_file(connection: duckdb.DuckDBPyConnection, view: str, name: str, uri
     """Let DuckDB read one data file of lake table `name`; columns it lacks are null."""
     schema = TABLES[name]
     schema = schema.remove(schema.get_field_index(PARTITION_COLUMN))
-    filesystem, path = (None, uri) if "://" not in uri else pa_fs.FileSystem.from_uri(uri)
+    filesystem, path = files_of(uri)
     connection.register(
         view, pa_dataset.dataset(path, schema=schema, format="parquet", filesystem=filesystem)
     )

@@ -11,7 +11,6 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
@@ -21,6 +20,7 @@ from recsys.bundles.registry import Registry
 from recsys.errors import StoreError
 from train_app.lake.lake_append import KEEP_LOGS
 from train_app.lake.lake_errors import lake_errors
+from train_app.lake.lake_files import files_of
 from train_app.lake.lake_schema import TABLES
 from train_app.lake.lake_tables import Lake, LakeTable
 
@@ -140,7 +140,7 @@ def _vacuum(table: LakeTable, kept: list[int], retention_days: float) -> int:
 
 def _clean_log(table: LakeTable, kept: list[int], oldest_s: float) -> int:
     """Delete commits that only versions older than the retention were read with."""
-    filesystem, root = _filesystem(table.location)
+    filesystem, root = files_of(table.location)
     entries = filesystem.get_file_info(pa_fs.FileSelector(f"{root}/_delta_log"))
     cutoff = datetime.fromtimestamp(oldest_s, UTC)
     newest = table.version
@@ -155,10 +155,3 @@ def _clean_log(table: LakeTable, kept: list[int], oldest_s: float) -> int:
     for name in doomed:
         filesystem.delete_file(f"{root}/_delta_log/{name}")
     return len(doomed)
-
-
-def _filesystem(location: str) -> tuple[Any, str]:
-    if "://" in location:
-        filesystem, root = pa_fs.FileSystem.from_uri(location)
-        return filesystem, root
-    return pa_fs.LocalFileSystem(), location

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from recsys.events import new_event_id
 from train_app.lake.lake_append import Append
 from train_app.lake.lake_errors import lake_errors
+from train_app.lake.lake_files import files_of
 from train_app.lake.lake_schema import PARTITION_COLUMN, TABLES
 
 _CONFIGURATION: dict[str, str | None] = {
@@ -97,7 +97,7 @@ class Lake:
     """All tables under one directory or URL; a table appears with its first commit.
 
     Args:
-        location: directory, or URL of an object store that Delta Lake and Arrow can both open.
+        location: directory, or URL of an object store that Delta Lake can open.
         new_id: names the data files.
     """
 
@@ -143,11 +143,7 @@ class Lake:
     def append(self, table: LakeTable) -> Generator[Append]:
         """An append that leaves no file behind unless it is committed inside the block."""
         with lake_errors("write", table.location):
-            if "://" in table.location:
-                filesystem, root = pa_fs.FileSystem.from_uri(table.location)
-            else:
-                filesystem, root = pa_fs.LocalFileSystem(), table.location
-            append = Append(table, filesystem, root, self._new_id)
+            append = Append(table, *files_of(table.location), self._new_id)
             try:
                 yield append
             finally:

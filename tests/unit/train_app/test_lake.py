@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pytest
-from deltalake import write_deltalake
 
 from recsys.errors import StoreError
 from train_app.lake.lake_rows import append_import, complete_rows
 from train_app.lake.lake_schema import TABLES
-from train_app.lake.lake_tables import Lake, LakeTable
+from train_app.lake.lake_tables import Lake
 
 DAY_MS = 86_400_000
 
@@ -30,84 +27,11 @@ def some_rows(*times_ms: int) -> pa.Table:
     return complete_rows("outcomes", rows, "timestamp_ms", user_id="u", status=503)
 
 
-def ids_in(table: LakeTable | None, **days: date) -> list[str]:
-    """The event ids of a table."""
-    assert table is not None
-    connection = duckdb.connect()
-    table.attach(connection, "rows", **days)
-    query = "SELECT event_id FROM rows ORDER BY event_id"
-    return [row[0] for row in connection.sql(query).fetchall()]
-
-
 def test_every_column_of_every_table_says_what_it_holds() -> None:
     """The documented columns are the contract with other tools."""
     for schema in TABLES.values():
         assert {"event_id", "log_partition", "log_offset", "event_date"} <= set(schema.names)
         assert all(column.metadata[b"comment"] for column in schema)
-
-
-def test_one_commit_shows_all_days_and_days_can_be_read_alone(tmp_path: Path) -> None:
-    """Rows of several days become one version, one file a day, with the columns documented."""
-    lake = Lake(str(tmp_path / "lake"))
-    assert lake.find("outcomes") is None
-    n_rows = append_import(lake, "outcomes", [some_rows(0, 5, DAY_MS, 3 * DAY_MS)], None, {})
-    table = lake.find("outcomes")
-    assert table is not None
-    assert (n_rows, table.version, table.mark("import")) == (4, 1, 1)
-    assert len(table.files()) == 3
-    assert ids_in(table) == ["e0", "e259200000", "e5", "e86400000"]
-    assert ids_in(table, first=date(1970, 1, 2), last=date(1970, 1, 3)) == ["e86400000"]
-    comments = {column.name: column.metadata["comment"] for column in table.delta.schema().fields}
-    assert comments["latency_ms"] == "milliseconds"
-
-
-def test_a_lake_behind_a_url_is_the_same(tmp_path: Path) -> None:
-    """A URL takes Arrow's file system and dataset instead of plain files."""
-    lake = Lake(f"file://{tmp_path}/lake")
-    assert lake.find("outcomes") is None
-    append_import(lake, "outcomes", [some_rows(0, DAY_MS)], None, {})
-    assert ids_in(lake.find("outcomes")) == ["e0", "e86400000"]
-    assert ids_in(lake.find("outcomes"), first=date(1970, 1, 2)) == ["e86400000"]
-
-
-def test_an_append_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Files of an append are removed when it does not come to its commit."""
-    lake = Lake(str(tmp_path / "lake"))
-    table = lake.open("outcomes")
-    with pytest.raises(StoreError, match="No space left"), lake.append(table) as append:
-        append.write(some_rows(0, DAY_MS))
-        raise OSError(28, "No space left on device")
-    assert list(tmp_path.rglob("*.parquet")) == []
-    assert ids_in(lake.find("outcomes")) == []
-
-
-def test_of_two_writers_from_the_same_mark_only_one_commits(tmp_path: Path) -> None:
-    """The loser is told so and leaves no rows and no files."""
-    lake = Lake(str(tmp_path / "lake"))
-    first, second = lake.open("outcomes"), lake.open("outcomes")
-    with lake.append(first) as append:
-        append.write(some_rows(1))
-        append.commit({"log-0": (None, 10)}, {})
-    with pytest.raises(StoreError, match="another writer"), lake.append(second) as append:
-        append.write(some_rows(2))
-        append.commit({"log-0": (None, 10)}, {})
-    fresh = lake.open("outcomes")
-    with pytest.raises(StoreError, match="another writer"), lake.append(fresh) as append:
-        append.write(some_rows(3))
-        append.commit({"log-0": (None, 10)}, {})
-    assert ids_in(lake.find("outcomes")) == ["e1"]
-    assert len(list(tmp_path.rglob("*.parquet"))) == 1
-
-
-def test_writers_with_different_marks_do_not_hinder_each_other(tmp_path: Path) -> None:
-    """An import and the archiver append to one table at the same time."""
-    lake = Lake(str(tmp_path / "lake"))
-    archiver, importer = lake.open("outcomes"), lake.open("outcomes")
-    for table, mark, row in ((archiver, "log-0", 1), (importer, "import", 2)):
-        with lake.append(table) as append:
-            append.write(some_rows(row))
-            append.commit({mark: (None, 1)}, {})
-    assert ids_in(lake.find("outcomes")) == ["e1", "e2"]
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
@@ -117,82 +41,3 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
         commit.write_text("{broken")
     with pytest.raises(StoreError, match="outcomes"):
         Lake(str(tmp_path)).find("outcomes")
-
-
-def an_older_lake(folder: Path, without: str) -> Lake:
-    """A lake whose outcomes were made before a column was documented, with one row."""
-    lake = Lake(str(folder / "lake"))
-    older = pa.schema([column for column in TABLES["outcomes"] if column.name != without])
-    location = f"{lake.location}/outcomes"
-    write_deltalake(location, some_rows(1).select(older.names), partition_by="event_date")
-    return lake
-
-
-def test_a_lake_from_before_a_column_gets_it_with_the_next_commit(tmp_path: Path) -> None:
-    """Old rows read as null, before and after; an older version keeps its older columns."""
-    lake = an_older_lake(tmp_path, "latency_ms")
-    query = "SELECT event_id, latency_ms FROM rows ORDER BY event_id"
-    for expected in ([("e1", None)], [("e1", None), ("e2", 7.0)]):
-        table = lake.find("outcomes")
-        assert table is not None
-        connection = duckdb.connect()
-        table.attach(connection, "rows")
-        assert connection.execute(query).fetchall() == expected
-        rows = some_rows(2).set_column(
-            TABLES["outcomes"].get_field_index("latency_ms"), "latency_ms", pa.array([7.0])
-        )
-        if len(expected) == 1:
-            append_import(lake, "outcomes", [rows], None, {})
-    newest, oldest = lake.find("outcomes"), lake.find("outcomes", version=0)
-    assert newest is not None
-    assert oldest is not None
-    assert {f.name for f in newest.delta.schema().fields} == set(TABLES["outcomes"].names)
-    assert "latency_ms" not in {f.name for f in oldest.delta.schema().fields}
-
-
-def test_a_lake_of_a_newer_release_is_still_written_to(tmp_path: Path) -> None:
-    """Columns this release does not know are kept, and null in its rows."""
-    lake = Lake(str(tmp_path / "lake"))
-    newer = some_rows(1).append_column("mood", pa.array(["good"]))
-    write_deltalake(f"{lake.location}/outcomes", newer, partition_by="event_date")
-    append_import(lake, "outcomes", [some_rows(2)], None, {})
-    table = lake.find("outcomes")
-    assert table is not None
-    assert "mood" in {field.name for field in table.delta.schema().fields}
-    connection = duckdb.connect()
-    table.attach(connection, "rows")
-    query = "SELECT event_id, mood FROM rows ORDER BY event_id"
-    assert connection.execute(query).fetchall() == [("e1", "good"), ("e2", None)]
-
-
-def test_two_writers_may_add_the_same_column_at_once(tmp_path: Path) -> None:
-    """Who comes second finds it there."""
-    lake = an_older_lake(tmp_path, "latency_ms")
-    tables = [lake.open("outcomes"), lake.open("outcomes")]
-    for number, table in enumerate(tables):
-        with lake.append(table) as append:
-            append.write(some_rows(2 + number))
-            append.commit({f"log-{number}": (None, 1)}, {})
-    assert ids_in(lake.find("outcomes")) == ["e1", "e2", "e3"]
-
-
-def test_a_commit_that_only_seems_to_fail_keeps_its_files(tmp_path: Path) -> None:
-    """What is done after a commit, such as its checkpoint, may fail without undoing it."""
-    lake = Lake(str(tmp_path / "lake"))
-    table = lake.open("outcomes")
-
-    class FailingAfterwards:
-        """A table whose commits get through and report a failure."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(table.delta, name)
-
-        def create_write_transaction(self, *args: object, **options: object) -> None:
-            table.delta.create_write_transaction(*args, **options)
-            raise OSError(28, "No space left on device")
-
-    doubtful = LakeTable("outcomes", FailingAfterwards(), table.location)
-    with lake.append(doubtful) as append:
-        append.write(some_rows(1))
-        append.commit({"log-0": (None, 1)}, {})
-    assert ids_in(lake.find("outcomes")) == ["e1"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +16,7 @@ from recsys.errors import ConfigError, RolloutConflict, StoreError
 from recsys.shadow_plan import ShadowPlan
 from recsys.stores import control_tables as tables
 from recsys.stores.control import ControlReader
-
-
-def url_of(folder: Path) -> str:
-    """A control store in a folder."""
-    return f"sqlite:///{folder / 'control.sqlite'}"
+from tests.control_backends import tables_in
 
 
 def a_record(shadow_id: str = "s1", bundle_id: str = "b2", **changes: Any) -> ShadowRecord:
@@ -30,17 +25,17 @@ def a_record(shadow_id: str = "s1", bundle_id: str = "b2", **changes: Any) -> Sh
     return replace(record, **changes)
 
 
-def test_a_store_that_was_never_written_has_no_shadows(tmp_path: Path) -> None:
+def test_a_store_that_was_never_written_has_no_shadows(control_url: str) -> None:
     """Looking makes no file."""
-    writer = ShadowWriter(url_of(tmp_path))
+    writer = ShadowWriter(control_url)
     assert (writer.all(), writer.open(), writer.find("s1")) == ([], [], None)
     assert writer.ensure_closed("s1", "ann", 1, "over") is None
-    assert list(tmp_path.iterdir()) == []
+    assert tables_in(control_url) == set()
 
 
-def test_gateways_see_the_bundle_at_once_and_copy_once_it_runs(tmp_path: Path) -> None:
+def test_gateways_see_the_bundle_at_once_and_copy_once_it_runs(control_url: str) -> None:
     """And neither once it is closed; every change is a new revision of the store."""
-    writer, reader = ShadowWriter(url_of(tmp_path)), ControlReader(url_of(tmp_path))
+    writer, reader = ShadowWriter(control_url), ControlReader(control_url)
     stored = writer.start(a_record(), "ann", 1_000)
     prepared = reader.view()
     assert (prepared.beside, prepared.shadows) == (("b2",), ())
@@ -55,9 +50,9 @@ def test_gateways_see_the_bundle_at_once_and_copy_once_it_runs(tmp_path: Path) -
     assert [one.record for one in writer.all()] == [stored.record]
 
 
-def test_the_history_says_who_did_what_and_why(tmp_path: Path) -> None:
+def test_the_history_says_who_did_what_and_why(control_url: str) -> None:
     """A change that is there already adds no line."""
-    writer = ShadowWriter(url_of(tmp_path))
+    writer = ShadowWriter(control_url)
     writer.start(a_record(), "ann", 1_000)
     for _ in range(2):
         writer.set_running("s1", 1, "ann", 2_000)
@@ -65,7 +60,7 @@ def test_the_history_says_who_did_what_and_why(tmp_path: Path) -> None:
         writer.close("s1", 2, "bob", 3_000, "seen enough")
     told = [
         (entry.at_ms, entry.who, entry.verb, entry.what, entry.why)
-        for entry in ControlWriter(url_of(tmp_path)).history()
+        for entry in ControlWriter(control_url).history()
     ]
     share = "share 0.5 of the requests"
     assert told == [
@@ -75,9 +70,9 @@ def test_the_history_says_who_did_what_and_why(tmp_path: Path) -> None:
     ]
 
 
-def test_a_change_from_what_is_no_longer_there_is_refused(tmp_path: Path) -> None:
+def test_a_change_from_what_is_no_longer_there_is_refused(control_url: str) -> None:
     """Whoever comes second hears what it is now."""
-    writer = ShadowWriter(url_of(tmp_path))
+    writer = ShadowWriter(control_url)
     writer.start(a_record(), "ann", 1_000)
     with pytest.raises(RolloutConflict, match="it is preparing"):
         writer.set_running("s1", 7, "ann", 2_000)
@@ -91,9 +86,9 @@ def test_a_change_from_what_is_no_longer_there_is_refused(tmp_path: Path) -> Non
         writer.close("s9", 1, "ann", 4_000, "none")
 
 
-def test_a_bundle_has_one_shadow_of_an_operator_at_a_time(tmp_path: Path) -> None:
+def test_a_bundle_has_one_shadow_of_an_operator_at_a_time(control_url: str) -> None:
     """Another bundle, and a rollout's shadow of the same one, stand beside it."""
-    writer = ShadowWriter(url_of(tmp_path))
+    writer = ShadowWriter(control_url)
     writer.start(a_record(), "ann", 1_000)
     with pytest.raises(RolloutConflict, match="shadow s1 of b2 is preparing"):
         writer.start(a_record("s2"), "bob", 1_001)
@@ -106,9 +101,9 @@ def test_a_bundle_has_one_shadow_of_an_operator_at_a_time(tmp_path: Path) -> Non
     assert writer.start(a_record("s4"), "bob", 2_001).revision == 1
 
 
-def test_a_rollout_writes_its_shadow_as_often_as_it_likes(tmp_path: Path) -> None:
+def test_a_rollout_writes_its_shadow_as_often_as_it_likes(control_url: str) -> None:
     """Once closed it stays closed, whatever a late turn asks for."""
-    writer = ShadowWriter(url_of(tmp_path))
+    writer = ShadowWriter(control_url)
     record = a_record("r1", rollout_id="r1")
     first = writer.ensure_running(record, "controller", 1_000)
     assert (first.record.state, first.revision) == (ShadowState.RUNNING, 1)
@@ -118,15 +113,15 @@ def test_a_rollout_writes_its_shadow_as_often_as_it_likes(tmp_path: Path) -> Non
     closed = writer.ensure_closed("r1", "controller", 3_000, "enough was compared")
     assert writer.ensure_closed("r1", "another", 4_000, "again") == closed
     assert writer.ensure_running(record, "late", 5_000) == closed
-    assert len(ControlWriter(url_of(tmp_path)).history()) == 2
+    assert len(ControlWriter(control_url).history()) == 2
 
 
 @pytest.mark.parametrize(
     "moves", [["close", "run"], ["run", "close", "run", "close"], ["run", "run", "close", "run"]]
 )
-def test_a_closed_shadow_is_closed_for_ever(tmp_path: Path, moves: Sequence[str]) -> None:
+def test_a_closed_shadow_is_closed_for_ever(control_url: str, moves: Sequence[str]) -> None:
     """In whatever order the moves come; its revision never falls."""
-    writer, record = ShadowWriter(url_of(tmp_path)), a_record("r1", rollout_id="r1")
+    writer, record = ShadowWriter(control_url), a_record("r1", rollout_id="r1")
     writer.start(record, "ann", 1_000)
     revision, was_closed = 1, False
     for now_ms, move in enumerate(moves, start=2_000):
@@ -142,11 +137,11 @@ def test_a_closed_shadow_is_closed_for_ever(tmp_path: Path, moves: Sequence[str]
     assert was_closed
 
 
-def test_a_row_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_is_named(control_url: str) -> None:
     """With what to do; gateways skip it without an error."""
-    writer = ShadowWriter(url_of(tmp_path))
+    writer = ShadowWriter(control_url)
     writer.start(a_record(), "ann", 1_000)
-    engine = tables.open_engine(url_of(tmp_path), writes=True)
+    engine = tables.open_engine(control_url, writes=True)
     with engine.begin() as connection:
         connection.execute(update(tables.shadows).values(document="{"))
     engine.dispose()

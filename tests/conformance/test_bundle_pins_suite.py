@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cluster.bundles.pins import Pin, Pins
-from recsys.settings import Settings
+from tests.control_backends import tables_in
 
 
-def test_pins_are_kept_with_their_first_reason(tmp_path: Path) -> None:
+def test_pins_are_kept_with_their_first_reason(control_url: str) -> None:
     """A store that was never written has none, and asking makes no file."""
-    pins = Pins(Settings(data_dir=tmp_path).control_url)
+    pins = Pins(control_url)
     assert pins.read() == []
     assert not pins.remove("b1")
-    assert list(tmp_path.iterdir()) == []
+    assert tables_in(control_url) == set()
     assert pins.add(Pin("b2", 2, "bob", ""))
     assert pins.add(Pin("b1", 1, "ann", "audit"))
     assert not pins.add(Pin("b1", 3, "bob", "mine"))

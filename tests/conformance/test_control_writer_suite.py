@@ -6,20 +6,19 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence, HistoryEntry
-from recsys.errors import RolloutConflict, StoreError
+from recsys.errors import RolloutConflict
 from recsys.stores.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
+from tests.control_backends import tables_in
 
 
-def a_store(folder: Path) -> tuple[ControlWriter, ControlReader]:
+def a_store(url: str) -> tuple[ControlWriter, ControlReader]:
     """A new store with its writer and a reader."""
-    url = f"sqlite:///{folder / 'control.sqlite'}"
     return ControlWriter(url), ControlReader(url)
 
 
@@ -30,16 +29,16 @@ def a_rollout(rollout_id: str = "r1", bundle_id: str = "b2", started_ms: int = 0
     )
 
 
-def test_a_store_that_was_never_written_has_no_rollouts_and_no_history(tmp_path: Path) -> None:
+def test_a_store_that_was_never_written_has_no_rollouts_and_no_history(control_url: str) -> None:
     """Looking makes no file."""
-    writer, _ = a_store(tmp_path)
+    writer, _ = a_store(control_url)
     assert (writer.rollouts(), writer.open_rollout(), writer.history()) == ([], None, [])
-    assert list(tmp_path.iterdir()) == []
+    assert tables_in(control_url) == set()
 
 
-def test_a_plan_is_set_only_over_the_epoch_that_was_seen(tmp_path: Path) -> None:
+def test_a_plan_is_set_only_over_the_epoch_that_was_seen(control_url: str) -> None:
     """And only by a higher one."""
-    writer, reader = a_store(tmp_path)
+    writer, reader = a_store(control_url)
     first, second = TrafficPlan.single("b1", 1, "s"), TrafficPlan.single("b2", 2, "s")
     writer.set_plan(first, 0)
     with pytest.raises(RolloutConflict, match="at epoch 1, expected 0"):
@@ -51,9 +50,9 @@ def test_a_plan_is_set_only_over_the_epoch_that_was_seen(tmp_path: Path) -> None
     assert reader.view().plan == second
 
 
-def test_an_alias_moves_only_from_where_it_was_seen(tmp_path: Path) -> None:
+def test_an_alias_moves_only_from_where_it_was_seen(control_url: str) -> None:
     """None means that it names nothing yet."""
-    writer, reader = a_store(tmp_path)
+    writer, reader = a_store(control_url)
     writer.set_alias("stable", "b1", None)
     with pytest.raises(RolloutConflict, match="names b1, expected none"):
         writer.set_alias("stable", "b2", None)
@@ -61,9 +60,9 @@ def test_an_alias_moves_only_from_where_it_was_seen(tmp_path: Path) -> None:
     assert reader.view().aliases == {"stable": "b2"}
 
 
-def test_required_bundles_change_only_from_what_was_seen(tmp_path: Path) -> None:
+def test_required_bundles_change_only_from_what_was_seen(control_url: str) -> None:
     """Their order is kept, and each stands once."""
-    writer, reader = a_store(tmp_path)
+    writer, reader = a_store(control_url)
     writer.set_required(("b2", "b1", "b2"), ())
     assert reader.view().required == ("b2", "b1")
     with pytest.raises(RolloutConflict, match="are b2, b1, expected none"):
@@ -72,9 +71,9 @@ def test_required_bundles_change_only_from_what_was_seen(tmp_path: Path) -> None
     assert reader.view().required == ()
 
 
-def test_a_change_that_is_already_there_is_done(tmp_path: Path) -> None:
+def test_a_change_that_is_already_there_is_done(control_url: str) -> None:
     """A replay after a crash changes nothing, not even the revision."""
-    writer, reader = a_store(tmp_path)
+    writer, reader = a_store(control_url)
 
     def replay() -> None:
         writer.set_plan(TrafficPlan.single("b1", 1, "s"), 0)
@@ -87,9 +86,9 @@ def test_a_change_that_is_already_there_is_done(tmp_path: Path) -> None:
     assert reader.view() is before
 
 
-def test_a_fenced_change_needs_the_record_it_was_made_for(tmp_path: Path) -> None:
+def test_a_fenced_change_needs_the_record_it_was_made_for(control_url: str) -> None:
     """An operator who lost the rollout can no longer act for it."""
-    writer, reader = a_store(tmp_path)
+    writer, reader = a_store(control_url)
     stored = writer.start_rollout(a_rollout(), "ann", 0)
     late = Fence("r1", stored.revision)
     writer.save_rollout(replace(stored.rollout, phase=Phase.ABORTED), stored.revision, "bob", 1)
@@ -107,9 +106,9 @@ def test_a_fenced_change_needs_the_record_it_was_made_for(tmp_path: Path) -> Non
         writer.touch_rollout(Fence("r0", 1), "ann", 5)
 
 
-def test_one_rollout_at_a_time_and_the_other_is_named(tmp_path: Path) -> None:
+def test_one_rollout_at_a_time_and_the_other_is_named(control_url: str) -> None:
     """A finished one blocks too, until the fleet was told."""
-    writer, _ = a_store(tmp_path)
+    writer, _ = a_store(control_url)
     stored = writer.start_rollout(a_rollout(), "ann", 0)
     with pytest.raises(RolloutConflict, match="rollout r1 of b2 is starting"):
         writer.start_rollout(a_rollout("r2"), "bob", 1)
@@ -123,9 +122,9 @@ def test_one_rollout_at_a_time_and_the_other_is_named(tmp_path: Path) -> None:
     assert [stored.rollout.rollout_id for stored in writer.rollouts()] == ["r1", "r2"]
 
 
-def test_a_record_reads_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_a_record_reads_back_as_it_was_saved(control_url: str) -> None:
     """With its driver, who may say that they still drive without changing it."""
-    writer, _ = a_store(tmp_path)
+    writer, _ = a_store(control_url)
     rollout = replace(a_rollout(), steps=(0.1, 0.5), reason=Reason.OPERATOR, message="ümlaut")
     stored = writer.start_rollout(rollout, "ann", 7)
     assert writer.open_rollout() == stored
@@ -133,9 +132,9 @@ def test_a_record_reads_back_as_it_was_saved(tmp_path: Path) -> None:
     assert writer.open_rollout() == replace(stored, driven_ms=9)
 
 
-def test_the_history_keeps_every_phase_and_no_heartbeat(tmp_path: Path) -> None:
+def test_the_history_keeps_every_phase_and_no_heartbeat(control_url: str) -> None:
     """Who, what and why, oldest first."""
-    writer, _ = a_store(tmp_path)
+    writer, _ = a_store(control_url)
     stored = writer.start_rollout(a_rollout(), "ann", 1)
     waiting = replace(stored.rollout, message="1 of 2 ready")
     stored = writer.save_rollout(waiting, stored.revision, "ann", 2)
@@ -149,21 +148,12 @@ def test_the_history_keeps_every_phase_and_no_heartbeat(tmp_path: Path) -> None:
     ]
 
 
-def test_replicas_can_be_forgotten(tmp_path: Path) -> None:
+def test_replicas_can_be_forgotten(control_url: str) -> None:
     """Before a new cluster starts."""
-    writer, reader = a_store(tmp_path)
-    url = f"sqlite:///{tmp_path / 'control.sqlite'}"
-    ReadinessReporter(url).report("g1", "gateway", {"b1": ("ready", "")}, 1, 1)
+    writer, reader = a_store(control_url)
+    ReadinessReporter(control_url).report("g1", "gateway", {"b1": ("ready", "")}, 1, 1)
     writer.forget_replicas()
     assert reader.readiness() == []
-
-
-def test_a_store_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
-    """A data directory that is a file."""
-    (tmp_path / "var").write_text("")
-    writer = ControlWriter(f"sqlite:///{tmp_path / 'var' / 'control.sqlite'}")
-    with pytest.raises(StoreError, match="control store"):
-        writer.set_alias("stable", "b1", None)
 
 
 def outcomes_of(results: list[str]) -> tuple[int, int]:
@@ -181,14 +171,13 @@ def attempt(change: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("what", ["plan", "alias", "required", "rollout"])
-def test_of_rival_threads_exactly_one_wins(tmp_path: Path, what: str) -> None:
+def test_of_rival_threads_exactly_one_wins(control_url: str, what: str) -> None:
     """On a store that none of them has opened before."""
-    url = f"sqlite:///{tmp_path / 'control.sqlite'}"
     start = threading.Barrier(4)
     results: list[str] = []
 
     def rival(number: int) -> None:
-        writer = ControlWriter(url)
+        writer = ControlWriter(control_url)
         bundle_id = f"b{number}"
         changes: dict[str, Callable[[], object]] = {
             "plan": lambda: writer.set_plan(TrafficPlan.single(bundle_id, 1, "s"), 0),
@@ -225,16 +214,15 @@ def count_up(url: str, n_times: int) -> None:
         )
 
 
-def test_no_change_of_rival_processes_is_lost(tmp_path: Path) -> None:
+def test_no_change_of_rival_processes_is_lost(control_url: str) -> None:
     """Every won epoch is one higher than the one before."""
-    url = f"sqlite:///{tmp_path / 'control.sqlite'}"
     context = multiprocessing.get_context("fork")
-    rivals = [context.Process(target=count_up, args=(url, 20)) for _ in range(2)]
+    rivals = [context.Process(target=count_up, args=(control_url, 20)) for _ in range(2)]
     for process in rivals:
         process.start()
     for process in rivals:
         process.join(60)
     assert [process.exitcode for process in rivals] == [0, 0]
-    plan = ControlReader(url).view().plan
+    plan = ControlReader(control_url).view().plan
     assert plan is not None
     assert plan.epoch == 40
