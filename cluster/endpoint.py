@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,10 @@ from cluster.local.ports import connect_host
 
 if TYPE_CHECKING:
     from recsys.settings import ServeSettings
+
+
+KEY_VARIABLE = "FLYWHEEL_API_KEY"
+"""The key that requests of this command carry, where the service asks for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,12 @@ class Answer:
 def base_url(serve: ServeSettings) -> str:
     """Where a client on this machine finds the service."""
     return f"http://{connect_host(serve.host)}:{serve.port}"
+
+
+def key_headers(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a request of this command shows; a key comes from the environment only."""
+    key = environ.get(KEY_VARIABLE, "")
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def ask(
@@ -41,7 +52,7 @@ def ask(
     """
     connection = http.client.HTTPConnection(connect_host(serve.host), serve.port, timeout=timeout_s)
     body = None if document is None else json.dumps(document).encode()
-    headers = {} if body is None else {"content-type": "application/json"}
+    headers = key_headers() | ({} if body is None else {"content-type": "application/json"})
     try:
         connection.request(method, path, body=body, headers=headers)
         response = connection.getresponse()

@@ -20,6 +20,7 @@ from recsys.data_settings import (
     WorkerSettings,
 )
 from recsys.learning_settings import GateSettings, ScheduleSettings, TrainSettings
+from recsys.security_settings import SecuritySettings
 from recsys.settings_branch import Branch, Port, Positive, Share
 
 
@@ -163,6 +164,7 @@ class Settings(Branch):
     gate: GateSettings = GateSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     cluster: ClusterSettings = ClusterSettings()
+    security: SecuritySettings = SecuritySettings()
 
     @property
     def registry_location(self) -> str:

@@ -33,6 +33,7 @@ _TYPE_NAMES: dict[object, str] = {
     float: "a number",
     str: "text",
     Path: "a path",
+    bool: "true or false",
 }
 
 

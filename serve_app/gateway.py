@@ -20,6 +20,7 @@ from serve_app.recommender import Recommender
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
 from serve_app.residents.live_items import LiveItems
 from serve_app.residents.residency import Residency
+from serve_app.security.access import open_access
 from serve_app.shadowing.shadow_traffic import ShadowTraffic
 from serve_app.stages.explaining import EXPLAIN, Explainer
 from serve_app.stages.graph_stages import RemoteStages
@@ -80,6 +81,7 @@ class Graph:
         )
         self._of_copies = Telemetry()
         self.shadows = self._shadow_traffic(beside)
+        self.access = open_access(settings)
         self.http = HttpApp(
             self.recommender,
             self.log,
@@ -87,6 +89,7 @@ class Graph:
             self.telemetry,
             adds_request_id=adds_request_id,
             after=self.shadows.offer,
+            access=self.access,
         )
         self._told = LogHealth("ok", n_queued=0, n_dropped=0, n_failed_batches=0)
 
@@ -105,6 +108,7 @@ class Graph:
 
     async def start(self) -> None:
         """Load what is required, then follow the plan until `stop`."""
+        await asyncio.to_thread(self.access.start)
         await asyncio.to_thread(self.residency.start)
         await self.turn()
 
@@ -125,6 +129,7 @@ class Graph:
 
     def stop(self) -> None:
         """Write what is queued and stop."""
+        self.access.stop()
         self.shadows.stop()
         self.residency.stop()
         self.log.close()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cluster.demo.demo_audience import Audience
+from cluster.endpoint import key_headers
 from recsys.types import Item
 
 N_CONNECTIONS = 16
@@ -98,7 +99,8 @@ class Door:
         self.log.n_requests += 1
         try:
             body = json.dumps(document).encode()
-            self._connection.request(method, path, body, {"content-type": "application/json"})
+            headers = {"content-type": "application/json", **key_headers()}
+            self._connection.request(method, path, body, headers)
             response = self._connection.getresponse()
             content = response.read()
             if response.status < 300:

@@ -49,6 +49,8 @@ from serve_app.http.recommend_requests import (
 )
 from serve_app.log_writer import LogWriter
 from serve_app.recommender import Recommender
+from serve_app.security.access import Access
+from serve_app.security.secured_interface import with_security
 from serve_app.telemetry import Telemetry
 
 logger = logging.getLogger("ray.serve")
@@ -80,6 +82,7 @@ class HttpApp:
     Args:
         adds_request_id: False where the server in front puts `x-request-id` on responses itself.
         after: called with each answer once it was sent, and the bundle that was to give it.
+        access: who is let in.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class HttpApp:
         *,
         adds_request_id: bool,
         after: Callable[[Answer, str], None],
+        access: Access,
         clock_ms: Callable[[], int] = wall_clock_ms,
         new_id: Callable[[], str] = new_event_id,
     ) -> None:
@@ -103,7 +107,10 @@ class HttpApp:
         self._clock_ms = clock_ms
         self._new_id = new_id
         self._admission = Admission(settings.serve.max_concurrent)
-        self._openapi = msgspec.json.encode(openapi_document(settings.serve))
+        self._access = access
+        self._openapi = msgspec.json.encode(
+            with_security(openapi_document(settings.serve), demands_keys=access.demands_keys)
+        )
         self._routes: dict[str, dict[str, Route]] = {
             "/v1/recommend": {"POST": self._recommend_post, "GET": self._recommend_get},
             "/v1/events": {"POST": self._events},
@@ -147,6 +154,7 @@ class HttpApp:
     async def _dispatch(self, exchange: Exchange, told: _Told) -> HttpReply:
         path: str = exchange.scope["path"]
         method: str = exchange.scope["method"]
+        self._access.check(exchange.scope)
         methods = self._routes.get(path)
         if methods is None and path.startswith(ITEMS_PREFIX):
             methods = self._item_routes

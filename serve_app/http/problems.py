@@ -15,6 +15,7 @@ from recsys.errors import (
     RequestError,
     StoreError,
 )
+from serve_app.security.refusals import AccessRefused
 
 PROBLEM_TYPE = b"application/problem+json"
 RETRY_AFTER_S = 1
@@ -65,6 +66,8 @@ def problem_document(error: Exception) -> bytes:
 
 def problem_headers(error: Exception) -> list[tuple[bytes, bytes]]:
     """Headers an error adds to its response."""
+    if isinstance(error, AccessRefused):
+        return list(error.headers)
     if isinstance(error, Overloaded):
         return [(b"retry-after", str(error.retry_after_s).encode())]
     if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE:
