@@ -74,6 +74,8 @@ def ray_variables(ports: list[int], *, haproxy: bool) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+        # Its 5 s are short where several suites share the cores.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
     if haproxy:
         stats, metrics, fallback = map(str, ports)

@@ -42,7 +42,7 @@ def carry_out(faults: Sequence[Fault]) -> tuple[list[Row], int]:
     and follow each other share one."""
     rows: list[Row] = []
     n_broken = 0
-    for _, group in groupby(faults, key=lambda fault: fault.needs):
+    for _, group in groupby(faults, key=lambda fault: fault.service):
         alike = list(group)
         directory = Path(tempfile.mkdtemp(prefix="flywheel-fault-"))
         is_whole = False
@@ -66,14 +66,8 @@ def rows_of(faults: Sequence[Fault], directory: Path) -> Iterator[Row]:
     Raises:
         AssertionError: something was waited for in vain.
     """
-    first = faults[0]
-    variables = first.variables
-    with (
-        first.beside(directory) as beside,
-        a_place(
-            directory, first.serve, beside.changes, variables(directory), first.n_nodes
-        ) as place,
-    ):
+    service = faults[0].service
+    with service.beside(directory) as beside, a_place(directory, service, beside.changes) as place:
         for fault in faults:
             _say(f"{fault.name}: {fault.what}")
             put_in_force(place.settings, all_to(place.bundle_ids[0]))

@@ -18,6 +18,7 @@ from recsys.stores.control import ControlReader
 from tests.bundles_for_tests import all_to, publish_small, put_in_force, small_settings
 from tests.graph_server import serving
 from tests.serving_faults.fault_load import await_that
+from tests.serving_faults.fault_services import Service
 
 _END_S = 10.0
 
@@ -108,27 +109,23 @@ def connections(process: psutil.Process) -> list[Any]:
 
 
 @contextmanager
-def a_place(
-    directory: Path,
-    serve: Mapping[str, Any],
-    changes: Mapping[str, Any],
-    variables: Mapping[str, str],
-    n_nodes: int,
-) -> Generator[Place]:
+def a_place(directory: Path, service: Service, changes: Mapping[str, Any]) -> Generator[Place]:
     """A service with a bundle in force and two more published; nothing of it is left in the end.
 
     Args:
-        serve: settings of the serving branch.
         changes: whole branches of the settings.
     """
-    settings = small_settings(directory, **serve).model_copy(update=dict(changes))
+    settings = small_settings(directory, **service.serve).model_copy(update=dict(changes))
     manifests = [publish_small(settings, directory / f"new{seed}", seed=seed) for seed in (1, 2, 3)]
     ids = tuple(manifest.bundle_id for manifest in manifests)
     put_in_force(settings, all_to(ids[0]))
     started: list[psutil.Process] = []
     before = {process.pid for process in psutil.Process().children(recursive=True)}
+    variables = service.variables(directory)
     try:
-        with serving(settings, haproxy=True, variables=variables, n_nodes=n_nodes) as client:
+        with serving(
+            settings, haproxy=True, variables=variables, n_nodes=service.n_nodes
+        ) as client:
             place = Place(settings, client, ids)
             try:
                 yield place

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 
-from tests.redis_server import RedisServer
-from tests.serving_faults.fault import QUICK_POLLS, Beside, Fault, Run
+from tests.serving_faults.fault import Fault, Run
 from tests.serving_faults.fault_load import await_that
 from tests.serving_faults.fault_place import named
+from tests.serving_faults.fault_services import NODES
 
 GCS_AWAY_S = 8.0
 _STAGES = {"Scorer": 2, "Ordering": 2, "Shard0": 2, "Shard1": 2}
@@ -50,23 +47,6 @@ def is_spare(titles: list[str]) -> bool:
     return "ServeReplica" in text and not any(title in text for title in single)
 
 
-@contextmanager
-def gcs_beside(directory: Path) -> Generator[Beside]:
-    """A Redis in which the GCS keeps what it knows."""
-    server = RedisServer(directory / "gcs")
-    server.start()
-    try:
-        (directory / "gcs-address").write_text(f"127.0.0.1:{server.port}")
-        yield Beside(server)
-    finally:
-        server.stop()
-
-
-def gcs_in_redis(directory: Path) -> Mapping[str, str]:
-    """The environment of a Ray whose GCS keeps what it knows outside."""
-    return {"RAY_REDIS_ADDRESS": (directory / "gcs-address").read_text()}
-
-
 def kill_gcs(run: Run) -> None:
     """The GCS is killed, started anew, and a replica that dies afterwards is replaced."""
     (gcs,) = named("gcs_server")
@@ -100,17 +80,14 @@ def kill_gcs(run: Run) -> None:
 RAY_FAULTS = (
     Fault(
         "node-lost",
-        "SIGKILL of a node of three with all its stages, two replicas of each",
+        "SIGKILL of one of three nodes with all its stages",
         lose_node,
-        {**QUICK_POLLS, "scorer_replicas": 2, "ordering_replicas": 2, "shard_replicas": 2},
-        n_nodes=3,
+        NODES,
     ),
     Fault(
         "gcs-killed",
-        f"SIGKILL of Ray's GCS (kept in Redis), back after {GCS_AWAY_S:.0f} s; then of a scorer",
+        f"SIGKILL of Ray's GCS, back after {GCS_AWAY_S:.0f} s; then of a scorer",
         kill_gcs,
-        {**QUICK_POLLS, "scorer_replicas": 2},
-        gcs_beside,
-        gcs_in_redis,
+        NODES,
     ),
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import psutil
 
-from tests.serving_faults.fault import QUICK_POLLS, Fault, Run
+from tests.serving_faults.fault import Fault, Run
 from tests.serving_faults.fault_load import await_that
+from tests.serving_faults.fault_services import PAIRS, SINGLES
 
+STAGES = ("Scorer", "Ordering", "Shard0", "Shard1")
 N_KILLS = 5
 BACK_WITHIN_S = 20.0
 FROZEN_S = 6.0
@@ -17,24 +18,22 @@ _QUEUE = 30
 """Answers awaited before and after a fault."""
 
 
-def killing(deployment: str) -> Callable[[Run], None]:
-    """SIGKILL of one of two, each time as soon as there are two again."""
-
-    def act(run: Run) -> None:
-        for _ in range(N_KILLS):
-            before = run.place.linked(deployment)
-            assert len(before) == 2
-            run.load.await_answers(_QUEUE)
-            killed_s = time.monotonic()
-            before[run.n_done % 2].kill()
-            run.n_done += 1
-            await_new(run, deployment, before)
-            run.healed_s.append(time.monotonic() - killed_s)
+def kill_replicas(run: Run) -> None:
+    """SIGKILL of one of two replicas of every stage at once, as soon as there are two again."""
+    for number in range(N_KILLS):
+        before = {stage: run.place.linked(stage) for stage in STAGES}
+        assert all(len(pair) == 2 for pair in before.values()), before
         run.load.await_answers(_QUEUE)
-        n_degraded = sum(bool(one.degraded) for one in run.load.seen)
-        run.found("degraded answers", f"{n_degraded}", n_degraded == 0)
-
-    return act
+        killed_s = time.monotonic()
+        for pair in before.values():
+            pair[number % 2].kill()
+            run.n_done += 1
+        for stage, pair in before.items():
+            await_new(run, stage, pair)
+        run.healed_s.append(time.monotonic() - killed_s)
+    run.load.await_answers(_QUEUE)
+    n_degraded = sum(bool(one.degraded) for one in run.load.seen)
+    run.found("degraded answers", f"{n_degraded}", n_degraded == 0)
 
 
 def await_new(run: Run, deployment: str, before: list[psutil.Process]) -> None:
@@ -110,28 +109,24 @@ def slow_start(run: Run) -> None:
     run.found("degraded answers", f"{n_degraded}", n_degraded == 0)
 
 
-_TWO_SCORERS = {**QUICK_POLLS, "scorer_replicas": 2}
-_TWO_BEHIND = {**QUICK_POLLS, "ordering_replicas": 2, "shard_replicas": 2}
-
 REPLICA_FAULTS = (
-    Fault("scorer-killed", "SIGKILL of one of two scorers", killing("Scorer"), _TWO_SCORERS),
+    Fault(
+        "replicas-killed",
+        f"SIGKILL of one of two replicas of every stage at once, {N_KILLS} times",
+        kill_replicas,
+        PAIRS,
+    ),
     Fault(
         "scorer-frozen",
         f"one of two scorers stands still (SIGSTOP) for {FROZEN_S:.0f} s",
         freeze_scorer,
-        _TWO_SCORERS,
+        PAIRS,
     ),
     Fault(
         "slow-start",
         f"a new scorer stands still for {2 * FROZEN_S:.0f} s while it starts",
         slow_start,
-        _TWO_SCORERS,
+        PAIRS,
     ),
-    Fault(
-        "ordering-killed", "SIGKILL of one of two ordering stages", killing("Ordering"), _TWO_BEHIND
-    ),
-    Fault(
-        "shard-killed", "SIGKILL of one of two replicas of a shard", killing("Shard0"), _TWO_BEHIND
-    ),
-    Fault("shard-lost", "SIGKILL of the only replica of a shard", lose_shard, QUICK_POLLS),
 )
+LOST = Fault("shard-lost", "SIGKILL of the only replica of a shard", lose_shard, SINGLES)

@@ -5,34 +5,18 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 
 from brokers.kafka_cluster import KafkaCluster
-from recsys.data_settings import EventSettings, FeatureSettings, KafkaSettings
 from recsys.stores.open_log import open_log
 from tests.bundles_for_tests import all_to, put_in_force
 from tests.redis_server import RedisServer
-from tests.serving_faults.fault import QUICK_POLLS, Beside, Fault, Run
+from tests.serving_faults.fault import Fault, Run
 from tests.serving_faults.fault_load import await_that
+from tests.serving_faults.fault_services import N_HOLDERS, PAIRS, SINGLES
 
 AWAY_S = 5.0
-TOPIC = "events"
-
-
-@contextmanager
-def redis_beside(directory: Path) -> Generator[Beside]:
-    """A server for the features."""
-    server = RedisServer(directory / "redis")
-    server.start()
-    try:
-        features = FeatureSettings(backend="redis", redis_url=server.url, redis_timeout_ms=200)
-        yield Beside(server, {"features": features})
-    finally:
-        server.stop()
 
 
 def features_slow(run: Run) -> None:
@@ -83,23 +67,11 @@ def control_gone(run: Run) -> None:
     meanwhile = {one.bundle_id for one in run.load.since(gone_s, back_s)}
     run.found("bundles that answered meanwhile", ", ".join(meanwhile), meanwhile == {first})
     put_in_force(run.place.settings, all_to(first), also_required=(second,))
-    # A gateway, a scorer, an ordering stage and two shards.
-    await_that(lambda: run.place.is_held(second, 5), f"{second} held by all")
+    await_that(lambda: run.place.is_held(second, N_HOLDERS), f"{second} held by all")
     put_in_force(run.place.settings, all_to(second))
     await_that(lambda: run.load.seen[-1].bundle_id == second, "the next plan being followed")
     run.healed_s.append(time.monotonic() - back_s)
     run.found("degraded answers", f"{run.load.degraded.total()}", not run.load.degraded)
-
-
-@contextmanager
-def kafka_beside(directory: Path) -> Generator[Beside]:
-    """A broker for the log."""
-    with KafkaCluster(1, directory / "kafka") as cluster:
-        cluster.create_topic(TOPIC, 4)
-        kafka = KafkaSettings(
-            topic=TOPIC, bootstrap_servers=cluster.bootstrap_servers, delivery_timeout_s=2.0
-        )
-        yield Beside(cluster, {"events": EventSettings(backend="kafka", kafka=kafka)})
 
 
 def log_gone(run: Run) -> None:
@@ -173,21 +145,19 @@ STORE_FAULTS = (
         "features-slow",
         f"Redis with the features stands still (SIGSTOP) for {AWAY_S:.0f} s",
         features_slow,
-        QUICK_POLLS,
-        redis_beside,
+        PAIRS,
     ),
     Fault(
         "features-gone",
         f"SIGKILL of Redis with the features, back after {AWAY_S:.0f} s",
         features_gone,
-        QUICK_POLLS,
-        redis_beside,
+        PAIRS,
     ),
     Fault(
         "control-gone",
         f"the control store's file is gone for {AWAY_S:.0f} s",
         control_gone,
-        QUICK_POLLS,
+        PAIRS,
     ),
-    Fault("log-gone", "SIGKILL of the only Kafka broker", log_gone, QUICK_POLLS, kafka_beside),
 )
+LOG_GONE = Fault("log-gone", "SIGKILL of the only Kafka broker", log_gone, SINGLES)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 
@@ -14,15 +12,22 @@ from bench.wrk_load import run_wrk
 from recsys.traffic import Arm, TrafficPlan
 from serve_app.stages.ladder import Rung
 from tests.bundles_for_tests import SALT, all_to, put_in_force
-from tests.serving_faults.fault import QUICK_POLLS, Fault, Run
+from tests.serving_faults.fault import Fault, Run
 from tests.serving_faults.fault_load import await_that
+from tests.serving_faults.fault_services import (
+    DAWDLE_S,
+    DAWDLING,
+    N_HOLDERS,
+    PAIRS,
+    RAISING,
+    SINGLES,
+    clock_file,
+)
 from tests.serving_faults.memory_slope import WATCH_S, Sample, slope_mb_per_min
 
 RUSH_S = 6
-RUSH_CONNECTIONS = 64
+RUSH_CONNECTIONS = 256
 LEFT_WITHIN_S = 8.0
-_TESTS = Path(__file__).parents[1]
-DAWDLE_S = 0.3
 
 
 def jump_clock(run: Run) -> None:
@@ -38,11 +43,6 @@ def jump_clock(run: Run) -> None:
         run.found(f"an event at {offset_s:+.0f} s", f"{reply.status_code}",
                   reply.status_code == 202)  # fmt: skip
     run.found("degraded answers", f"{run.load.degraded.total()}", not run.load.degraded)
-
-
-def clock_file(directory: Path) -> Path:
-    """Where the processes of a service read how wrong their clock is."""
-    return directory / "clock-offset"
 
 
 def watch_memory(run: Run) -> None:
@@ -93,8 +93,7 @@ def poison(number: int) -> Callable[[Run], None]:
         stable, poisoned = run.place.bundle_ids[0], run.place.bundle_ids[number]
         settings = run.place.settings
         put_in_force(settings, all_to(stable), also_required=(poisoned,))
-        # A gateway, two scorers, an ordering stage and two shards.
-        await_that(lambda: run.place.is_held(poisoned, 6), f"{poisoned} held by all")
+        await_that(lambda: run.place.is_held(poisoned, N_HOLDERS), f"{poisoned} held by all")
         began_s = time.monotonic()
         put_in_force(settings, half_to(stable, poisoned))
         run.n_done += 1
@@ -118,46 +117,27 @@ def half_to(stable: str, canary: str) -> TrafficPlan:
     return TrafficPlan(1, SALT, (Arm("stable", stable, 0.5), Arm("canary", canary, 0.5)))
 
 
-def injected(directory: Path) -> dict[str, str]:
-    """Processes whose clock can be set, and in which the scorers of two bundles are faulty."""
-    clock_file(directory).write_text("0")
-    faults = {"b0002": "raises", "b0003": DAWDLE_S}
-    return {
-        "PYTHONPATH": f"{_TESTS / 'fault_injection'}:{_TESTS.parent}",
-        "JUMPING_CLOCK": str(clock_file(directory)),
-        "FAULTY_SCORERS": json.dumps(faults),
-    }
-
-
-_INJECTED = {**QUICK_POLLS, "scorer_replicas": 2}
-
 TIME_FAULTS = (
     Fault(
         "bundle-fails",
         "a canary whose scorer raises gets half of the users",
-        poison(1),
-        _INJECTED,
-        variables=injected,
+        poison(RAISING),
+        PAIRS,
     ),
     Fault(
         "bundle-dawdles",
         f"a canary whose scorer takes {DAWDLE_S} s gets half of the users",
-        poison(2),
-        _INJECTED,
-        variables=injected,
+        poison(DAWDLING),
+        PAIRS,
     ),
     Fault(
         "time-jumps",
         "the clock of every process jumps by an hour and a day, forth and back",
         jump_clock,
-        _INJECTED,
-        variables=injected,
-    ),
-    Fault("memory", f"{WATCH_S:.0f} s of load, nothing else", watch_memory, QUICK_POLLS),
-    Fault(
-        "rush",
-        f"{RUSH_CONNECTIONS} connections for {RUSH_S} s, a ladder that begins at 10 ms",
-        rush,
-        {**QUICK_POLLS, "ladder_wait_ms": 10, "max_batches_in_flight": 1},
+        PAIRS,
     ),
 )
+RUSH = Fault(
+    "rush", f"{RUSH_CONNECTIONS} connections that never pause, for {RUSH_S} s", rush, SINGLES
+)
+MEMORY = Fault("memory", f"{WATCH_S:.0f} s of load, nothing else", watch_memory, SINGLES)
