@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,16 +23,31 @@ ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def serving(settings: Settings, *, haproxy: bool) -> Generator[httpx.Client, None, None]:
-    """Serve these settings and yield a client of it; everything is ended on the way out."""
+def serving(
+    settings: Settings,
+    *,
+    haproxy: bool,
+    variables: Mapping[str, str] | None = None,
+    n_nodes: int = 1,
+) -> Generator[httpx.Client, None, None]:
+    """Serve these settings and yield a client of it; everything is ended on the way out.
+
+    Args:
+        variables: put over the environment of every process of it.
+        n_nodes: Ray nodes, all on this machine; the ingress is on the first.
+    """
     port, *internal = free_ports(4)
-    environment = {**os.environ, **ray_variables(internal, haproxy=haproxy)}
+    environment = {
+        **os.environ,
+        **ray_variables(internal, haproxy=haproxy),
+        **(variables or {}),
+    }
     path = settings.data_dir / "settings.json"
     path.write_text(settings.model_dump_json())
     log_path = settings.data_dir / "server.log"
     with log_path.open("w") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.graph_server", str(path), str(port)],
+            [sys.executable, "-m", "tests.graph_server", str(path), str(port), str(n_nodes)],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -59,6 +74,8 @@ def ray_variables(ports: list[int], *, haproxy: bool) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0",
+        # Its 5 s are short where several suites share the cores.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
     if haproxy:
         stats, metrics, fallback = map(str, ports)
@@ -98,20 +115,37 @@ def main() -> None:
     from serve_app.app import APP_NAME, ROUTE_PREFIX, build
 
     settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 1024 * 1024,
-        _temp_dir=os.environ.get("RAY_TMPDIR"),
+    _start_ray(int(sys.argv[3]))
+    serve.start(
+        proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
     application = build({"settings": settings.model_dump(mode="json")})
     serve.run(application, name=APP_NAME, route_prefix=ROUTE_PREFIX)
     sys.stdin.read()
     serve.shutdown()
     ray.shutdown()
+
+
+def _start_ray(n_nodes: int) -> None:
+    """One node of this process, or several as a cluster has them."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    memory = 100 * 1024 * 1024
+    if n_nodes == 1:
+        ray.init(
+            address="local",
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=memory,
+            _temp_dir=os.environ.get("RAY_TMPDIR"),
+        )
+        return
+    cluster = Cluster()
+    for _ in range(n_nodes):
+        cluster.add_node(num_cpus=4, object_store_memory=memory, include_dashboard=False)
+    ray.init(address=cluster.address, log_to_driver=False)
 
 
 if __name__ == "__main__":

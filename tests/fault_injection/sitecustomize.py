@@ -2,6 +2,7 @@
 
 `FAULTY_SCORERS` is a JSON object of bundle id to `raises` or to seconds of delay. The thread that
 loads and checks bundles meets sound stages; only who answers users does not.
+`JUMPING_CLOCK` is a file with the seconds that the time of day is wrong by.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -80,3 +82,34 @@ class _Hook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 if os.environ.get("FAULTY_SCORERS"):
     sys.meta_path.insert(0, _Hook(json.loads(os.environ["FAULTY_SCORERS"])))
+
+
+class WrongClock:
+    """The time of day as a file has it wrong; read ten times a second at most."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._right_ns = time.time_ns
+        self._read_at_s = float("-inf")
+        self._offset_ns = 0
+
+    def time_ns(self) -> int:
+        """In place of `time.time_ns`."""
+        now_s = time.monotonic()
+        if now_s - self._read_at_s > 0.1:
+            self._read_at_s = now_s
+            try:
+                with pathlib.Path(self._path).open() as file:
+                    self._offset_ns = int(float(file.read()) * 1e9)
+            except (OSError, ValueError):
+                pass  # it is being written, or its folder has gone
+        return self._right_ns() + self._offset_ns
+
+    def time(self) -> float:
+        """In place of `time.time`."""
+        return self.time_ns() / 1e9
+
+
+if os.environ.get("JUMPING_CLOCK"):
+    _clock = WrongClock(os.environ["JUMPING_CLOCK"])
+    time.time, time.time_ns = _clock.time, _clock.time_ns

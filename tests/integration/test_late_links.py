@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serve_app.links.hedge_rule import N_KNOWN, SHARE
-from serve_app.links.link_pool import WINDOW
+from serve_app.links.link_pool import WINDOW, Roster
 from tests.linked_fleet import Fleet, a_fleet, ask, freeze, until, who
 
 pytestmark = pytest.mark.integration
@@ -114,3 +114,20 @@ def test_a_replica_lets_bundles_take_turns() -> None:
         assert fleet.replicas[0].bundles.count("slow") == 4
 
     run(scenario, 1)
+
+
+def test_while_serve_says_nothing_the_links_at_hand_stay() -> None:
+    """Its controller, or Ray's own, may be gone for a while."""
+
+    async def scenario(fleet: Fleet) -> None:
+        async def gone() -> Roster:
+            await asyncio.sleep(0)
+            raise ConnectionError("no controller")
+
+        fleet.pool._find = gone
+        for _ in range(3):
+            await fleet.pool.refresh()
+        names = {who(await ask(fleet.pool, x)) for x in range(10)}
+        assert names == {"r0", "r1"}
+
+    run(scenario, 2)

@@ -1,0 +1,102 @@
+"""`python -m tests.serving_faults`, which is `make chaos`: every fault of the table, to its end.
+
+Each is done to a service of its own under load. Prints the table; exits with 1 where anything
+that had to hold did not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tests.bundles_for_tests import all_to, put_in_force
+from tests.serving_faults.fault import HEAD, Fault, Row, Run, row_of
+from tests.serving_faults.fault_load import under_load
+from tests.serving_faults.fault_place import a_place
+from tests.serving_faults.fault_table import FAULTS
+
+
+def main() -> int:
+    """Carry out some or all faults; 0 where everything held."""
+    options = _options()
+    by_name = {fault.name: fault for fault in FAULTS}
+    if options.list:
+        print("\n".join(f"{fault.name:<16} {fault.what}" for fault in FAULTS))
+        return 0
+    rows, n_broken = carry_out([by_name[name] for name in options.only or by_name])
+    if options.json:
+        print(json.dumps([row.document() for row in rows], indent=2))
+    else:
+        print("\n".join([HEAD, *(row.markdown() for row in rows)]))
+    return int(n_broken > 0 or not all(row.holds for row in rows))
+
+
+def carry_out(faults: Sequence[Fault]) -> tuple[list[Row], int]:
+    """The rows of faults, and how many did not come to an end; those that need the same service
+    and follow each other share one."""
+    rows: list[Row] = []
+    n_broken = 0
+    for _, group in groupby(faults, key=lambda fault: fault.service):
+        alike = list(group)
+        directory = Path(tempfile.mkdtemp(prefix="flywheel-fault-"))
+        is_whole = False
+        try:
+            for row in rows_of(alike, directory):
+                rows.append(row)
+                _tell(row)
+            is_whole = True
+        except Exception as error:
+            # The others are to be seen all the same.
+            n_broken += 1
+            _say(f"FAILED: {error!r}; what the processes say is in {directory}")
+        if is_whole:
+            shutil.rmtree(directory, ignore_errors=True)
+    return rows, n_broken
+
+
+def rows_of(faults: Sequence[Fault], directory: Path) -> Iterator[Row]:
+    """One service, and one fault after the other.
+
+    Raises:
+        AssertionError: something was waited for in vain.
+    """
+    service = faults[0].service
+    with service.beside(directory) as beside, a_place(directory, service, beside.changes) as place:
+        for fault in faults:
+            _say(f"{fault.name}: {fault.what}")
+            put_in_force(place.settings, all_to(place.bundle_ids[0]))
+            with under_load(place.base_url) as load:
+                load.await_whole()
+                load.seen.clear()
+                run = Run(place, load, beside.server)
+                fault.act(run)
+            yield row_of(fault, run)
+
+
+def _tell(row: Row) -> None:
+    for finding in row.findings:
+        _say(f"  {'ok  ' if finding.holds else 'FAIL'} {finding.what}: {finding.value}")
+    _say(f"  failed: {dict(row.failed)}; degraded: {dict(row.degraded)}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.serving_faults", description=__doc__)
+    names = [fault.name for fault in FAULTS]
+    parser.add_argument("--only", action="append", choices=names, help="one of them; repeatable")
+    parser.add_argument("--list", action="store_true", help="say which there are")
+    parser.add_argument("--json", action="store_true", help="the table as JSON")
+    return parser.parse_args()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
