@@ -13,7 +13,7 @@ LANES ?= -n 2
 S3_GATEWAY := $(HOME)/.cache/flywheel/versitygw
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers fmt check test test-unit test-conformance test-integration e2e \
+.PHONY: help setup servers stores fmt check test test-unit test-conformance test-integration e2e \
   test-events-chaos kafka demo bench lock clean
 
 help: ## list the doors
@@ -73,6 +73,9 @@ test-events-chaos: $(READY) servers ## 100,000 events through three brokers whil
 
 kafka: $(READY) ## a Kafka broker on 127.0.0.1:9092 to try the other log with, until Ctrl-C
 	@$(BIN)/python -m brokers
+
+stores: $(READY) servers ## Kafka, Redis, Postgres and an S3 gateway for configs/prod-local.toml, until Ctrl-C
+	@$(BIN)/python -m brokers.stores
 
 demo: $(READY) ## the whole loop on simulated data; ONCE=1 stops after the summary
 	@$(BIN)/cluster demo $(if $(ONCE),--once)

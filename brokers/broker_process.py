@@ -1,10 +1,11 @@
-"""One broker's Java process, on a leash: it dies with whoever started it, even by SIGKILL."""
+"""A process of a broker or another store, on a leash: it dies with its starter, even by SIGKILL."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import kill
 from pathlib import Path
 
@@ -30,9 +31,12 @@ class BrokerProcess:
     Args:
         command: the program and its arguments.
         log: its output goes here; replaced.
+        environment: variables beside our own.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         log.unlink(missing_ok=True)
         self._leash = subprocess.Popen(
@@ -41,6 +45,7 @@ class BrokerProcess:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env=os.environ | dict(environment or {}),
         )
         assert self._leash.stdout is not None
         with self._leash.stdout as pipe:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def check_stores(settings: Settings) -> Iterable[Finding]:
-    """The SQLite files can be opened and are sound."""
-    for path in (
-        settings.log_path,
-        settings.feature_path,
-        settings.data_dir / "control.sqlite",
-        settings.data_dir / "evidence.sqlite",
-    ):
+    """The SQLite files that the settings use can be opened and are sound."""
+    used = {
+        settings.log_path: settings.events.backend == "sqlite",
+        settings.feature_path: settings.features.backend == "sqlite",
+        settings.data_dir / "control.sqlite": not settings.control_store_url,
+        settings.data_dir / "evidence.sqlite": not settings.evidence_store_url,
+    }
+    for path in (path for path, is_used in used.items() if is_used):
         if not path.exists():
             yield Finding("ok", path.name, "not there yet")
             continue

@@ -1,4 +1,4 @@
-"""`cluster doctor`: finds what stands in the way of a start, and says the mend. Changes nothing."""
+"""`cluster doctor`: finds what stands in the way of a start, and says the mend. Mends nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import click
 from cluster.console import Console, as_text
 from cluster.data_findings import DATA_CHECKS
 from cluster.findings import CHECKS, Finding, run_check
+from cluster.stores.bucket_findings import BUCKET_CHECKS
+from cluster.stores.server_findings import SERVER_CHECKS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +24,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
     epilog="""\b
     Examples:
       cluster doctor
+      cluster --config configs/prod.toml doctor
       cluster --json doctor | jq '.findings[] | select(.level != "ok")'
     """
 )
@@ -33,7 +36,7 @@ def doctor(ctx: click.Context) -> None:
     """
     console: Console = ctx.obj
     settings = console.settings
-    checks = (*CHECKS, *DATA_CHECKS)
+    checks = (*CHECKS, *DATA_CHECKS, *SERVER_CHECKS, *BUCKET_CHECKS)
     findings = [finding for check in checks for finding in run_check(check, settings)]
     is_sound = not any(finding.level == "fail" for finding in findings)
     document = {"sound": is_sound, "findings": [asdict(finding) for finding in findings]}

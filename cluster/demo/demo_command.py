@@ -7,6 +7,7 @@ must be refused. Each step is a verb of this command or a request over HTTP.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -66,6 +67,7 @@ def demo(console: Console, data: Path | None, minutes: float | None, once: bool)
     settings = demo_settings(console.settings)
     verbs = Verbs(verb_environment(settings, os.environ), console.note)
     stays = not once and not console.as_json and sys.stdout.isatty()
+    _refuse_running_service(settings)
     with _ended_by_signals(), _fresh_place(settings.data_dir, lambda: verbs.run("down")):
         loop = DemoLoop(settings, verbs, console.note)
         findings = loop.run(data, minutes)
@@ -76,7 +78,7 @@ def demo(console: Console, data: Path | None, minutes: float | None, once: bool)
 
 
 def demo_settings(given: Settings) -> Settings:
-    """The demo's settings, with what the caller set laid over them, in a folder of its own.
+    """The demo's settings, with what the caller set laid over them, in a place of its own.
 
     Raises:
         ConfigError: configs/demo.toml is missing or wrong.
@@ -84,8 +86,33 @@ def demo_settings(given: Settings) -> Settings:
     from recsys.settings_files import load_settings, settings_variables
 
     home = {"FLYWHEEL__DATA_DIR": str((given.data_dir / "demo").resolve())}
-    own = {"FLYWHEEL__REGISTRY_URL": "", "FLYWHEEL__LAKE_URL": ""}
+    own = {
+        "FLYWHEEL__REGISTRY_URL": _own_prefix(given.registry_url),
+        "FLYWHEEL__LAKE_URL": _own_prefix(given.lake_url),
+    }
     return load_settings([DEMO_SETTINGS], settings_variables(given) | home | own)
+
+
+def _own_prefix(url: str) -> str:
+    """A prefix of a bucket that nobody else writes to; nothing for what lies in the folder."""
+    if "://" not in url or url.startswith("file://"):
+        return ""
+    return f"{url.rstrip('/')}/demo-{secrets.token_hex(6)}"
+
+
+def _refuse_running_service(settings: Settings) -> None:
+    """Raise ConfigError where the control store is a server that already directs traffic."""
+    from recsys.errors import ConfigError
+    from recsys.stores.control import ControlReader
+
+    if not settings.control_store_url:
+        return
+    plan = ControlReader(settings.control_store_url).view().plan
+    if plan is not None:
+        raise ConfigError(
+            f"the control store has a traffic plan (epoch {plan.epoch}), expected the demo's "
+            "stores to be empty; name other databases, topic and Redis in the settings"
+        )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Names are relative to the prefix, with `/` between their parts. Whatever a store
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -17,8 +18,9 @@ from recsys.errors import ConfigError
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "az", "abfs", "abfss"})
 """Schemes of obstore, which shares library and environment variables with Delta Lake."""
-_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
-_CLIENT = {"connect_timeout": "3s", "timeout": "10min"}
+_RETRIES: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
+_CLIENT: dict[str, Any] = {"connect_timeout": "3s", "timeout": "10min"}
+_CODE = re.compile(r"<Code>(\w+)</Code>")
 _CHUNK_BYTES = 8 * 1024**2
 
 
@@ -88,8 +90,11 @@ class StoreObjects:
         with _as_os_errors(url):
             # Options of ours replace those of the environment, this one included.
             plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
-            options = _CLIENT | {"allow_http": plain}
-            self._store = from_url(url, client_options=options, retry_config=_RETRIES)
+            options: Any = {
+                "client_options": _CLIENT | {"allow_http": plain},
+                "retry_config": _RETRIES,
+            }
+            self._store = from_url(url, **options)
 
     def read(self, name: str) -> bytes:
         """The bytes of an object."""
@@ -224,8 +229,11 @@ def _as_os_errors(name: str) -> Generator[None]:
     except AlreadyExistsError as error:
         raise FileExistsError(f"{name} is there already") from error
     except BaseError as error:
-        raise OSError(_first_line(error)) from error
+        raise OSError(_line(str(error))) from error
 
 
-def _first_line(error: Any) -> str:
-    return str(error).strip().partition("\n")[0][:500]
+def _line(report: str) -> str:
+    """The first line of a report, with the error code of the answer that it goes on with."""
+    line = report.strip().partition("\n")[0].partition("<?xml")[0].rstrip()
+    code = _CODE.search(report)
+    return f"{line} {code[1]}" if code is not None and code[1] not in line else line

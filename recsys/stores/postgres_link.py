@@ -67,10 +67,11 @@ def _close_with_its_pool(connection: Any, entry: ConnectionPoolEntry) -> None:
 
     In the process that made it: a child's copy is the parent's, who still speaks through it.
     """
-    earlier = entry.record_info.pop("guard", None)
+    kept: dict[Any, Any] = entry.record_info if entry.record_info is not None else entry.info
+    earlier = kept.pop("guard", None)
     if earlier is not None:
         earlier.detach()
-    entry.record_info["guard"] = guard = weakref.finalize(entry, _close, connection, os.getpid())
+    kept["guard"] = guard = weakref.finalize(entry, _close, connection, os.getpid())
     guard.atexit = False
 
 

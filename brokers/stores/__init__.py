@@ -1,0 +1,1 @@
+"""All stores of production on this machine, to test and to try: Kafka, Redis, Postgres, S3."""

@@ -1,0 +1,1 @@
+"""What stands outside the process: are its servers sound, and what is kept of them elsewhere."""
