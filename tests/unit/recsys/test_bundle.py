@@ -22,6 +22,7 @@ from recsys.bundles.bundle import (
     verify_bundle,
     write_manifest,
 )
+from recsys.bundles.manifest_text import render
 from recsys.bundles.scorer_space import SCORER_SPACE, ScorerSpace
 from recsys.errors import BundleCorrupt, BundleError
 
@@ -184,9 +185,7 @@ def test_a_linked_directory_is_refused(tmp_path: Path) -> None:
 
 def signed(document: dict[str, object]) -> bytes:
     """A manifest whose own checksum is right, as a wrong writer would make it."""
-    from recsys.bundles.bundle import _render
-
-    return _render(document)
+    return render(document)
 
 
 SPACE = {"fingerprint": "a" * 64, "embedding_dim": 8, "n_estimated": 0}
