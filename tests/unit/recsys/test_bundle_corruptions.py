@@ -13,7 +13,7 @@ import pytest
 from recsys.bundles.bundle import MANIFEST_NAME, sign_bundle, verify_bundle
 from recsys.bundles.signatures import write_signing_key
 from recsys.errors import BundleCorrupt
-from tests.unit.recsys.test_bundle import FILES, a_bundle
+from tests.plain_bundles import FILES, a_bundle
 
 Corruption = Callable[[bytes, random.Random], bytes]
 N_SEEDS = 8

@@ -22,7 +22,7 @@ from recsys.bundles.signatures import (
 from recsys.errors import BundleCorrupt, BundleUntrusted, ConfigError
 from recsys.security_settings import SecuritySettings
 from recsys.settings import Settings
-from tests.unit.recsys.test_bundle import a_bundle
+from tests.plain_bundles import a_bundle
 
 
 @pytest.fixture
