@@ -30,7 +30,7 @@ from cluster.rollouts.deciding.rollout_record import Phase
 from cluster.rollouts.driving.rollout_actions import Operator
 from cluster.rollouts.driving.rollout_runner import RolloutRunner
 from cluster.rollouts.storing.control_writer import ControlWriter
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.errors import FleetError, RecsysError
 
 N_CONNECTIONS = 32
@@ -135,7 +135,7 @@ def run(data_dir: Path, n_swaps: int, n_steady: int) -> UnderLoad:
         FleetError: the service failed, or a rollout does not move.
     """
     with event_service(data_dir, "sqlite") as service:
-        registry = Registry(service.settings.registry_location)
+        registry = open_registry(service.settings)
         writer = ControlWriter(service.settings.control_url)
         operator = Operator("bench", _now_ms, time.sleep, lambda _: None)
         runner = RolloutRunner(service.settings, registry, writer, operator)

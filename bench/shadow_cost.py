@@ -27,7 +27,7 @@ from cluster.rollouts.storing.control_writer import ControlWriter
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, write_manifest
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.settings import Settings
 from recsys.traffic import TrafficPlan
 from serve_app.gateway import Graph
@@ -219,7 +219,7 @@ def prepare_two(data_dir: Path, n_items: int, n_users: int) -> tuple[Settings, s
         lineage={},
         metrics={},
     )
-    shadow = Registry(settings.registry_location).publish(staging)
+    shadow = open_registry(settings).publish(staging)
     writer = ControlWriter(settings.control_url)
     writer.set_required((was.bundle_id,), ())
     writer.set_plan(TrafficPlan.single(was.bundle_id, 1, "bench"), 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.events import new_event_id
 from recsys.scorer import CandidateScorer, save_scorer
 from recsys.scorer_network import ScorerConfig, ScorerNetwork
@@ -46,7 +46,7 @@ def prepare(data_dir: Path, n_items: int, n_users: int) -> tuple[Path, Path]:
     staging = data_dir / "staging" / new_event_id()
     draft = assemble(models, staging, history, settings, lambda *_: None)
     write_bundle_manifest(staging, draft, lineage={}, metrics={}, parents=(), now=datetime.now(UTC))
-    manifest = publish_bundle(staging, Registry(settings.registry_location))
+    manifest = publish_bundle(staging, open_registry(settings))
     writer = open_feature_writer(settings)
     load_histories(writer, _by_user(history), settings)
     writer.close()

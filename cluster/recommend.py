@@ -121,9 +121,9 @@ def _bundle_directory(settings: Settings, bundle_id: str) -> Path:
     local = Path(settings.registry_location) / bundle_id
     if "://" not in settings.registry_location and local.is_dir():
         return local
-    from recsys.bundles.registry import Registry, bundle_cache
+    from recsys.bundles.registry import bundle_cache, open_registry
 
-    return Registry(settings.registry_location).fetch(bundle_id, bundle_cache(settings))
+    return open_registry(settings).fetch(bundle_id, bundle_cache(settings))
 
 
 def header(user: str, document: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ RecsysError
   BundleError             a bundle is missing, broken or does not fit -> exit 1
     BundleNotFound
     BundleCorrupt
+    BundleUntrusted
     SpaceMismatch
     FeatureSchemaMismatch
   StoreError              a store could not be read or written        -> exit 1
@@ -56,6 +57,10 @@ class BundleNotFound(BundleError):
 
 class BundleCorrupt(BundleError):
     """A file of the bundle is missing, changed, truncated or not named in its manifest."""
+
+
+class BundleUntrusted(BundleError):
+    """Nobody who is trusted has signed the bundle."""
 
 
 class SpaceMismatch(BundleError):

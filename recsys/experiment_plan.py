@@ -152,7 +152,14 @@ def plan_from_json(document: Mapping[str, Any] | str) -> ExperimentPlan:
             float(fields["share"]),
             arms,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise ConfigError(
             f"experiment {document!r} cannot be read ({error!r}); expected experiment_id, layer, "
             "begin, share and arms; stop it with 'cluster experiment stop'"

@@ -47,7 +47,7 @@ class ShadowPlan:
         try:
             fields = json.loads(document) if isinstance(document, str) else document
             return cls(str(fields["shadow_id"]), str(fields["bundle_id"]), float(fields["share"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"shadow {document!r} cannot be read ({error!r}); expected shadow_id, bundle_id "
                 "and share; stop it with 'cluster shadow stop' and start it again"

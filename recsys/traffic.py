@@ -92,7 +92,7 @@ class TrafficPlan:
                 for arm in fields["arms"]
             )
             return cls(epoch=int(fields["epoch"]), salt=str(fields["salt"]), arms=arms)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"traffic plan {document!r} cannot be read ({error!r}); expected epoch, salt and "
                 "arms of variant, bundle_id and share; write the plan again"

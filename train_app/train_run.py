@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.bundles.bundle import Manifest, read_manifest
-from recsys.bundles.registry import Registry, bundle_cache
+from recsys.bundles.registry import bundle_cache, open_registry
 from recsys.errors import BundleError
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
@@ -177,7 +177,7 @@ class _Run:
         self._run = run
         self._models = run.path / "models"
         self._bundle = run.path / "bundle"
-        self._registry = Registry(settings.registry_location)
+        self._registry = open_registry(settings)
         self._notes: list[str] = []
 
     def result(self) -> TrainResult:

@@ -201,9 +201,9 @@ def _note(console: Console, verb: str, what: str, why: str) -> None:
 
 
 def _registry(console: Console) -> Registry:
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
 
-    return Registry(console.settings.registry_location)
+    return open_registry(console.settings)
 
 
 def _megabytes(n_bytes: int) -> str:

@@ -105,6 +105,7 @@ def show(console: Console, bundle_id: str) -> None:
         "size": f"{manifest.n_bytes / 1e6:.1f} MB in {len(manifest.files)} files",
         "space": _space_text(manifest),
         "schema": manifest.feature_schema_hash,
+        "signed": "no" if manifest.signature is None else f"by {manifest.signature.public_key}",
         "metrics": _metrics_text(manifest.metrics),
         "lineage": ", ".join(f"{key}={value}" for key, value in manifest.lineage.items()),
     }
@@ -155,9 +156,9 @@ def verify(console: Console, bundle_id: str | None) -> None:
 
 
 def _registry(console: Console) -> Registry:
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
 
-    return Registry(console.settings.registry_location)
+    return open_registry(console.settings)
 
 
 def _problem(registry: Registry, bundle_id: str) -> str:

@@ -46,7 +46,7 @@ def undo_part(console: Console, part: str, to: str | None) -> str:
     """
     from cluster.rollouts.deciding.rollout_record import earlier_stables
     from cluster.rollouts.storing.control_writer import ControlWriter
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
     from recsys.stores.control import ControlReader
 
     url = console.settings.control_url
@@ -55,7 +55,7 @@ def undo_part(console: Console, part: str, to: str | None) -> str:
         raise FleetError(
             "no bundle is stable yet, expected one to take a part out of; run 'cluster up --wait'"
         )
-    registry = Registry(console.settings.registry_location)
+    registry = open_registry(console.settings)
     wanted = Part(part)
     if to is None:
         rollouts = [stored.rollout for stored in ControlWriter(url).rollouts()]
@@ -118,9 +118,9 @@ def _compose_held(
     console: Console, base: str, scorer: str | None, ordering: str | None
 ) -> dict[str, Any]:
     from cluster.learning_commands import run_learning
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
 
-    plan = plan_composition(Registry(console.settings.registry_location), base, scorer, ordering)
+    plan = plan_composition(open_registry(console.settings), base, scorer, ordering)
     if plan.existing is not None:
         return outcome(plan, plan.existing, is_new=False)
     arguments = ["compose", "--base", base]

@@ -30,7 +30,7 @@ from cluster.demo.demo_traffic import Manner, Traffic, TrafficLog, visits_of
 from cluster.demo.demo_verbs import Verbs
 from cluster.demo.spoiled_bundle import publish_spoiled, publish_worse
 from cluster.local.ports import connect_host
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.simulated.simulated_population import DAY_MS, WorldSettings
@@ -64,7 +64,7 @@ class DemoLoop:
         self._settings = settings
         self._verbs = verbs
         self._note = note
-        self._registry = Registry(settings.registry_location)
+        self._registry = open_registry(settings)
         self._log = TrafficLog()
         self._seconds: dict[str, float] = {}
         self._now_ms = time.time_ns() // 1_000_000

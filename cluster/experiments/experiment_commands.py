@@ -172,7 +172,7 @@ def _promote(
     from cluster.learning_commands import run_learning
     from cluster.rollouts.driving.rollout_runner import RolloutRunner, raise_for_outcome
     from cluster.rollouts.storing.control_writer import ControlWriter
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
 
     check_promotable(stored.record)
     _, document = run_learning(console, _report_arguments(stored.record), reads_result=True)
@@ -184,7 +184,7 @@ def _promote(
         rollout = left.rollout  # started by this command before it was killed
     else:
         with open_runner(console) as mine:
-            registry = Registry(settings.registry_location)
+            registry = open_registry(settings)
             rollouts = RolloutRunner(settings, registry, writer, mine.operator)
             rollout = rollouts.start(chosen.bundle_id, plan)
     if rollout.is_closed:

@@ -218,12 +218,12 @@ def _sides(console: Console, asked: dict[str, object]) -> tuple[tuple[Experiment
 def _request(console: Console) -> RolloutRequest:
     from cluster.rollouts.driving.rollout_request import RolloutRequest
     from cluster.rollouts.storing.control_writer import ControlWriter
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
     from recsys.stores.control import ControlReader
 
     settings = console.settings
     url = settings.control_url
-    registry = Registry(settings.registry_location)
+    registry = open_registry(settings)
     return RolloutRequest(settings, registry, ControlWriter(url), ControlReader(url))
 
 

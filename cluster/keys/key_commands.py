@@ -6,6 +6,7 @@ import secrets
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,7 @@ DAY_MS = 24 * 3600 * 1000
       cluster keys create --scope read --scope events --client shop
       cluster keys list
       cluster keys revoke 9f2c4e1a77b0
+      cluster keys signing --out signing.pem
     """
 )
 def keys() -> None:
@@ -141,6 +143,32 @@ def revoke(console: Console, key_id: str) -> None:
     with closing(KeyWriter(console.settings.control_url)) as writer:
         key = writer.revoke(key_id, now_ms)
     console.emit(_document(key, now_ms), f"revoked {key.key_id} of {key.client}")
+
+
+@keys.command(
+    epilog="""\b
+    Examples:
+      cluster keys signing --out signing.pem
+
+    Set security.signing_key_file to the file where bundles are published, and
+    security.trusted_keys with security.require_signed_bundles where they are loaded.
+    """
+)
+@click.option(
+    "--out",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Where the private key goes; readable by you alone, and never overwritten.",
+)
+@click.pass_obj
+def signing(console: Console, path: Path) -> None:
+    """Make an Ed25519 key that signs bundles, and print its public half."""
+    from recsys.bundles.signatures import write_signing_key
+
+    public_key = write_signing_key(path)
+    console.note(f"the private key is in {path}; keep it where bundles are published, only there")
+    console.emit({"public_key": public_key, "path": str(path)}, public_key)
 
 
 def _is_demanded(settings: Settings) -> bool:

@@ -88,10 +88,10 @@ def _adopt_bundle(console: Console, settings: Settings) -> None:
     """
     from cluster.rollouts.driving.first_stable import adopt_first
     from cluster.rollouts.storing.control_writer import ControlWriter
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
 
     adopted = adopt_first(
-        Registry(settings.registry_location),
+        open_registry(settings),
         ControlWriter(settings.control_url),
         settings,
         time.time_ns() // 1_000_000,

@@ -272,13 +272,13 @@ def _runner(console: Console) -> Generator[ShadowRunner]:
     from cluster.rollouts.storing.control_writer import ControlWriter
     from cluster.shadows.shadow_runner import ShadowRunner
     from cluster.shadows.shadow_writer import ShadowWriter
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
     from recsys.stores.control import ControlReader
 
     settings = console.settings
     reader, writer = ControlReader(settings.control_url), ShadowWriter(settings.control_url)
     request = RolloutRequest(
-        settings, Registry(settings.registry_location), ControlWriter(settings.control_url), reader
+        settings, open_registry(settings), ControlWriter(settings.control_url), reader
     )
     with console.progress("shadow") as show:
         operator = Operator(_who(), _now_ms, time.sleep, lambda line: show(line, None))

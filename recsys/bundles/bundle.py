@@ -10,8 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -19,10 +18,12 @@ from typing import Annotated, Any
 import msgspec
 
 from recsys.bundles.bundle_files import regular_files, sha256_of, write_durably
+from recsys.bundles.manifest_text import MANIFEST_NAME as MANIFEST_NAME
+from recsys.bundles.manifest_text import check_unchanged, content_sha256, render
 from recsys.bundles.scorer_space import Count, ScorerSpace, Sha256, of_scorer_space
+from recsys.bundles.signatures import BundleSignature, sign
 from recsys.errors import BundleCorrupt, BundleError
 
-MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 SCORER_SPACE_FORMAT = 2
 """Of a bundle whose scorer has a space of its own: a program that cannot read it must not try."""
@@ -30,7 +31,6 @@ SPACE_FILES = ("user_tower.safetensors", "item_tower.safetensors", "item_vectors
 """The files that define an embedding space, in the order they are hashed."""
 
 _BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,9 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     scorer_space: ScorerSpace | None = None
     """None where the scorer reads the vectors that retrieval reads."""
+    signature: BundleSignature | None = None
+    content_sha256: str = field(default="", compare=False)
+    """What a signature is of: computed from the text, never read from it."""
 
     @property
     def n_bytes(self) -> int:
@@ -164,6 +167,15 @@ def write_manifest(
     return parse_manifest(text)
 
 
+def sign_bundle(directory: Path, key_file: Path) -> Manifest:
+    """Put a signature by this key into the manifest, in place of any other."""
+    manifest = read_manifest(directory)
+    document = json.loads((directory / MANIFEST_NAME).read_bytes())
+    document["signature"] = asdict(sign(manifest.bundle_id, manifest.content_sha256, key_file))
+    write_durably(directory / MANIFEST_NAME, render(document))
+    return read_manifest(directory)
+
+
 def _promised_files(directory: Path) -> dict[str, BundleFile]:
     return {
         name: BundleFile(sha256_of(directory / name), (directory / name).stat().st_size)
@@ -178,10 +190,12 @@ def _text_of(manifest: Manifest) -> bytes:
         BundleError: a value cannot be stored.
     """
     document = asdict(manifest)
-    if manifest.scorer_space is None:
-        del document["scorer_space"]  # a plain bundle reads as it did before there was such a thing
+    del document["content_sha256"]
+    for name in ("scorer_space", "signature"):
+        if document[name] is None:
+            del document[name]  # a plain bundle reads as it did before there was such a thing
     try:
-        text = _render(document)
+        text = render(document)
         parse_manifest(text)
     except (ValueError, TypeError, BundleCorrupt) as error:
         raise BundleError(
@@ -222,11 +236,12 @@ def parse_manifest(text: bytes) -> Manifest:
             f"and {SCORER_SPACE_FORMAT}; use the release that published the bundle, or train a "
             "new one"
         )
-    _check_unchanged(document, text)
+    check_unchanged(document, text)
     try:
         manifest = msgspec.convert(document, Manifest)
     except msgspec.ValidationError as error:
         raise BundleCorrupt(f"{MANIFEST_NAME} has a value of the wrong type: {error}") from error
+    manifest = replace(manifest, content_sha256=content_sha256(document))
     _check_values(manifest)
     return manifest
 
@@ -282,18 +297,3 @@ def _check_values(manifest: Manifest) -> None:
         raise BundleCorrupt(f"{MANIFEST_NAME} has a bad value: {error}") from error
     if offset is None or offset:
         raise BundleCorrupt(f"{MANIFEST_NAME} has created_at '{manifest.created_at}', expected UTC")
-
-
-def _render(document: Mapping[str, Any]) -> bytes:
-    """The one way to write these values, with a checksum of the rest in front."""
-    body = {key: value for key, value in document.items() if key != _CHECKSUM}
-    canonical = json.dumps(body, sort_keys=True, allow_nan=False)
-    signed = {_CHECKSUM: hashlib.sha256(canonical.encode()).hexdigest(), **body}
-    return (json.dumps(signed, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _check_unchanged(document: Mapping[str, Any], text: bytes) -> None:
-    with suppress(ValueError):
-        if _render(document) == text:
-            return
-    raise BundleCorrupt(f"{MANIFEST_NAME} was changed after it was written")

@@ -11,7 +11,14 @@ import hashlib
 from pathlib import Path
 from typing import Protocol
 
-from recsys.bundles.bundle import Manifest, check_bundle_id, verify_bundle
+from recsys.bundles.bundle import (
+    Manifest,
+    check_bundle_id,
+    read_manifest,
+    sign_bundle,
+    verify_bundle,
+)
+from recsys.bundles.signatures import BundleTrust, check_signature, trust_in
 from recsys.errors import BundleCorrupt, BundleError, BundleNotFound
 from recsys.settings import Settings
 
@@ -53,11 +60,19 @@ class BundleStore(Protocol):
         """Delete what is left of a hidden bundle; again is as good as once."""
 
 
-class Registry:
-    """Bundles at `url`: a path, `file://...`, or any fsspec URL such as `s3://bucket/bundles`."""
+ANYBODY = BundleTrust()
 
-    def __init__(self, url: str) -> None:
+
+class Registry:
+    """Bundles at `url`: a path, `file://...`, or any fsspec URL such as `s3://bucket/bundles`.
+
+    Args:
+        trust: whose bundles are fetched, and with what those published are signed.
+    """
+
+    def __init__(self, url: str, trust: BundleTrust = ANYBODY) -> None:
         self.url = url
+        self._trust = trust
         self._store = _open_store(url)
 
     def publish(self, staging_dir: Path) -> Manifest:
@@ -66,9 +81,13 @@ class Registry:
         Raises:
             BundleCorrupt: the staging directory is not what its manifest says.
             BundleError: a bundle of that id is already there; ids are never overwritten.
+            BundleUntrusted: a signature is demanded, and there is no key to sign with.
             StoreError: the registry could not be written; nothing became visible.
         """
+        if self._trust.signing_key_file:
+            sign_bundle(staging_dir, Path(self._trust.signing_key_file))
         manifest = verify_bundle(staging_dir)
+        self._check_trusted(manifest)
         if self._store.holds(manifest.bundle_id):
             raise BundleError(
                 f"bundle {manifest.bundle_id} is already in {self.url}; "
@@ -126,10 +145,14 @@ class Registry:
         Raises:
             BundleNotFound: there is none of that id.
             BundleCorrupt: a file is not the published one; the message names it.
+            BundleUntrusted: a signature is demanded, and nobody trusted has signed it.
             StoreError: the registry could not be read.
         """
-        self.manifest(bundle_id)
-        return self._store.fetch(bundle_id, cache_dir)
+        self._check_trusted(self.manifest(bundle_id))
+        directory = self._store.fetch(bundle_id, cache_dir)
+        # What was fetched may have changed since: it is what will be loaded.
+        self._check_trusted(read_manifest(directory))
+        return directory
 
     def read_file(self, manifest: Manifest, name: str) -> bytes:
         """One file of a bundle, without fetching the others.
@@ -169,6 +192,15 @@ class Registry:
         """Delete a hidden bundle for good."""
         self._store.purge(check_bundle_id(bundle_id))
 
+    def _check_trusted(self, manifest: Manifest) -> None:
+        if self._trust.trusted_keys is not None:
+            check_signature(
+                manifest.bundle_id,
+                manifest.content_sha256,
+                manifest.signature,
+                self._trust.trusted_keys,
+            )
+
     def _read(self, bundle_id: str) -> Manifest:
         manifest = self._store.read_manifest(check_bundle_id(bundle_id))
         if manifest.bundle_id != bundle_id:
@@ -177,6 +209,17 @@ class Registry:
                 "a bundle must not be renamed, publish it again"
             )
         return manifest
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry of the settings, with whom they trust.
+
+    Raises:
+        ConfigError: signatures are demanded and `security.trusted_keys` names nobody.
+    """
+    security = settings.security
+    trusted = trust_in(security.trusted_keys) if security.require_signed_bundles else None
+    return Registry(settings.registry_location, BundleTrust(trusted, security.signing_key_file))
 
 
 def bundle_cache(settings: Settings) -> Path:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from recsys.bundles.bundle import Manifest, read_manifest, space_fingerprint
 from recsys.bundles.golden import Golden, check_golden, read_golden, warm_up_batch
 from recsys.bundles.item_table import ItemTable
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.errors import BundleCorrupt, BundleError, SpaceMismatch
 from recsys.features import FeatureSchema
 from recsys.settings import OrderingSettings, Settings
@@ -84,7 +84,7 @@ class BundleLoader:
         self._is_gateway = is_gateway
         self._stable_id = stable_id
         self._memory = memory
-        self._registry = Registry(settings.registry_location)
+        self._registry = open_registry(settings)
         # The thread's own processor time: a loading thread waits for every other one of the node.
         self._yardsticks = Yardsticks(time.thread_time, settings.serve.max_batch)
 

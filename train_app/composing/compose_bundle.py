@@ -23,7 +23,7 @@ from recsys.bundles.composition import (
     scorer_files,
 )
 from recsys.bundles.golden import GOLDEN_FILE, read_golden, remake_golden
-from recsys.bundles.registry import Registry, bundle_cache
+from recsys.bundles.registry import Registry, bundle_cache, open_registry
 from recsys.bundles.registry_directory import unfinished_directory
 from recsys.bundles.scorer_space import ScorerSpace
 from recsys.settings import Settings
@@ -34,7 +34,7 @@ from train_app.publish import BundleDraft, code_revision, publish_bundle, write_
 
 def compose(settings: Settings, *, base: str, scorer: str | None, ordering: str | None) -> Outcome:
     """`compose`: check, make and publish; a composition that is there already is only named."""
-    registry = Registry(settings.registry_location)
+    registry = open_registry(settings)
     plan = plan_composition(registry, base, scorer, ordering)
     bundle_id, is_new = plan.existing, False
     if bundle_id is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.bundles.registry import Registry, bundle_cache
+from recsys.bundles.registry import Registry, bundle_cache, open_registry
 from recsys.errors import ConfigError, DataError, DataRefused
 from recsys.settings import Settings
 from train_app.evaluation.breakdown.cost_meter import Cost, CostMeter
@@ -179,7 +179,7 @@ def _unseen_cuts(
         DataRefused: there is none.
     """
     named = [bundle for bundle in (request.bundle_id, request.against) if bundle is not None]
-    registry = Registry(settings.registry_location)
+    registry = open_registry(settings)
     lineages = {bundle: registry.manifest(bundle).lineage for bundle in named}
     kept, refusals = [], []
     for held_out in held_outs:
@@ -202,7 +202,7 @@ def _evaluated(
     settings: Settings,
     tools: EvaluationTools,
 ) -> CutResult:
-    registry = Registry(settings.registry_location)
+    registry = open_registry(settings)
     others = []
     if request.against is not None:
         others.append(_published(request.against, held_out, registry, settings))

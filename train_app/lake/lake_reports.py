@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.errors import ConfigError, StoreError
 from recsys.settings import Settings
 from recsys.stores.open_log import open_log
@@ -75,7 +75,7 @@ def compact(settings: Settings, *, vacuum: bool = False) -> Outcome:
     document: dict[str, Any] = report.as_dict()
     text = _compact_text(report)
     if vacuum:
-        pinned = pinned_versions(Registry(settings.registry_location))
+        pinned = pinned_versions(open_registry(settings))
         retained = vacuum_lake(lake, pinned, settings.lake.retention_days)
         document["retention"] = retained.as_dict()
         text += f"\n{_vacuum_text(retained, settings.lake.retention_days)}"

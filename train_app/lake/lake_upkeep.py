@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.stores.event_log import EventLog, SqliteEventLog
@@ -80,7 +80,7 @@ class LakeUpkeep:
             _log.info("compacted %d files into %d", report.n_removed, report.n_added)
 
     def _vacuum(self) -> None:
-        pinned = pinned_versions(Registry(self._settings.registry_location))
+        pinned = pinned_versions(open_registry(self._settings))
         report = vacuum_lake(self._lake, pinned, self._settings.lake.retention_days)
         _log.info("deleted %d old files of the lake", sum(report.n_files.values()))
 

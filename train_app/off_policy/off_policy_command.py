@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from recsys.bundles.registry import Registry, bundle_cache
+from recsys.bundles.registry import Registry, bundle_cache, open_registry
 from recsys.errors import BundleCorrupt, BundleError, DataRefused
 from recsys.off_policy.lift_calibration import LiftPair
 from recsys.off_policy.ratio_estimate import Estimate
@@ -57,7 +57,7 @@ def run_off_policy(
         StoreError: the lake or the evidence cannot be read.
     """
     run_ingest(settings)
-    registry = Registry(settings.registry_location)
+    registry = open_registry(settings)
     if bundle_id is not None:
         registry.manifest(bundle_id)
     slates = read_logged_slates(
@@ -92,7 +92,7 @@ def _asked_value(
         return ordering_value(PRESENT, slates, orderings, settings.ordering.model_dump())
     from train_app.off_policy.rescoring import bundle_value
 
-    directory = Registry(settings.registry_location).fetch(bundle_id, bundle_cache(settings))
+    directory = open_registry(settings).fetch(bundle_id, bundle_cache(settings))
     target = (directory, read_ordering(directory))
     return bundle_value(bundle_id, slates, orderings, settings, target, now_ms)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from recsys.bundles.bundle import Manifest, read_manifest
 from recsys.bundles.item_table import ItemCodes, ItemTable, read_item_codes
-from recsys.bundles.registry import Registry, bundle_cache
+from recsys.bundles.registry import bundle_cache, open_registry
 from recsys.candidates import CandidateSet, best_columns, merge_sources, merge_top_k
 from recsys.features import FeatureSchema, history_arrays
 from recsys.off_policy.ratio_estimate import Values
@@ -192,7 +192,7 @@ def _reproduced(
     sample: _Rescored, orderings: Mapping[str, OrderingSettings], settings: Settings
 ) -> np.ndarray:
     """Which slates come out with about the propensities they were logged with, [R]."""
-    registry = Registry(settings.registry_location)
+    registry = open_registry(settings)
     slates, found = sample.slates, np.zeros(len(sample.slates), np.bool_)
     for number, bundle_id in enumerate(slates.bundle_ids):
         own = np.flatnonzero(slates.bundles == number)

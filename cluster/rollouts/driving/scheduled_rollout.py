@@ -14,7 +14,7 @@ from cluster.rollouts.deciding.rollout_record import Rollout
 from cluster.rollouts.driving.rollout_actions import Operator
 from cluster.rollouts.driving.rollout_runner import RolloutRunner
 from cluster.rollouts.storing.control_writer import ControlWriter
-from recsys.bundles.registry import Registry
+from recsys.bundles.registry import open_registry
 from recsys.errors import ConfigError, FleetError, RecsysError, RolloutConflict, StoreError
 from recsys.settings import Settings
 from recsys.stores.control import ControlReader
@@ -135,7 +135,7 @@ def scheduled_rollouts(
         return lambda: False
     if plan is None:
         return lambda: False
-    runner = RolloutRunner(settings, Registry(settings.registry_location), writer, operator)
+    runner = RolloutRunner(settings, open_registry(settings), writer, operator)
     schedule = TrainingSchedule(settings.control_url)
     return ScheduledRollouts(
         schedule.read,

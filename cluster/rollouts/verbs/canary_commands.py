@@ -229,14 +229,14 @@ def _runner(console: Console) -> Generator[RolloutRunner]:
     from cluster.rollouts.driving.rollout_actions import Operator
     from cluster.rollouts.driving.rollout_runner import RolloutRunner
     from cluster.rollouts.storing.control_writer import ControlWriter
-    from recsys.bundles.registry import Registry
+    from recsys.bundles.registry import open_registry
 
     settings = console.settings
     with console.progress("canary") as show:
         operator = Operator(_who(), now_ms, time.sleep, lambda line: show(line, None))
         yield RolloutRunner(
             settings,
-            Registry(settings.registry_location),
+            open_registry(settings),
             ControlWriter(settings.control_url),
             operator,
         )

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,46 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.bundles.bundle import (
-    Manifest,
     content_digest,
     new_bundle_id,
     read_manifest,
     space_fingerprint,
     verify_bundle,
-    write_manifest,
 )
+from recsys.bundles.manifest_text import render
 from recsys.bundles.scorer_space import SCORER_SPACE, ScorerSpace
 from recsys.errors import BundleCorrupt, BundleError
-
-NOW = datetime(2026, 11, 22, 9, 15, 0, tzinfo=UTC)
-FILES = {
-    "user_tower.safetensors": b"user tower",
-    "item_tower.safetensors": b"item tower",
-    "item_vectors.safetensors": b"vectors" * 100,
-    "index/shard-000/codes.npy": b"shard zero",
-    "index/shard-001/codes.npy": b"",
-    "settings.json": b"{}",
-}
-
-
-def a_bundle(directory: Path, bundle_id: str = "b1", **changes: object) -> Manifest:
-    """Write a small whole bundle into `directory`."""
-    for name, content in FILES.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
-    facts: dict[str, object] = {
-        "created_at": NOW,
-        "feature_schema": {"kinds": ["view"]},
-        "feature_schema_hash": "4e1c",
-        "actions": ["view"],
-        "n_items": 3,
-        "n_shards": 2,
-        "embedding_dim": 8,
-        "lineage": {"lake_version": 4},
-        "metrics": {"ndcg@10": 0.125},
-        "parents": ["b0"],
-    }
-    return write_manifest(directory, bundle_id=bundle_id, **(facts | changes))  # type: ignore[arg-type]
+from tests.plain_bundles import FILES, NOW, a_bundle
 
 
 def test_a_bundle_id_carries_its_time_and_content() -> None:
@@ -184,9 +153,7 @@ def test_a_linked_directory_is_refused(tmp_path: Path) -> None:
 
 def signed(document: dict[str, object]) -> bytes:
     """A manifest whose own checksum is right, as a wrong writer would make it."""
-    from recsys.bundles.bundle import _render
-
-    return _render(document)
+    return render(document)
 
 
 SPACE = {"fingerprint": "a" * 64, "embedding_dim": 8, "n_estimated": 0}
