@@ -76,11 +76,8 @@ def fitted_shrinkage(
         rows = np.sort(rng.choice(rows, _MOST_ALTERNATIVES, replace=False))
     vectors = model.item_vectors()
     alternatives = Alternatives(
-        states,
-        vectors[rows],
-        vectors[train.rows[events]],
-        vectors[rows] @ mean,
-        vectors[train.rows[events]] @ mean,
+        _predictions(states, vectors[rows], mean),
+        _own_predictions(states, vectors[train.rows[events]], mean),
         no_choice(history["items"], train.rows[events], rows, train.n_items),
     )
     weights = stacked_weights(alternatives)
@@ -92,25 +89,12 @@ def fitted_shrinkage(
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """What each event's item is chosen from: the sampled items, and the item itself."""
+    """What each event's item is chosen from, the sampled items and the item itself, as predicted
+    by the newest state, the one before and the common one."""
 
-    states: FloatArray  # [E, 2, D]
-    vectors: FloatArray  # [A, D]
-    own: FloatArray  # [E, D]
-    common: FloatArray  # [A] of the mean state
-    own_common: FloatArray  # [E]
+    others: FloatArray  # [E, A, 3]
+    own: FloatArray  # [E, 3]
     is_no_choice: NDArray[np.bool_]  # [E, A] seen already, or the item itself
-
-    def inputs(self, part: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Three predictions of the sampled items [e, A, 3] and of the events' own [e, 3]."""
-        states = self.states[part]
-        others = np.empty((len(states), len(self.vectors), 3))
-        others[..., :2] = np.moveaxis(states @ self.vectors.T, 1, 2)
-        others[..., 2] = self.common
-        own = np.empty((len(states), 3))
-        own[:, :2] = np.einsum("ekd,ed->ek", states, self.own[part])
-        own[:, 2] = self.own_common[part]
-        return others, own
 
 
 def stacked_weights(alternatives: Alternatives) -> _Weights:
@@ -148,9 +132,10 @@ def _maximised(
 def _derivatives(alternatives: Alternatives, weights: _Weights) -> tuple[_Weights, _Weights]:
     """Gradient [3] and curvature [3, 3] of the log likelihood of the events' own items."""
     gradient, curvature = np.zeros(3), np.zeros((3, 3))
-    for start in range(0, len(alternatives.states), _CHUNK):
+    for start in range(0, len(alternatives.own), _CHUNK):
         part = slice(start, start + _CHUNK)
-        others, own = alternatives.inputs(part)
+        others = alternatives.others[part].astype(np.float64)
+        own = alternatives.own[part].astype(np.float64)
         logits = np.where(alternatives.is_no_choice[part], -np.inf, others @ weights)
         own_logits = own @ weights
         most = np.maximum(logits.max(axis=1, initial=-np.inf), own_logits)
@@ -173,6 +158,24 @@ def no_choice(seen: RowArray, own: RowArray, rows: RowArray, n_items: int) -> ND
     marks[events[:, None], column[seen]] = True
     marks[events, column[own]] = True
     return marks[:, :-1]
+
+
+def _predictions(states: FloatArray, vectors: FloatArray, mean: FloatArray) -> FloatArray:
+    """Inner products [E, A, 3] of vectors [A, D] with states [E, 2, D] and their mean [D]."""
+    found = np.empty((len(states), len(vectors), 3), np.float32)
+    turned = torch.from_numpy(vectors).T
+    for place in range(2):
+        found[..., place] = (torch.from_numpy(states[:, place]) @ turned).numpy()
+    found[..., 2] = vectors @ mean
+    return found
+
+
+def _own_predictions(states: FloatArray, vectors: FloatArray, mean: FloatArray) -> FloatArray:
+    """The same [E, 3] of each event with a vector of its own, [E, D]."""
+    found = np.empty((len(states), 3), np.float32)
+    found[:, :2] = np.einsum("ekd,ed->ek", states, vectors)
+    found[:, 2] = vectors @ mean
+    return found
 
 
 def _states(encoder: UserEncoder, history: Batch) -> FloatArray:

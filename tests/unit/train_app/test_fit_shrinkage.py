@@ -64,11 +64,13 @@ def choices(weights: tuple[float, float, float], n_events: int = 4_000) -> Alter
     states = rng.normal(size=(n_events, 2, WIDTH)).astype(np.float32)
     vectors = rng.normal(size=(N_ITEMS, WIDTH)).astype(np.float32) * 0.5
     common = (vectors @ rng.normal(size=WIDTH)).astype(np.float32)
-    newest, previous = np.moveaxis(states @ vectors.T, 1, 0)
-    logits = weights[0] * newest + weights[1] * previous + weights[2] * common
+    others = np.empty((n_events, N_ITEMS, 3), np.float32)
+    others[..., :2] = np.moveaxis(states @ vectors.T, 1, 2)
+    others[..., 2] = common
+    logits = others @ np.array(weights)
     chosen = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
     is_own = np.arange(N_ITEMS) == chosen[:, None]
-    return Alternatives(states, vectors, vectors[chosen], common, common[chosen], is_own)
+    return Alternatives(others, others[is_own], is_own)
 
 
 def test_the_weights_that_made_the_choices_are_found() -> None:
