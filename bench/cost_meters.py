@@ -26,6 +26,8 @@ from bench.cost_parts import METERS, Meter
 
 FOLDER_VARIABLE = "FLYWHEEL_BENCH_COSTS"
 """Names the folder of the counts; without it nothing is metered."""
+HOOKS = Path(__file__).parent / "cost_hooks"
+"""On a process's path it has the meters put in."""
 _WORD_BYTES = 8
 _THREAD_NAME_LENGTH = 15
 

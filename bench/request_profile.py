@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bench.batch_waits import BatchWaits, batch_waits, impressions_since
 from bench.cost_account import CostAccount, MeterReading, account
-from bench.cost_meters import FOLDER_VARIABLE, CostCounts, read_costs
+from bench.cost_meters import FOLDER_VARIABLE, HOOKS, CostCounts, read_costs
 from bench.cost_parts import METERS
 from bench.cost_tables import cost_page, cost_picture
 from bench.cpu_clocks import command_line, elapsed, read_clocks
@@ -34,8 +34,6 @@ from recsys.settings import Settings
 from recsys.stores.event_log import SqliteEventLog
 
 PATH = "/v1/recommend?user_id=%d&k=20"
-HOOKS = Path(__file__).parent / "cost_hooks"
-ROOT = Path(__file__).parent.parent
 _REST_S = 5.0
 _WARM_S = 4
 _CALIBRATED_CALLS = 50_000
@@ -59,7 +57,7 @@ def profile(data_dir: Path, placement: str, users: int, connections: int, second
     counts = data_dir / "costs"
     shutil.rmtree(counts, ignore_errors=True)
     counts.mkdir()
-    added = {FOLDER_VARIABLE: str(counts), "PYTHONPATH": f"{HOOKS}:{ROOT}"}
+    added = {FOLDER_VARIABLE: str(counts), "PYTHONPATH": f"{HOOKS}:{HOOKS.parent.parent}"}
     settings = Settings.model_validate_json((data_dir / "settings.json").read_text())
     with graph(data_dir, free_port(), placement, added) as address:
         run_wrk(address, PATH, users, connections, _WARM_S)
