@@ -16,18 +16,22 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.tables import document, show
+from bench.must_reach import GRAPH, must_reach, show_bars
+from bench.tables import best, document, show
 from bench.variants import bare_numerics, fastapi_service, free_port, graph, naive_graph
 from bench.workload import prepare
-from bench.wrk_load import CONNECTIONS, LoadFigures, run_wrk
+from bench.wrk_load import CONNECTIONS, LoadFigures, run_wrk, run_wrk_at
 from recsys.errors import RecsysError
 
 PATH = "/v1/recommend?user_id=%d&k=20"
+_CONNECTIONS_AT_HALF = 64
 
 
 def _load(
     console: Console, name: str, service: AbstractContextManager[str], arguments: argparse.Namespace
-) -> list[LoadFigures]:
+) -> tuple[list[LoadFigures], LoadFigures | None]:
+    """The runs of a variant, and of the graph one at half of its best rate."""
+    at_half = None
     console.print(f"[dim]starting {name}[/dim]")
     with service as address:
         run_wrk(address, PATH, arguments.users, 32, 3)
@@ -39,7 +43,16 @@ def _load(
                 f"p99 {run.p99_ms:.0f} ms, {run.n_errors} errors[/dim]"
             )
             runs.append(run)
-    return runs
+        if name == GRAPH:
+            rate = best(runs).requests_per_s / 2
+            at_half = run_wrk_at(
+                address, PATH, arguments.users, rate, _CONNECTIONS_AT_HALF, arguments.seconds
+            )
+            console.print(
+                f"[dim]{name} at half ({rate:,.0f} req/s): {at_half.requests_per_s:,.0f} req/s, "
+                f"p99 {at_half.p99_ms:.0f} ms, {at_half.n_errors} errors[/dim]"
+            )
+    return runs, at_half
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -57,7 +70,9 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         "fastapi": fastapi_service(data_dir, settings, bundle),
     }
     wanted = arguments.only or list(services)
-    loads = {name: _load(console, name, services[name], arguments) for name in wanted}
+    measured = {name: _load(console, name, services[name], arguments) for name in wanted}
+    loads = {name: runs for name, (runs, _) in measured.items()}
+    at_half = measured[GRAPH][1] if GRAPH in measured else None
     limits = {
         batch: bare_numerics(
             settings,
@@ -69,10 +84,16 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         )
         for batch in (16, 32, 64)
     }
-    if "graph" in loads:
+    bars = must_reach(loads, limits, at_half)
+    if GRAPH in loads:
         show(Console(), loads, limits)
+        show_bars(Console(), bars)
     workload = {"items": arguments.items, "users": arguments.users, "history": 50, "dim": 64}
-    return document(loads, limits, workload)
+    return {
+        **document(loads, limits, workload),
+        "at_half": None if at_half is None else at_half.as_dict(),
+        "must_reach": [bar.as_dict() for bar in bars],
+    }
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -26,6 +26,17 @@ def ratios(loads: Mapping[str, Sequence[LoadFigures]], limit: float) -> dict[str
     return {**found, "graph / limit": top / limit}
 
 
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
 def document(
     loads: Mapping[str, Sequence[LoadFigures]],
     limits: Mapping[int, float],
@@ -34,13 +45,7 @@ def document(
     """Every figure and the machine, as JSON values."""
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": psutil.cpu_count(),
-            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "workload": workload,
         "http": {name: [run.as_dict() for run in runs] for name, runs in loads.items()},
         "bare_numerics_per_s": {str(batch): rate for batch, rate in limits.items()},

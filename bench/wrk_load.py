@@ -12,12 +12,18 @@ from pathlib import Path
 from recsys.errors import FleetError
 
 CONNECTIONS = (1, 32, 128, 256)
+_TRIAL_S = 3
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 _SCRIPT = """
 math.randomseed(tonumber(os.getenv("WRK_SEED") or "1"))
 request = function()
   return wrk.format("GET", string.format("{path}", math.random(0, {n_users} - 1)))
+end
+"""
+_PAUSES = """
+delay = function()
+  return math.floor(-{pause_ms} * math.log(1 - math.random()) + 0.5)
 end
 """
 
@@ -66,9 +72,17 @@ def parse_wrk(output: str, connections: int) -> LoadFigures:
 
 
 def run_wrk(
-    address: str, path: str, n_users: int, connections: int, duration_s: int
+    address: str,
+    path: str,
+    n_users: int,
+    connections: int,
+    duration_s: int,
+    pause_ms: float = 0.0,
 ) -> LoadFigures:
     """Load `address` with GET `path`, whose `%d` becomes a random user of `n_users`.
+
+    Args:
+        pause_ms: each connection waits so long on average, exponentially drawn, before it asks.
 
     Raises:
         FleetError: wrk is not installed, or it could not connect.
@@ -77,6 +91,8 @@ def run_wrk(
         raise FleetError("wrk is not installed; install it, as in 'apt-get install wrk'")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_SCRIPT.format(path=path, n_users=n_users))
+        if pause_ms > 0:
+            script.write(_PAUSES.format(pause_ms=pause_ms))
         script.flush()
         done = subprocess.run(
             [
@@ -97,3 +113,20 @@ def run_wrk(
     if done.returncode != 0:
         raise FleetError(f"wrk against {address} failed: {(done.stderr or done.stdout).strip()}")
     return parse_wrk(done.stdout, connections)
+
+
+def run_wrk_at(
+    address: str, path: str, n_users: int, rate: float, connections: int, duration_s: int
+) -> LoadFigures:
+    """Load `address` with about `rate` requests a second from clients that pause in between.
+
+    A client asks again only once it was answered, so a service that cannot keep up is asked less:
+    the rate that was reached is in the figures.
+    """
+    pause_ms = 1000 * connections / rate
+    trial = run_wrk(address, path, n_users, connections, _TRIAL_S, pause_ms)
+    if trial.requests_per_s > 0:
+        # What is left of the time between two requests of a client is not pause but answer.
+        answer_ms = 1000 * connections / trial.requests_per_s - pause_ms
+        pause_ms = max(pause_ms - max(answer_ms, 0.0), 0.0)
+    return run_wrk(address, path, n_users, connections, duration_s, pause_ms)

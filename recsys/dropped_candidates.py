@@ -13,14 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import CandidateSet
+from recsys.seeded_draws import uniform_draws
 from recsys.types import NO_ROW, FloatArray, RowArray, Source
 
 _SALT = np.uint64(0xD1B5_4A32_D192_ED03)
 """Apart from the draws of the slate, which come from the same seed."""
-_GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
-_MIX_1 = np.uint64(0xBF58_476D_1CE4_E5B9)
-_MIX_2 = np.uint64(0x94D0_49BB_1331_11EB)
-_DOUBLE_STEP = 2.0**-53
 _SLOTS_PER_ROW = 8
 """Of the table that rows are looked up in; more slots, fewer rows that share one."""
 _NO_ENTRY = -2
@@ -134,7 +131,7 @@ def _subsets(sizes: NDArray[np.intp], seeds: NDArray[np.uint64], n: int) -> NDAr
 
     Places beyond a request's size hold the largest integer.
     """
-    draws = _uniform(seeds, n)
+    draws = uniform_draws(seeds ^ _SALT, n)
     none = np.iinfo(np.intp).max
     picked = np.full((len(sizes), n), none, dtype=np.intp)
     for step in range(n):
@@ -144,13 +141,3 @@ def _subsets(sizes: NDArray[np.intp], seeds: NDArray[np.uint64], n: int) -> NDAr
         picked[:, step] = np.where(last < 0, none, np.where(is_taken, last, drawn))
     picked.sort(axis=1)
     return picked
-
-
-def _uniform(seeds: NDArray[np.uint64], n_draws: int) -> NDArray[np.float64]:
-    """Draws in [0, 1) from each seed alone, [B, n_draws]: SplitMix64 as a counter."""
-    counters = np.arange(1, n_draws + 1, dtype=np.uint64)
-    state = (seeds.astype(np.uint64) ^ _SALT)[:, None] + counters * _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * _MIX_1
-    state = (state ^ (state >> np.uint64(27))) * _MIX_2
-    state ^= state >> np.uint64(31)
-    return np.asarray((state >> np.uint64(11)).astype(np.float64) * _DOUBLE_STEP)

@@ -14,13 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import best_columns
+from recsys.seeded_draws import uniform_draws
 from recsys.settings import OrderingSettings
 from recsys.types import NO_ROW, FloatArray, RowArray
-
-_GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
-_MIX_1 = np.uint64(0xBF58_476D_1CE4_E5B9)
-_MIX_2 = np.uint64(0x94D0_49BB_1331_11EB)
-_DOUBLE_STEP = 2.0**-53
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +102,9 @@ def slate_propensities(
     for position in range(slates.shape[1]):
         is_wanted = pool.columns == slates[:, position][:, None]  # [B, P]
         choice = np.asarray(np.argmax(is_wanted, axis=1))
-        feasible, greedy, chances = filling.policy()
-        chance = filling.chance(choice, greedy, chances)
-        possible &= is_wanted.any(axis=1) & feasible[filling.requests, choice]
+        turn = filling.turn()
+        possible &= is_wanted.any(axis=1) & turn.feasible[filling.requests, choice]
+        chance = _chance(filling.share(turn, choice), choice == turn.greedy, settings)
         propensity[:, position] = np.where(possible, chance, 0.0)
         filling.take(choice)
     return propensity
@@ -119,61 +115,120 @@ def _fill(
 ) -> Slates:
     """All slates at once, position by position."""
     n_positions = int(k.max(initial=0))
-    picked = np.full((len(k), n_positions), NO_ROW, dtype=np.int32)
-    propensity = np.zeros(picked.shape, dtype=np.float32)
-    draws = _uniform(seeds, 2 * n_positions).reshape(len(k), n_positions, 2)
+    shape = (len(k), n_positions)
+    draws = uniform_draws(seeds, 2 * n_positions).reshape(*shape, 2)
+    explores = draws[:, :, 0] < settings.exploration
+    chosen = np.zeros(shape, dtype=np.intp)
+    share, is_greedy = np.zeros(shape, dtype=np.float64), np.ones(shape, dtype=np.bool_)
+    is_filled = np.arange(n_positions) < k[:, None]
     filling = _Filling(pool, settings)
     for position in range(n_positions):
-        feasible, greedy, chances = filling.policy()
-        open_slot = (position < k) & feasible.any(axis=1)
-        explores = draws[:, position, 0] < settings.exploration
-        choice = np.where(explores, _draw(chances, draws[:, position, 1]), greedy)
-        chance = filling.chance(choice, greedy, chances)
-        picked[:, position] = np.where(open_slot, pool.columns[filling.requests, choice], NO_ROW)
-        propensity[:, position] = np.where(open_slot, chance, 0.0)
+        turn = filling.turn()
+        choice = turn.greedy
+        explorers = explores[:, position].nonzero()[0]
+        if len(explorers):
+            choice = choice.copy()
+            choice[explorers] = _draw(turn, explorers, draws[explorers, position, 1])
+            is_greedy[:, position] = choice == turn.greedy
+        chosen[:, position] = choice
+        share[:, position] = filling.share(turn, choice)
+        is_filled[:, position] &= turn.is_open
         filling.take(choice)
-    return Slates(picked, propensity)
+    columns = np.take_along_axis(pool.columns, chosen, axis=1)
+    chance = _chance(share, is_greedy, settings)
+    return Slates(
+        np.where(is_filled, columns, NO_ROW).astype(np.int32),
+        np.where(is_filled, chance, 0.0).astype(np.float32),
+    )
+
+
+def _chance(
+    share: NDArray[np.float64], is_greedy: NDArray[np.bool_], settings: OrderingSettings
+) -> NDArray[np.float64]:
+    """The probability of a choice: it is drawn, which is its share, or it is the greedy one."""
+    greedy = np.where(is_greedy, 1.0 - settings.exploration, 0.0)
+    return np.asarray(settings.exploration * share + greedy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What the policy says of one position of every slate."""
+
+    feasible: NDArray[np.bool_]  # [B, P]
+    is_open: NDArray[np.bool_]  # [B], whether anything is feasible
+    greedy: NDArray[np.intp]  # [B], of greatest marginal relevance, the better scored of equals
+    weights: NDArray[np.float64]  # [B, P], of a draw; 0 for what is not feasible
+    total: NDArray[np.float64]  # [B, 1], sum of the weights; 1 where they are all 0
 
 
 class _Filling:
-    """Slates on their way: what may come next, and how likely each item is to come."""
+    """Slates on their way: what may come next, and how likely each item is to come.
+
+    Without caps the masked logits and relevances change by one entry a turn and are kept.
+    """
 
     def __init__(self, pool: _Pool, settings: OrderingSettings) -> None:
-        self.requests = np.arange(len(pool.columns))
+        shape = pool.columns.shape
+        self.requests = np.arange(shape[0])
+        self._starts = self.requests * shape[1]
         self._pool = pool
-        self._settings = settings
+        self._diversity = settings.diversity
+        worth = pool.relevance
+        if pool.directions is not None:
+            worth = (1.0 - settings.diversity) * worth
         self._unused = pool.eligible.copy()
-        self._crowded = np.zeros(self._unused.shape, dtype=np.bool_)
-        self._counts = [np.zeros(self._unused.shape, dtype=np.int32) for _ in pool.caps]
-        self._closest = np.zeros(self._unused.shape, dtype=np.float32)
-        self._is_first = True
+        self._logits = pool.logits.copy()
+        self._worth = np.where(pool.eligible, worth, -np.inf)
+        self._within_caps = np.ones(shape, dtype=np.bool_)
+        self._counts = [np.zeros(shape, dtype=np.int32) for _ in pool.caps]
+        self._closest: FloatArray | None = None
+        """Each item's greatest cosine to the items above, [B, P]; None above the first."""
 
-    def policy(self) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.float64]]:
-        """What is feasible [B, P], the greedy choice [B] and the chances of a draw [B, P]."""
-        feasible = self._unused & ~self._crowded
-        stuck = ~feasible.any(axis=1)
-        feasible[stuck] = self._unused[stuck]
-        greedy = _greedy(self._pool, self._closest, feasible, self._settings.diversity)
-        return feasible, greedy, _softmax(self._pool.logits, feasible)
+    def turn(self) -> _Turn:
+        """What may be shown next, and the policy's say on it."""
+        feasible, logits, worth = self._unused, self._logits, self._worth
+        if self._pool.caps:
+            feasible = self._unused & self._within_caps
+            stuck = ~feasible.any(axis=1)
+            feasible[stuck] = self._unused[stuck]
+            logits = np.where(feasible, logits, -np.inf)
+            worth = np.where(feasible, worth, -np.inf)
+        high = np.maximum.reduce(logits, axis=1, keepdims=True)
+        if is_usual := bool((high > -np.inf).all()):
+            weights = np.exp(logits - high)
+        else:
+            weights = np.exp(logits - np.where(np.isfinite(high), high, 0.0))
+        total = np.add.reduce(weights, axis=1, keepdims=True)
+        if not is_usual:
+            total = np.where(total > 0.0, total, 1.0)
+        if self._closest is not None:
+            worth = worth - self._diversity * self._closest
+        is_open = np.logical_or.reduce(feasible, axis=1)
+        return _Turn(feasible, is_open, worth.argmax(axis=1), weights, total)
 
-    def chance(
-        self, choice: NDArray[np.intp], greedy: NDArray[np.intp], chances: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """The probability of a choice: it is drawn, or it is the greedy one, [B]."""
-        chance = self._settings.exploration * chances[self.requests, choice]
-        return np.asarray(
-            chance + np.where(choice == greedy, 1.0 - self._settings.exploration, 0.0)
-        )
+    def share(self, turn: _Turn, choice: NDArray[np.intp]) -> NDArray[np.float64]:
+        """The chance that a draw takes each choice, [B]."""
+        weight = turn.weights.take(self._starts + choice)
+        return np.asarray(weight / turn.total[:, 0])
 
     def take(self, choice: NDArray[np.intp]) -> None:
         """One more item per slate, by its place in the pool."""
-        self._unused[self.requests, choice] = False
-        self._closest = _closest(self._pool, self._closest, choice, is_first=self._is_first)
-        self._is_first = False
+        places = self._starts + choice
+        self._unused.ravel()[places] = False
+        self._logits.ravel()[places] = -np.inf
+        self._worth.ravel()[places] = -np.inf
+        directions = self._pool.directions
+        if directions is not None:
+            above = directions.reshape(-1, directions.shape[2]).take(places, axis=0)  # [B, D]
+            cosine: FloatArray = np.matmul(directions, above[:, :, None])[:, :, 0]
+            if self._closest is None:
+                self._closest = cosine
+            else:
+                np.maximum(self._closest, cosine, out=self._closest)
         for (codes, cap), count in zip(self._pool.caps, self._counts, strict=True):
             own = codes[self.requests, choice][:, None]
             count += (codes == own) & (codes >= 0)
-            self._crowded |= count >= cap
+            self._within_caps &= count < cap
 
 
 def _pool_of(
@@ -230,52 +285,11 @@ def _directions(vectors: FloatArray | None, columns: RowArray) -> FloatArray | N
     return chosen
 
 
-def _greedy(
-    pool: _Pool, closest: FloatArray, feasible: NDArray[np.bool_], diversity: float
+def _draw(
+    turn: _Turn, requests: NDArray[np.intp], uniform: NDArray[np.float64]
 ) -> NDArray[np.intp]:
-    """The feasible item of greatest maximal marginal relevance, the better scored one of equals."""
-    marginal = pool.relevance
-    if pool.directions is not None:
-        marginal = (1.0 - diversity) * marginal - diversity * closest
-    return np.asarray(np.argmax(np.where(feasible, marginal, -np.inf), axis=1))
-
-
-def _closest(
-    pool: _Pool, closest: FloatArray, choice: NDArray[np.intp], *, is_first: bool
-) -> FloatArray:
-    """Each item's greatest cosine to the items picked so far, after one more was picked."""
-    if pool.directions is None:
-        return closest
-    above = pool.directions[np.arange(len(choice)), choice]  # [B, D]
-    cosine: FloatArray = np.matmul(pool.directions, above[:, :, None])[:, :, 0]
-    return cosine if is_first else np.maximum(closest, cosine)
-
-
-def _softmax(logits: NDArray[np.float64], feasible: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Probabilities over the feasible items, [B, P]; all 0 where there are none."""
-    masked = np.where(feasible, logits, -np.inf)
-    high = masked.max(axis=1, keepdims=True)
-    weights = np.exp(masked - np.where(np.isfinite(high), high, 0.0))
-    total = weights.sum(axis=1, keepdims=True)
-    return np.asarray(weights / np.where(total > 0.0, total, 1.0))
-
-
-def _draw(chances: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.intp]:
-    """One item per request by its chances, by inverting their running sum at `uniform`."""
-    running = np.cumsum(chances, axis=1)
+    """One item for each of some requests by its weight: the running sum inverted at `uniform`."""
+    running = np.cumsum(turn.weights[requests] / turn.total[requests], axis=1)
     total = running[:, -1]
     target = np.minimum(uniform * total, np.nextafter(total, 0.0))
     return np.asarray(np.argmax(running > target[:, None], axis=1))
-
-
-def _uniform(seeds: NDArray[np.uint64], n_draws: int) -> NDArray[np.float64]:
-    """Draws in [0, 1) from each seed alone, [B, n_draws]: SplitMix64 as a counter.
-
-    Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-    """
-    counters = np.arange(1, n_draws + 1, dtype=np.uint64)
-    state = seeds.astype(np.uint64)[:, None] + counters * _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * _MIX_1
-    state = (state ^ (state >> np.uint64(27))) * _MIX_2
-    state ^= state >> np.uint64(31)
-    return np.asarray((state >> np.uint64(11)).astype(np.float64) * _DOUBLE_STEP)
