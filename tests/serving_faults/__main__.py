@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from tests.serving_faults.fault_table import FAULTS
 def main() -> int:
     """Carry out some or all faults; 0 where everything held."""
     options = _options()
+    # Whoever ends the run early leaves nothing running either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     by_name = {fault.name: fault for fault in FAULTS}
     if options.list:
         print("\n".join(f"{fault.name:<16} {fault.what}" for fault in FAULTS))

@@ -110,13 +110,15 @@ def connections(process: psutil.Process) -> list[Any]:
 
 @contextmanager
 def a_place(directory: Path, service: Service, changes: Mapping[str, Any]) -> Generator[Place]:
-    """A service with a bundle in force and two more published; nothing of it is left in the end.
+    """A service with a bundle in force and three more published; nothing of it is left in the end.
 
     Args:
         changes: whole branches of the settings.
     """
     settings = small_settings(directory, **service.serve).model_copy(update=dict(changes))
-    manifests = [publish_small(settings, directory / f"new{seed}", seed=seed) for seed in (1, 2, 3)]
+    manifests = [
+        publish_small(settings, directory / f"new{seed}", seed=seed) for seed in (1, 2, 3, 4)
+    ]
     ids = tuple(manifest.bundle_id for manifest in manifests)
     put_in_force(settings, all_to(ids[0]))
     started: list[psutil.Process] = []

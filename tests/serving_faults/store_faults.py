@@ -55,7 +55,7 @@ def control_gone(run: Run) -> None:
     """The file is gone and cannot be made, a scorer dies meanwhile; then all is back."""
     path = run.place.settings.data_dir / "control.sqlite"
     kept = path.with_name("kept.sqlite")
-    first, second, _ = run.place.bundle_ids
+    first, *_, second = run.place.bundle_ids
     gone_s = time.monotonic()
     path.rename(kept)
     path.mkdir()
