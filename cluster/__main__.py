@@ -46,6 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Print what users did with each bundle's slates.",
     ),
     "features": ("cluster.features_commands:features", "Show what serving knows of a user."),
+    "backup": ("cluster.stores.backup_commands:backup", "Keep stores elsewhere; bring them back."),
 }
 """Verb -> where its click command lives and its one line in `cluster --help`."""
 
