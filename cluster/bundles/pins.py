@@ -17,7 +17,7 @@ from recsys.stores.control_tables import is_written, make_together, open_engine,
 
 T = TypeVar("T")
 
-_pins = Table(
+pin_table = Table(
     "bundle_pins",
     MetaData(),
     Column("bundle_id", String(128), primary_key=True),
@@ -50,10 +50,10 @@ class Pins:
         Raises:
             StoreError: the store is away.
         """
-        query = _pins.select().order_by(_pins.c.pinned_ms, _pins.c.bundle_id)
+        query = pin_table.select().order_by(pin_table.c.pinned_ms, pin_table.c.bundle_id)
 
         def find() -> list[Pin]:
-            if not is_written(self._reader, _pins):
+            if not is_written(self._reader, pin_table):
                 return []
             with self._reader.begin() as connection:
                 return [Pin(**row) for row in connection.execute(query).mappings()]
@@ -66,14 +66,14 @@ class Pins:
         Raises:
             StoreError: the store is away.
         """
-        found = _pins.select().where(_pins.c.bundle_id == pin.bundle_id)
+        found = pin_table.select().where(pin_table.c.bundle_id == pin.bundle_id)
 
         def insert() -> bool:
             make_together(self._writer, "control store", _create)
             with self._writer.begin() as connection:
                 if connection.execute(found).first() is not None:
                     return False
-                connection.execute(_pins.insert().values(asdict(pin)))
+                connection.execute(pin_table.insert().values(asdict(pin)))
                 return True
 
         return self._reaching(insert)
@@ -86,10 +86,12 @@ class Pins:
         """
 
         def delete() -> bool:
-            if not is_written(self._writer, _pins):
+            if not is_written(self._writer, pin_table):
                 return False
             with self._writer.begin() as connection:
-                gone = connection.execute(_pins.delete().where(_pins.c.bundle_id == bundle_id))
+                gone = connection.execute(
+                    pin_table.delete().where(pin_table.c.bundle_id == bundle_id)
+                )
                 return gone.rowcount > 0
 
         return self._reaching(delete)
@@ -105,4 +107,4 @@ class Pins:
 
 def _create(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(CreateTable(_pins, if_not_exists=True))
+        connection.execute(CreateTable(pin_table, if_not_exists=True))

@@ -55,6 +55,9 @@ class BucketObjects(Protocol):
     def names(self, folder: str = "") -> list[str]:
         """Every object whose name begins with `folder/`; all of them without it."""
 
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The same, each with its bytes."""
+
     def modified_s(self, name: str) -> float | None:
         """Unix time in seconds of the last put; None where that cannot be told."""
 
@@ -138,9 +141,13 @@ class StoreObjects:
 
     def names(self, folder: str = "") -> list[str]:
         """Every object below a folder."""
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Every object below a folder, with its bytes."""
         with _as_os_errors(folder):
             pages = self._calls.list(self._store, prefix=folder or None)
-            return [str(entry["path"]) for page in pages for entry in page]
+            return {str(entry["path"]): int(entry["size"]) for page in pages for entry in page}
 
     def modified_s(self, name: str) -> float | None:
         """When the store took it."""
@@ -192,11 +199,17 @@ class FileSystemObjects:
 
     def names(self, folder: str = "") -> list[str]:
         """Every object below a folder."""
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Every object below a folder, with its bytes."""
         self._files.invalidate_cache()
         place = self._path(folder) if folder else self._root
         if not self._files.exists(place):
-            return []
-        return [str(path)[len(self._root) + 1 :] for path in self._files.find(place)]
+            return {}
+        begin = len(self._root) + 1
+        found: dict[str, dict[str, Any]] = self._files.find(place, detail=True)
+        return {str(path)[begin:]: int(facts["size"]) for path, facts in found.items()}
 
     def modified_s(self, name: str) -> float | None:
         """When it was written, where the file system says so."""

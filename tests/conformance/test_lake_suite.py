@@ -215,6 +215,20 @@ def test_of_writers_at_once_every_commit_counts(lake_url: str) -> None:
     assert len(ids_in(lake.find("outcomes"))) == 12
 
 
+def test_a_column_that_is_null_everywhere_is_null_to_a_condition(lake_url: str) -> None:
+    """Files say nothing of the nulls they hold, so no condition may be decided by them."""
+    lake = Lake(lake_url)
+    append_import(lake, "outcomes", [some_rows(1, 2)], None, {})
+    table = lake.find("outcomes")
+    assert table is not None
+    connection = duckdb.connect()
+    table.attach(connection, "rows")
+    for column in ("log_partition", "log_offset", "request_id"):
+        query = f"SELECT count(*) FROM rows WHERE {column} IS"
+        assert connection.execute(f"{query} NOT NULL").fetchall() == [(0,)]
+        assert connection.execute(f"{query} NULL").fetchall() == [(2,)]
+
+
 def test_files_are_read_one_by_one_compacted_and_a_person_leaves(lake_url: str) -> None:
     """What training, upkeep and forgetting do beside appends."""
     lake = Lake(lake_url)

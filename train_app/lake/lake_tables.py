@@ -11,9 +11,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as pa_dataset
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
@@ -80,8 +82,7 @@ class LakeTable:
             connection.register(view, self.schema.empty_table())
             return
         if "://" in self.location:
-            dataset = self.delta.to_pyarrow_dataset(file_pruning_predicate=_bounds(first, last))
-            connection.register(f"{view}_rows", dataset)
+            connection.register(f"{view}_rows", self._dataset(files))
             source = f"{view}_rows"
         else:
             listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
@@ -90,6 +91,23 @@ class LakeTable:
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT * FROM {view}_columns"
             f" UNION ALL BY NAME SELECT * FROM {source}"
+        )
+
+    def _dataset(self, files: list[str]) -> Any:
+        """The rows of some files, not by the dataset of Delta.
+
+        That one takes a column whose nulls a commit does not count for one without nulls, and
+        answers `IS NOT NULL` by it.
+        """
+        filesystem, _ = files_of(self.location)
+        schema = pa.schema(self.delta.schema().to_arrow())
+        days = pa_dataset.partitioning(pa.schema([schema.field(PARTITION_COLUMN)]), flavor="hive")
+        return pa_dataset.dataset(
+            [files_of(file)[1] for file in files],
+            schema=schema,
+            format="parquet",
+            filesystem=filesystem,
+            partitioning=days,
         )
 
 

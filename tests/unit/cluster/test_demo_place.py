@@ -10,12 +10,19 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cluster.demo.demo_command import MARKER, _fresh_place, demo_settings
+from cluster.demo.demo_command import (
+    MARKER,
+    _fresh_place,
+    _refuse_running_service,
+    demo_settings,
+)
 from cluster.demo.demo_verbs import Verbs, _last_document, verb_environment
 from cluster.demo.spoiled_bundle import spoil_weights
+from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import ConfigError, RecsysError
 from recsys.settings import Settings
 from recsys.settings_files import load_settings
+from recsys.traffic import TrafficPlan
 
 
 def test_an_earlier_demo_is_stopped_and_swept_away(tmp_path: Path) -> None:
@@ -53,13 +60,23 @@ def test_the_demo_lays_the_callers_settings_over_its_own(tmp_path: Path) -> None
     """A port given with --config holds, the data directory is a folder inside the caller's."""
     given = Settings.model_validate({
         "data_dir": tmp_path, "serve": {"port": 8123}, "train": {"towers": {"epochs": 2}},
-        "registry_url": "s3://elsewhere",
+        "registry_url": "elsewhere", "lake_url": "s3://bucket/lake",
     })  # fmt: skip
     settings = demo_settings(given)
     assert (settings.serve.port, settings.train.towers.epochs) == (8123, 2)
     assert settings.train.towers.embedding_dim == 32
     assert settings.data_dir == (tmp_path / "demo").resolve()
     assert settings.registry_location == str(settings.data_dir / "bundles")
+    assert settings.lake_location.startswith("s3://bucket/lake/demo-")
+
+
+def test_the_demo_refuses_a_control_store_that_directs_traffic(tmp_path: Path) -> None:
+    """A server is shared with whoever uses it, unlike a folder of the demo's own."""
+    url = f"sqlite:///{tmp_path / 'shared.sqlite'}"
+    _refuse_running_service(Settings(control_store_url=url))
+    ControlWriter(url).set_plan(TrafficPlan.single("b1", 1, "s"), 0)
+    with pytest.raises(ConfigError, match="expected the demo's stores to be empty"):
+        _refuse_running_service(Settings(control_store_url=url))
 
 
 def test_a_verb_reads_exactly_the_demos_settings(tmp_path: Path) -> None:
