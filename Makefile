@@ -13,7 +13,7 @@ LANES ?= -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup servers fmt check test test-unit test-conformance test-integration e2e \
-  test-events-chaos kafka demo bench lock clean
+  test-events-chaos test-api-fuzz kafka demo bench lock clean
 
 help: ## list the doors
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -66,6 +66,9 @@ e2e: $(READY) ## the whole loop, small
 
 test-events-chaos: $(READY) servers ## 100,000 events through three brokers while everything is killed
 	$(BIN)/python -m tests.chaos
+
+test-api-fuzz: $(READY) ## the HTTP interface against 10,000 generated requests, with and without keys
+	$(BIN)/python -m tests.fuzzing --cases $(or $(CASES),10000)
 
 kafka: $(READY) ## a Kafka broker on 127.0.0.1:9092 to try the other log with, until Ctrl-C
 	@$(BIN)/python -m brokers
