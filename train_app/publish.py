@@ -32,6 +32,7 @@ from recsys.bundles.scorer_space import ScorerSpace
 from recsys.errors import BundleCorrupt, BundleError
 from recsys.features import FeatureSchema
 from recsys.settings import Settings
+from recsys.settings_secrets import without_secrets
 from recsys.stages import SCORER_FILES, TOWER_FILES
 from recsys.types import HistoryEvent
 from train_app.build_index import build_index
@@ -79,7 +80,8 @@ def assemble(
     build_index(bundle_dir, settings.retrieval, seed=settings.train.seed, report=report)
     recent = popularity(train, settings.events.negative_kinds, recent_since_ms(train))
     write_item_table(bundle_dir, train.items, recent)
-    (bundle_dir / "settings.json").write_text(settings.model_dump_json(indent=1) + "\n")
+    told = without_secrets(settings).model_dump_json(indent=1)
+    (bundle_dir / "settings.json").write_text(told + "\n")
     draft = read_draft(bundle_dir, settings)
     make_golden(bundle_dir, draft, settings, golden_histories(train, settings.train.seed))
     return draft

@@ -141,7 +141,7 @@ def run_training(request: TrainRequest, settings: Settings, tools: TrainTools) -
 def run_key(request: TrainRequest, settings: Settings) -> str:
     """Names a run: asked the same again with the same settings, it goes on where it was."""
     digest = hashlib.sha256(
-        settings.model_dump_json(exclude={"serve", "cluster", "schedule"}).encode()
+        settings.model_dump_json(exclude={"serve", "cluster", "schedule", "security"}).encode()
     )
     digest.update(repr((request.warm_start, request.until_ms)).encode())
     return digest.hexdigest()[:16]

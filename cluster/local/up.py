@@ -128,6 +128,7 @@ def _spawn(settings: Settings, files: RunFiles, serve_config: Path | None) -> Sp
         files.log.replace(files.log.with_suffix(".log.1"))
     run_id = f"run-{os.getpid()}-{time.time_ns()}"
     settings_file = files.directory / f"settings-{os.getpid()}.json"
+    settings_file.touch(mode=0o600)  # a store's URL may hold a password
     settings_file.write_text(settings.model_dump_json())
     settings_file.replace(files.settings)
     command = [sys.executable, "-m", "cluster.local.supervisor", "--settings", str(files.settings)]

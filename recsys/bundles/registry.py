@@ -21,6 +21,7 @@ from recsys.bundles.bundle import (
 from recsys.bundles.signatures import BundleTrust, check_signature, trust_in
 from recsys.errors import BundleCorrupt, BundleError, BundleNotFound
 from recsys.settings import Settings
+from recsys.settings_secrets import bare_url
 
 
 class BundleStore(Protocol):
@@ -71,7 +72,7 @@ class Registry:
     """
 
     def __init__(self, url: str, trust: BundleTrust = ANYBODY) -> None:
-        self.url = url
+        self.url = bare_url(url)
         self._trust = trust
         self._store = _open_store(url)
 

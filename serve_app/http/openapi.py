@@ -23,7 +23,7 @@ VERSION = "1"
 REF_TEMPLATE = "#/components/schemas/{name}"
 ID: Json = {"type": "string", "minLength": 1, "description": f"1 to {MAX_ID_BYTES} bytes of UTF-8"}
 TIME: Json = {
-    "type": ["string", "integer"],
+    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 0}],
     "description": "ISO 8601, or milliseconds since 1970",
 }
 
@@ -158,6 +158,7 @@ def _schemas() -> Json:
         "Events": _events_schema(),
         "Item": {
             "type": "object",
+            "additionalProperties": False,
             "properties": {
                 "title": {"type": "string"},
                 "categories": {"type": "array", "items": {"type": "string"}},
@@ -187,9 +188,10 @@ def _events_schema() -> Json:
     event = {
         "type": "object",
         "required": ["kind", "user_id", "item_id"],
+        "additionalProperties": False,
         "properties": {
             "event_id": ID,
-            "kind": {"type": "string"},
+            "kind": {"type": "string", "minLength": 1},
             "user_id": ID,
             "item_id": ID,
             "timestamp": TIME,

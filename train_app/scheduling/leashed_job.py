@@ -42,6 +42,7 @@ class LeashedJob:
         n_threads = settings.schedule.n_threads
         train = settings.train.model_copy(update={"n_threads": n_threads})
         settings_file = folder / "settings.json"
+        settings_file.touch(mode=0o600)  # a store's URL may hold a password
         settings_file.write_text(settings.model_copy(update={"train": train}).model_dump_json())
         command = [sys.executable, "-m", module, str(os.getpid()), *verb]
         command += ["--settings", str(settings_file), "--json"]
