@@ -79,7 +79,11 @@ class UnderLoad:
         runs = len(self.steady_p99_ms), len(self.changing_p99_ms)
         return (
             ("failed requests", f"{self.n_failed} of {self.n_requests:,}", self.n_failed == 0),
-            ("mixed answers", f"{len(self.mixed)} of {self.n_probed:,} read", not self.mixed),
+            (
+                "mixed answers",
+                f"{len(self.mixed)} of {self.n_probed:,} read",
+                bool(self.n_probed) and not self.mixed,
+            ),
             ("degraded answers", f"{self.n_degraded} of {self.n_probed:,} read", None),
             ("answers of an unplanned bundle", f"{self.n_unplanned}", self.n_unplanned == 0),
             ("abort to zero canary answers", f"{slowest_s:.2f} s", slowest_s <= MOST_ABORT_S),
@@ -196,37 +200,39 @@ class _Canaries:
         began_ms = _now_ms()
         self._runner.start(self._canary, self._plan)
         canary = self._canary
-        _wait(lambda: self._phase() is Phase.CANARY, "the first step")
-        _wait(lambda: self._probes.last_ms(canary) >= began_ms, "an answer of the canary")
+        self._wait(lambda: self._phase() is Phase.CANARY, "the first step")
+        self._wait(lambda: self._probes.last_ms(canary) >= began_ms, "an answer of the canary")
         if ending == "abort":
             aborted_ms = _now_ms()
             self._runner.abort()
-            _wait(
+            self._wait(
                 lambda: self._probes.newest_ms() > aborted_ms + 2_000 * MOST_ABORT_S,
                 "answers after the abort",
             )
             return (max(0, self._probes.last_ms(canary) - aborted_ms) / 1000,)
         self._runner.promote(full=True)
-        _wait(self._is_closed, "the end of the promotion")
+        self._wait(self._is_closed, "the end of the promotion")
         if ending == "undo":
             self._runner.undo()
         else:
             self._canary, self._stable = self._stable, self._canary
         return ()
 
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline_s = time.monotonic() + _GIVE_UP_S
+        while not condition():
+            self._probes.check()
+            if time.monotonic() > deadline_s:
+                raise FleetError(
+                    f"waited {_GIVE_UP_S:.0f} s in vain for {what}; see 'cluster status'"
+                )
+            time.sleep(_POLL_S)
+
     def _is_closed(self) -> bool:
         return self._writer.rollouts()[-1].rollout.is_closed
 
     def _phase(self) -> Phase:
         return self._writer.rollouts()[-1].rollout.phase
-
-
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + _GIVE_UP_S
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise FleetError(f"waited {_GIVE_UP_S:.0f} s in vain for {what}; see 'cluster status'")
-        time.sleep(_POLL_S)
 
 
 def _now_ms() -> int:

@@ -10,9 +10,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
 
 import httpx
 
+from bench.watched_threads import WatchedThreads
 from recsys.errors import FleetError
 from recsys.stores.control import ControlReader
 
@@ -67,7 +70,10 @@ class _Record:
 
 
 class Probes:
-    """Clients that ask in turn for a few users until left, and one reader of the plan."""
+    """Clients that ask in turn for a few users until left, and one reader of the plan.
+
+    A probe that dies fails the run: leaving raises what ended it.
+    """
 
     def __init__(
         self, url: str, control_url: str, slates: Mapping[str, Slates], n_clients: int
@@ -77,19 +83,29 @@ class Probes:
         self._slates = slates
         self._record = _Record()
         self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(n_clients)]
-        self._threads.append(threading.Thread(target=self._follow))
+        asking = [partial(self._ask, n) for n in range(n_clients)]
+        self._threads = WatchedThreads([*asking, self._follow], self._stopped)
 
     def __enter__(self) -> Probes:
         self._note_plan()
-        for thread in self._threads:
-            thread.start()
+        self._threads.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.__exit__(kind, error, trace)
+
+    def check(self) -> None:
+        """See that all of them still ask and read.
+
+        Raises:
+            FleetError: one died, as leaving raises too.
+        """
+        self._threads.check()
 
     @property
     def seen(self) -> list[Seen]:

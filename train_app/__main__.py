@@ -117,6 +117,7 @@ def off_policy(**options: Any) -> None:
 @click.option("--kind", metavar="KIND", help="The one kind of engagement that counts.")
 @click.option("--positions", type=click.IntRange(1), metavar="N", help="Only the first N.")
 @click.option("--since", "since_ms", callback=parse_time, metavar="TIME", help="From then on.")
+@click.option("--share", type=click.FloatRange(0.0, 1.0, min_open=True), help="It was to copy.")
 @shared_options
 def shadow_lift(**options: Any) -> None:
     """Estimate from the log what the slates of SHADOW would have earned."""

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from cluster.console import Console
+from cluster.shadows import shadow_reading
 from recsys.errors import ConfigError, WaitTimeout
 
 if TYPE_CHECKING:
+    from cluster.shadows.shadow_reading import LiveAnswers
     from cluster.shadows.shadow_record import ShadowRecord
     from cluster.shadows.shadow_runner import ShadowRunner
     from recsys.stores.evidence_sums import ShadowSums
@@ -159,7 +161,9 @@ def lift_arguments(
             f"--lift is of one shadow, expected 1 of {listed}; name one with "
             "'cluster shadow status SHADOW --lift'"
         )
-    arguments = ["shadow-lift", records[0].shadow_id, "--since", str(records[0].started_ms)]
+    record = records[0]
+    arguments = ["shadow-lift", record.shadow_id, "--since", str(record.started_ms)]
+    arguments += ["--share", str(record.share)]
     arguments += ["--kind", kind] if kind is not None else []
     arguments += ["--positions", str(positions)] if positions is not None else []
     return arguments
@@ -168,13 +172,20 @@ def lift_arguments(
 def _emit(console: Console, records: Sequence[ShadowRecord]) -> None:
     from cluster.shadows.shadow_figures import shadow_document, shadow_text
 
-    seen = [(record, _sums(console, record)) for record in records]
-    stable_id = _stable_id(console)
+    seen = [(record, *_figures(console, record)) for record in records]
+    stable_id = shadow_reading.stable_id(console.settings)
     text = "\n\n".join(
-        shadow_text(record, sums, is_stable=record.bundle_id == stable_id) for record, sums in seen
+        shadow_text(record, sums, live, is_stable=record.bundle_id == stable_id)
+        for record, sums, live in seen
     )
-    document = {"shadows": [shadow_document(record, sums) for record, sums in seen]}
+    document = {"shadows": [shadow_document(*one) for one in seen]}
     console.emit(document, text or _NONE)
+
+
+def _figures(console: Console, record: ShadowRecord) -> tuple[ShadowSums, LiveAnswers]:
+    settings = console.settings
+    live = shadow_reading.read_live(settings, record, _now_ms())
+    return shadow_reading.read_sums(settings, record), live
 
 
 def _emit_with_lift(
@@ -188,7 +199,7 @@ def _emit_with_lift(
         _emit(console, records)
         return run_learning(console, arguments)[0]
     exit_code, found = run_learning(console, arguments, reads_result=True)
-    document = shadow_document(records[0], _sums(console, records[0]))
+    document = shadow_document(records[0], *_figures(console, records[0]))
     console.emit({"shadows": [document | {"lift": found or None}]}, "")
     return exit_code
 
@@ -215,23 +226,6 @@ def _shown(console: Console, name: str | None) -> list[ShadowRecord]:
     return [record for record in records if not record.is_closed][:_MAX_SHOWN] or records[-1:]
 
 
-def _stable_id(console: Console) -> str | None:
-    from recsys.stores.control import ControlReader
-    from recsys.traffic import STABLE
-
-    return ControlReader(console.settings.control_url).view().aliases.get(STABLE)
-
-
-def _sums(console: Console, record: ShadowRecord) -> ShadowSums:
-    from recsys.stores.evidence import EvidenceReader
-
-    reader = EvidenceReader(console.settings.evidence_url)
-    try:
-        return reader.shadow(record.shadow_id)
-    finally:
-        reader.close()
-
-
 def _watch(console: Console, name: str | None) -> None:
     """Show the status again until the shadow is stopped."""
     last = ""
@@ -254,7 +248,7 @@ def _watch(console: Console, name: str | None) -> None:
 def _wait_for_answers(console: Console, record: ShadowRecord, limit_s: float) -> None:
     give_up_s = time.monotonic() + limit_s
     with console.progress("shadow") as show:
-        while not _sums(console, record).n:
+        while not shadow_reading.read_sums(console.settings, record).n:
             show("waits for the first answers", None)
             if time.monotonic() >= give_up_s:
                 raise WaitTimeout(

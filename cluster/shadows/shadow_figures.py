@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from recsys.stores.evidence_sums import LatencyHistogram
 
 if TYPE_CHECKING:
+    from cluster.shadows.shadow_reading import LiveAnswers
     from recsys.stores.evidence_sums import ShadowSums
 
 QUANTILES = (("p50", 0.5), ("p99", 0.99))
@@ -19,19 +22,29 @@ _ALIKE, _STRANGE = 0.8, 0.3
 _MAX_REASONS = 5
 
 
-def shadow_document(record: ShadowRecord, sums: ShadowSums | None) -> dict[str, Any]:
+def shadow_document(
+    record: ShadowRecord, sums: ShadowSums | None, live: LiveAnswers | None = None
+) -> dict[str, Any]:
     """The shadow as a JSON object; a figure that nothing is known of is null."""
     return {
         "shadow": record.to_json(),
         "answers": None if sums is None or not sums.n else _answers(sums),
+        "live": None if live is None else asdict(live) | {"left_out_share": live.left_out_share},
         "meaning": meaning(record, sums),
     }
 
 
-def shadow_text(record: ShadowRecord, sums: ShadowSums | None, *, is_stable: bool = False) -> str:
+def shadow_text(
+    record: ShadowRecord,
+    sums: ShadowSums | None,
+    live: LiveAnswers | None = None,
+    *,
+    is_stable: bool = False,
+) -> str:
     """The shadow as lines for a person.
 
     Args:
+        live: the answers it could have had copies of.
         is_stable: its bundle became stable meanwhile, so copies compare it with itself.
     """
     by = f"rollout {record.rollout_id}" if record.rollout_id else record.who
@@ -41,6 +54,7 @@ def shadow_text(record: ShadowRecord, sums: ShadowSums | None, *, is_stable: boo
     ]
     if sums is not None and sums.n:
         lines += _figures(sums)
+        lines += _left_out(live)
     if is_stable and not record.is_closed:
         lines.append(
             f"its bundle is stable now; stop it with 'cluster shadow stop {record.shadow_id}'"
@@ -112,6 +126,18 @@ def _figures(sums: ShadowSums) -> list[str]:
                 f"{sums.shadow_latency.quantile_ms(share):.1f} ms, ratio {ratio:.2f}"
             )
     return lines
+
+
+def _left_out(live: LiveAnswers | None) -> list[str]:
+    """What the copies are no sample of."""
+    if live is None or live.left_out_share is None:
+        return []
+    hour = datetime.fromtimestamp(live.since_ms / 1000, UTC)
+    return [
+        f"left out: {live.n_degraded:,} of {live.n:,} live answers since {hour:%H:%M}Z "
+        f"({live.left_out_share:.1%}) lacked a stage and are not copied, nor is what comes while "
+        "users wait; --lift counts both"
+    ]
 
 
 def _failures_said(sums: ShadowSums) -> str:

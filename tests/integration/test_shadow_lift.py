@@ -12,6 +12,7 @@ from recsys.settings import Settings
 from tests.example_lake import HOUR, MINUTE, NOON, a_lake, an_engagement, an_impression
 from train_app.shadows.lift_command import run_shadow_lift
 from train_app.shadows.shadow_slates import ShadowSlates, read_shadow_slates
+from train_app.shadows.uncopied_answers import Uncopied
 
 pytestmark = pytest.mark.integration
 LATER = NOON + 9 * HOUR
@@ -84,6 +85,30 @@ def test_copies_meet_the_slates_of_their_requests(tmp_path: Path) -> None:
     assert found.left_out == {
         "failed": 1, "no_impression": 1, "other_slate": 1, "unusable_or_window_open": 1,
     }  # fmt: skip
+
+
+def test_answers_without_a_copy_are_counted_by_why(tmp_path: Path) -> None:
+    """Degraded ones apart; neither those of the shadow's own bundle nor of before its copies."""
+    moments = [NOON + n * MINUTE for n in range(8)]
+    shown = [an_impression(f"u{n}", ["a", "b", "c"], at) for n, at in enumerate(moments)]
+    shown[2] |= {"degraded": ["scorer: timeout"]}
+    shown[3] |= {"bundle_id": "b2"}
+    shown[5] |= {"degraded": ["scorer: timeout"]}
+    copies = [
+        a_copy("u1", moments[1], ["a"]),
+        a_copy("u5", moments[5], [], status=504, reason="deadline"),
+        a_copy("u6", moments[6], ["a"]),
+    ]
+    acts = [an_engagement("u7", "a", LATER, origin="api")]
+    settings = a_lake(tmp_path, impressions=shown, engagements=acts, shadows=copies)
+    found = read(settings, share=1.0).uncopied
+    assert found == Uncopied(n_wanted=5, n_copied=3, n_degraded=1)
+    assert found.n_crowded_out == 1
+    assert "3 of 5 answers" in found.sentence() and "1 (20.0%) that lacked" in found.sentence()
+    assert read(settings, share=1e-9).uncopied == Uncopied(3, 3, 0)
+    outcome = run_shadow_lift(settings, shadow_id="s1", share=1.0, now_ms=lambda: LATER + MINUTE)
+    assert outcome.document["uncopied"] == found.as_dict()
+    assert found.sentence() in outcome.text
 
 
 def test_only_what_came_since_and_of_a_kind_counts(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def run_shadow_lift(
     since_ms: int | None = None,
     kind: str | None = None,
     positions: int | None = None,
+    share: float | None = None,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> Outcome:
     """`shadow-lift`: the estimate with intervals, or why the log cannot tell.
@@ -33,6 +34,7 @@ def run_shadow_lift(
         since_ms: only requests at or after this, such as when the shadow began.
         kind: what counts as a reward; without one all kinds by their weights.
         positions: only the first so many of each slate; fewer need less support.
+        share: of the requests that was to be copied, to tell what was left out.
 
     Raises:
         DataRefused: the lake has no pair of slates of this shadow with a closed label window.
@@ -40,7 +42,7 @@ def run_shadow_lift(
     """
     run_ingest(settings)
     found = read_shadow_slates(
-        settings, shadow_id, now_ms=now_ms(), since_ms=since_ms or 0, kind=kind
+        settings, shadow_id, now_ms=now_ms(), since_ms=since_ms or 0, kind=kind, share=share
     )
     if not len(found.slates):
         counts = ", ".join(f"{n:,} {name}" for name, n in found.left_out.items()) or "none at all"
@@ -58,5 +60,6 @@ def run_shadow_lift(
         reward=kind or "worth of engagements",
         value=value,
         left_out=found.left_out,
+        uncopied=found.uncopied,
     )
     return Outcome(report.as_dict(), report.text(), value.refusal)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from recsys.off_policy.ratio_estimate import Estimate
 from train_app.shadows.shadow_value import LIFT_AT_LEAST, LIFT_AT_MOST, ShadowValue
+from train_app.shadows.uncopied_answers import Uncopied
 
 _WIDTH = 130
 
@@ -27,6 +28,9 @@ class LiftReport:
     """What a slate earns."""
     value: ShadowValue
     left_out: Mapping[str, int]
+    """Of the copies."""
+    uncopied: Uncopied | None = None
+    """Of the answers that were to be copied; None where the share is not known."""
 
     def as_dict(self) -> dict[str, Any]:
         """As one JSON object."""
@@ -37,6 +41,7 @@ class LiftReport:
             "meaning": self.meaning(),
             **self.value.as_dict(),
             "left_out": dict(self.left_out),
+            "uncopied": None if self.uncopied is None else self.uncopied.as_dict(),
         }
 
     def text(self) -> str:
@@ -98,6 +103,8 @@ class LiftReport:
         if self.left_out:
             counts = ", ".join(f"{n:,} {name}" for name, n in self.left_out.items())
             lines.append(f"copies left out: {counts}")
+        if self.uncopied is not None:
+            lines.append(self.uncopied.sentence())
         return lines
 
 

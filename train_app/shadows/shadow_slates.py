@@ -18,6 +18,7 @@ from recsys.settings import Settings
 from train_app.checking.lake_views import open_lake_views
 from train_app.off_policy.logged_slates import LoggedSlates, read_logged_slates
 from train_app.shadows.shadow_value import Codes, PairedSlates
+from train_app.shadows.uncopied_answers import Uncopied, count_uncopied
 
 OK = 200
 _NO_ITEM = -1
@@ -31,6 +32,8 @@ class ShadowSlates:
     bundle_ids: tuple[str, ...]
     """The shadow's bundle; more than one only if two shadows had one name."""
     left_out: Mapping[str, int]
+    uncopied: Uncopied | None = None
+    """Where the shadow's share is known."""
 
 
 def read_shadow_slates(
@@ -40,17 +43,19 @@ def read_shadow_slates(
     now_ms: int,
     since_ms: int = 0,
     kind: str | None = None,
+    share: float | None = None,
 ) -> ShadowSlates:
     """The shadow's answers with the slates that users got and what they did with them.
 
     Args:
         since_ms: only what was shown at or after this, such as when the shadow began.
         kind: what counts as a reward, as `read_logged_slates` takes it.
+        share: of the requests that was to be copied; None if that is not known.
 
     Raises:
         StoreError: the lake cannot be read.
     """
-    pairs, left_out = _read_pairs(settings, shadow_id, now_ms, since_ms)
+    pairs, left_out, uncopied = _read_pairs(settings, shadow_id, now_ms, since_ms, share)
     logged = read_logged_slates(settings, now_ms=now_ms, since_ms=since_ms, kind=kind)
     found = {str(moment): row for row, moment in enumerate(logged.event_ids)}
     rows = [found.get(moment, _NO_ITEM) for moment in pairs["moment_id"].to_pylist()]
@@ -59,12 +64,12 @@ def read_shadow_slates(
     kept = pairs.filter(pa.array(usable))
     slates = _paired(kept, logged, np.asarray(rows, np.int64)[usable])
     bundles = tuple(sorted(set(pairs["bundle_id"].to_pylist())))
-    return ShadowSlates(slates, bundles, {name: n for name, n in left_out.items() if n})
+    return ShadowSlates(slates, bundles, {name: n for name, n in left_out.items() if n}, uncopied)
 
 
 def _read_pairs(
-    settings: Settings, shadow_id: str, now_ms: int, since_ms: int
-) -> tuple[pa.Table, Counter[str]]:
+    settings: Settings, shadow_id: str, now_ms: int, since_ms: int, share: float | None
+) -> tuple[pa.Table, Counter[str], Uncopied | None]:
     """One row per answered copy with the slate of its request, and how many of what lack one."""
     with open_lake_views(settings, now_ms, now_ms) as views:
         connection = views.connection
@@ -94,7 +99,8 @@ def _read_pairs(
             f"SELECT moment_id, bundle_id, slate_items, shadow_items FROM pairs WHERE {usable}"
             " ORDER BY moment_id"
         ).to_arrow_table()
-    return table, Counter({name: int(n) for name, n in counts.items()})
+        uncopied = None if share is None else count_uncopied(views, shadow_id, share)
+    return table, Counter({name: int(n) for name, n in counts.items()}), uncopied
 
 
 def _paired(pairs: pa.Table, logged: LoggedSlates, rows: NDArray[np.int64]) -> PairedSlates:

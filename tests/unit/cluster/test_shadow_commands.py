@@ -12,14 +12,20 @@ from click.testing import CliRunner, Result
 
 from cluster import learning_commands
 from cluster.console import Console
-from cluster.shadows import shadow_commands
+from cluster.shadows import shadow_reading
 from cluster.shadows.shadow_commands import lift_arguments, shadow
 from cluster.shadows.shadow_figures import meaning, shadow_document, shadow_text
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.errors import BundleNotFound, ConfigError, FleetError
 from recsys.settings import Settings
-from recsys.stores.evidence_sums import LatencyHistogram, ShadowSums, latency_bucket
+from recsys.stores.evidence import EvidenceReader
+from recsys.stores.evidence_sums import (
+    LatencyHistogram,
+    ShadowSums,
+    VariantEvidence,
+    latency_bucket,
+)
 
 RECORD = ShadowRecord("s1", "b2", 0.25, ShadowState.RUNNING, "ann", 1_700_000_000_000)
 NOTHING = ShadowSums(0, 0, 0, 0, 0.0, 0.0, LatencyHistogram({}), LatencyHistogram({}), {})
@@ -33,6 +39,15 @@ def at(latency_ms: float, n: int) -> LatencyHistogram:
 SUMS = ShadowSums(
     200, 10, 4, 190, 0.62, 0.71, at(10.0, 200), at(20.0, 190), {"deadline": 9, "x": 1}, 19
 )
+
+
+def arm(bundle_id: str, n_answered: int, n_degraded: int) -> VariantEvidence:
+    """What a bundle answered."""
+    outcomes = {(200, "scorer: timeout"): n_degraded}
+    nothing = LatencyHistogram({})
+    return VariantEvidence(
+        bundle_id, "stable", "", {"slates": n_answered}, {}, outcomes, nothing, nothing
+    )
 
 
 def run(folder: Path, *arguments: str, as_json: bool = True) -> Result:
@@ -58,7 +73,7 @@ def test_a_status_shows_the_figures_and_what_they_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one document, and as lines for a person."""
-    monkeypatch.setattr(shadow_commands, "_sums", lambda console, record: SUMS)
+    monkeypatch.setattr(shadow_reading, "read_sums", lambda settings, record: SUMS)
     put(tmp_path, RECORD)
     (found,) = json.loads(run(tmp_path, "status").stdout)["shadows"]
     answers = found["answers"]
@@ -77,6 +92,36 @@ def test_a_status_shows_the_figures_and_what_they_mean(
         "times as long as the live ones",
     ):
         assert words in text
+
+
+def test_a_status_says_what_share_of_the_live_answers_is_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Degraded ones of other bundles, since the hour it began."""
+    monkeypatch.setattr(shadow_reading, "read_sums", lambda settings, record: SUMS)
+    asked: list[tuple[object, int, int]] = []
+
+    def by_variant(_: object, ids: object, since_ms: int, until_ms: int) -> list[VariantEvidence]:
+        asked.append((ids, since_ms, until_ms))
+        return [arm("b1", 400, 8), arm("b0", 100, 2), arm("b2", 50, 50), arm("", 9, 9)]
+
+    monkeypatch.setattr(EvidenceReader, "by_variant", by_variant)
+    put(tmp_path, RECORD)
+    (found,) = json.loads(run(tmp_path, "status").stdout)["shadows"]
+    hour_ms = RECORD.started_ms - RECORD.started_ms % 3_600_000
+    live = {"since_ms": hour_ms, "n": 500, "n_degraded": 10, "left_out_share": 0.02}
+    assert found["live"] == live
+    assert asked[0][:2] == (None, hour_ms)
+    text = run(tmp_path, "status", as_json=False).stdout
+    assert "left out: 10 of 500 live answers since 22:00Z (2.0%) lacked a stage" in text
+
+
+def test_nothing_is_said_of_live_answers_where_there_are_none(tmp_path: Path) -> None:
+    """An evidence store that nobody wrote knows of none."""
+    live = shadow_reading.read_live(Settings(data_dir=tmp_path), RECORD, RECORD.started_ms)
+    assert (live.n, live.left_out_share) == (0, None)
+    assert "left out" not in shadow_text(RECORD, SUMS, live)
+    assert shadow_document(RECORD, SUMS, live)["live"]["left_out_share"] is None
 
 
 @pytest.mark.parametrize(
@@ -126,7 +171,7 @@ def test_status_shows_open_shadows_or_else_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the one that is named, by itself or by its bundle."""
-    monkeypatch.setattr(shadow_commands, "_sums", lambda console, record: NOTHING)
+    monkeypatch.setattr(shadow_reading, "read_sums", lambda settings, record: NOTHING)
     assert json.loads(run(tmp_path, "status").stdout) == {"shadows": []}
     assert "no shadow yet" in run(tmp_path, "status", as_json=False).stdout
     closed = replace(RECORD, shadow_id="s0", state=ShadowState.STOPPED, why="over", started_ms=1)
@@ -175,12 +220,12 @@ def test_a_lift_is_asked_of_the_learning_process_for_one_shadow(
         return 6, {"meaning": "refused"}
 
     monkeypatch.setattr(learning_commands, "run_learning", answer)
-    monkeypatch.setattr(shadow_commands, "_sums", lambda console, record: SUMS)
+    monkeypatch.setattr(shadow_reading, "read_sums", lambda settings, record: SUMS)
     put(tmp_path, RECORD)
     result = run(tmp_path, "status", "--lift", "--kind", "click", "--positions", "5")
     assert result.exit_code == 6
     assert json.loads(result.stdout)["shadows"][0]["lift"] == {"meaning": "refused"}
-    since = ["--since", str(RECORD.started_ms)]
+    since = ["--since", str(RECORD.started_ms), "--share", "0.25"]
     assert asked == [["shadow-lift", "s1", *since, "--kind", "click", "--positions", "5"]]
     assert run(tmp_path, "status", "--lift", as_json=False).exit_code == 6
     with pytest.raises(ConfigError, match="expected 1 of s1, s1"):
