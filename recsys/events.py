@@ -137,6 +137,8 @@ class Outcome(
     latency_ms: float
     experiment: str | None = None
     """The rollout or the experiment of bundles that it was asked under."""
+    n_requests: int = 1
+    """Requests it stands for: refusals of a full gateway are recorded together."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -87,7 +87,10 @@ class ServeSettings(Branch):
     max_batches_in_flight: Positive = 2
     """Micro-batches of one bundle between stages at once, per gateway replica."""
     max_concurrent: Positive = 512
-    """Requests in a gateway replica at once; one more is answered 503."""
+    """Requests in a gateway replica at once at most; one more is answered 503. The limit that
+    follows latency stays below it, but for bursts."""
+    min_concurrent: Positive = 32
+    """What that limit never falls below."""
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
     """Deadline of a request that names none."""
     stage_timeout_ms: Positive = 400

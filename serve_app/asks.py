@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import xxhash
@@ -11,6 +12,11 @@ from recsys.features import FeatureSchema
 from recsys.ordering_overrides import NO_OVERRIDES
 from recsys.types import Batch
 from serve_app.http.recommend_requests import RecommendRequest
+
+
+def stays() -> bool:
+    """Of a caller nobody watches."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class Ask:
     """The sides it is answered under, each as `EXPERIMENT_ID:ARM`."""
     overrides: bytes = NO_OVERRIDES
     """Ordering settings put over the bundle's own, as `recsys.ordering_overrides` packs them."""
+    has_left: Callable[[], bool] = stays
+    """Whether its caller is known to have gone."""
 
     @property
     def seed(self) -> int:

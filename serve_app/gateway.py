@@ -12,6 +12,7 @@ from recsys.settings import Settings
 from recsys.stages import GATEWAY, SCORER, Stage, stage_names
 from recsys.stores.open_features import open_features
 from recsys.stores.open_log import open_writer_log
+from serve_app.door.front_door import DOOR
 from serve_app.http.http_routes import HttpApp
 from serve_app.kept_memory import keep_freed_memory
 from serve_app.log_writer import LogHealth, LogWriter
@@ -116,6 +117,7 @@ class Graph:
         """What a replica does once per poll on its own loop."""
         await self.recommender.probe()
         self._tell_health(self.log.health())
+        self.http.tell_refused()
         pass_on_stages(self._of_copies, self.telemetry)
 
     async def run(self) -> None:
@@ -212,6 +214,8 @@ class GatewayReplica:
             clients_beside=None if remote is None else remote.clients_beside,
             telemetry=telemetry,
         )
+        # A process holds one replica.
+        DOOR.admission = self._graph.http.admission
         self._metrics = RayMetrics(self._graph.telemetry)
         await self._graph.start()
         self._runner = asyncio.get_running_loop().create_task(self._graph.run())

@@ -33,6 +33,7 @@ class MicroBatcher(Generic[AskT, AnswerT]):
             makes every ask of the batch be tried by itself.
         max_batch: asks in one batch at most.
         max_in_flight: batches running at once.
+        leave: why an ask that waited is not to be answered any more, or None.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class MicroBatcher(Generic[AskT, AnswerT]):
         *,
         max_batch: int,
         max_in_flight: int,
+        leave: Callable[[AskT], Exception | None] = lambda ask: None,
     ) -> None:
         self._run = run
+        self._leave = leave
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
         self._pending: deque[_Pending[AskT, AnswerT]] = deque()
@@ -92,8 +95,13 @@ class MicroBatcher(Generic[AskT, AnswerT]):
         batch: list[_Pending[AskT, AnswerT]] = []
         while self._pending and len(batch) < self._max_batch:
             pending = self._pending.popleft()
-            if not pending.future.done():
+            if pending.future.done():
+                continue
+            why = self._leave(pending.ask)
+            if why is None:
                 batch.append(pending)
+            else:
+                pending.future.set_exception(why)
         return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:

@@ -14,6 +14,7 @@ from recsys.settings import ServeSettings
 from recsys.traffic import Arm, TrafficPlan
 from serve_app.asks import Answer, Ask
 from serve_app.assignment import AssignedArm, Assigner, stable_instead
+from serve_app.http.http_exchange import ClientGone, Exchange
 from serve_app.http.problems import NotReady
 from serve_app.http.recommend_requests import RecommendRequest
 from serve_app.micro_batch import IsLive, MicroBatcher
@@ -73,28 +74,30 @@ class Recommender:
         return self._assigner.assign(self._followed(), self._residency.experiments, user_id)
 
     async def recommend(
-        self, request: RecommendRequest, request_id: str, arm: AssignedArm, received_at_ms: int
+        self, request: RecommendRequest, exchange: Exchange, arm: AssignedArm
     ) -> Answer:
         """Answer with the arm's bundle, or with stable's if a stage lacks that one.
 
         Raises:
             DeadlineExceeded: no answer in time.
             Overloaded: no bundle or no source can answer.
+            ClientGone: its caller left before it was worked on.
         """
         deadline_ms = self._deadline_ms(request)
-        expires_at_s = time.monotonic() + deadline_ms / 1000
+        expires_at_s = exchange.seat.entered_s + deadline_ms / 1000
         ask = Ask(
             request,
-            request_id,
+            exchange.request_id,
             arm.variant,
-            received_at_ms,
+            exchange.received_at_ms,
             expires_at_s,
             arm.experiment,
             arm.experiments,
             arm.overrides,
+            exchange.has_left,
         )
         try:
-            async with asyncio.timeout(deadline_ms / 1000):
+            async with asyncio.timeout(expires_at_s - time.monotonic()):
                 try:
                     return await self._submit(arm.bundle_id, ask)
                 except BundleMiss:
@@ -188,6 +191,7 @@ class Recommender:
             run,
             max_batch=self._settings.max_batch,
             max_in_flight=self._settings.max_batches_in_flight,
+            leave=self._why_left,
         )
 
     def _deadline_ms(self, request: RecommendRequest) -> int:
@@ -195,6 +199,12 @@ class Recommender:
 
     def _asked_at_s(self, ask: Ask) -> float:
         return ask.expires_at_s - self._deadline_ms(ask.request) / 1000
+
+    def _why_left(self, ask: Ask) -> Exception | None:
+        if not ask.has_left():
+            return None
+        self._telemetry.count("flywheel_left")
+        return ClientGone()
 
     def _find(self, bundle_id: str) -> GatewayBundle | None:
         loaded = self._residency.get(bundle_id)

@@ -17,6 +17,8 @@ MAX_OBSERVED = 20_000
 
 COUNTERS = {
     "flywheel_requests": ("Requests answered, by route and status.", ("route", "status")),
+    "flywheel_shed": ("Requests refused because of load, by reason.", ("reason",)),
+    "flywheel_left": ("Requests not worked on because their caller had gone.", ()),
     "flywheel_degraded": ("Answers that lacked something, by reason.", ("reason",)),
     "flywheel_bundle_miss": ("Stage calls for a bundle the stage did not hold.", ("bundle_id",)),
     "flywheel_hedged_calls": (
@@ -45,6 +47,8 @@ COUNTERS = {
     "flywheel_damaged_log_files": ("Damaged files of log and spool that were set aside.", ()),
 }
 GAUGES = {
+    "flywheel_concurrency_limit": "Slates a gateway works on at once at most, by their latency.",
+    "flywheel_slates_inside": "Slates let in and not yet answered.",
     "flywheel_queued_events": "Events in memory that wait to be written.",
     "flywheel_spooled_events": "Events on disk that wait for the broker.",
     "flywheel_spooled_bytes": "Size on disk of what waits for the broker.",

@@ -33,15 +33,20 @@ async def call(
     *,
     query: str = "",
     headers: dict[str, str] | None = None,
+    leaves: bool = False,
 ) -> Reply:
-    """One exchange; a body in several parts is sent in as many messages."""
+    """One exchange; a body in several parts is sent in as many messages.
+
+    Who `leaves` has closed the connection by the end of the body.
+    """
     parts = [body] if isinstance(body, bytes) else list(body)
     incoming: asyncio.Queue[Message] = asyncio.Queue()
     outgoing: asyncio.Queue[Message] = asyncio.Queue()
     for n, part in enumerate(parts, start=1):
         message = {"type": "http.request", "body": part, "more_body": n < len(parts)}
         incoming.put_nowait(message)
-    incoming.put_nowait({"type": "http.disconnect"})
+    if leaves:
+        incoming.put_nowait({"type": "http.disconnect"})
     scope = {
         "type": "http",
         "method": method,

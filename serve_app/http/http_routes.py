@@ -19,7 +19,11 @@ from recsys.settings import Settings
 from serve_app.answers import answer_json, impression_of
 from serve_app.asks import Answer
 from serve_app.assignment import AssignedArm
-from serve_app.http.admission import Admission
+from serve_app.door.admission import Refused, Seat, Wish, admission_of
+from serve_app.door.body_intake import BodyIntake
+from serve_app.door.front_door import RECOMMEND_PATH, SEAT, pass_door
+from serve_app.door.shed_report import SHED, report_refused
+from serve_app.http.caller_deadline import DEADLINE_HEADER, within_deadline
 from serve_app.http.docs_page import DOCS_PAGE
 from serve_app.http.event_requests import parse_events, parse_item, parse_item_delete
 from serve_app.http.http_exchange import (
@@ -29,19 +33,12 @@ from serve_app.http.http_exchange import (
     Receive,
     Scope,
     Send,
-    read_body,
+    header,
     request_id_of,
     send_reply,
 )
 from serve_app.http.openapi import openapi_document
-from serve_app.http.problems import (
-    PROBLEM_TYPE,
-    NotReady,
-    problem_document,
-    problem_headers,
-    reason_of,
-    status_of,
-)
+from serve_app.http.problems import NotReady, not_allowed, problem_reply, reason_of
 from serve_app.http.recommend_requests import (
     RecommendRequest,
     parse_recommend_body,
@@ -49,6 +46,7 @@ from serve_app.http.recommend_requests import (
 )
 from serve_app.log_writer import LogWriter
 from serve_app.recommender import Recommender
+from serve_app.residents.residency import stable_arm
 from serve_app.security.access import Access
 from serve_app.security.secured_interface import with_security
 from serve_app.telemetry import Telemetry
@@ -106,13 +104,15 @@ class HttpApp:
         self._after = after
         self._clock_ms = clock_ms
         self._new_id = new_id
-        self._admission = Admission(settings.serve.max_concurrent)
+        self.admission = admission_of(settings.serve)
+        """Who is let in; a server in front may ask it before this application is called."""
+        self._bodies = BodyIntake()
         self._access = access
         self._openapi = msgspec.json.encode(
             with_security(openapi_document(settings.serve), demands_keys=access.demands_keys)
         )
         self._routes: dict[str, dict[str, Route]] = {
-            "/v1/recommend": {"POST": self._recommend_post, "GET": self._recommend_get},
+            RECOMMEND_PATH: {"POST": self._recommend_post, "GET": self._recommend_get},
             "/v1/events": {"POST": self._events},
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
@@ -129,13 +129,30 @@ class HttpApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        exchange = Exchange(
-            scope,
-            receive,
-            request_id_of(scope, self._new_id),
+        if SEAT in scope:
+            await self._answer(scope, receive, send)
+            return
+        request_id = request_id_of(scope, self._new_id) if self._adds_request_id else None
+        await pass_door(self.admission, self._answer, scope, receive, send, request_id)
+
+    def tell_refused(self) -> None:
+        """Report whom the door refused since the last call; they are not reported one by one."""
+        outcomes = report_refused(
+            self.admission,
+            self._telemetry,
+            self._recommender.assign,
             self._clock_ms(),
-            time.monotonic(),
+            self._new_id,
         )
+        for outcome in outcomes:
+            self._log.offer(outcome)
+        self._telemetry.set_level("flywheel_concurrency_limit", self.admission.limit)
+        self._telemetry.set_level("flywheel_slates_inside", self.admission.n_inside)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seat: Seat = scope[SEAT]
+        request_id = request_id_of(scope, self._new_id)
+        exchange = Exchange(scope, receive, request_id, self._clock_ms(), seat, seat.entered_s)
         told = _Told()
         error: Exception | None = None
         try:
@@ -162,11 +179,11 @@ class HttpApp:
             raise RequestError(f"there is nothing at {path}; see /docs", status=404)
         route = methods.get(method)
         if route is None:
-            return _not_allowed(method, tuple(methods))
+            return not_allowed(method, tuple(methods))
         return await route(exchange, told)
 
     async def _recommend_post(self, exchange: Exchange, told: _Told) -> HttpReply:
-        body = await read_body(exchange.scope, exchange.receive, self._settings.max_body_bytes)
+        body = await self._bodies.read(exchange, self._settings.max_body_bytes)
         return await self._recommend(parse_recommend_body(body), exchange, told)
 
     async def _recommend_get(self, exchange: Exchange, told: _Told) -> HttpReply:
@@ -178,22 +195,29 @@ class HttpApp:
     ) -> HttpReply:
         told.request = request
         told.arm = self._recommender.assign(request.user_id)
-        with self._admission:
-            told.answer = await self._recommender.recommend(
-                request, exchange.request_id, told.arm, exchange.received_at_ms
-            )
-        return HttpReply(HTTPStatus.OK, answer_json(told.answer))
+        default_ms = self._settings.deadline_ms
+        deadline = header(exchange.scope, DEADLINE_HEADER)
+        timed = within_deadline(request, deadline, exchange.received_at_ms, default_ms)
+        wish = Wish.of(timed, default_ms)
+        with exchange.seat as seat:
+            seat.admit(wish)
+            told.answer = answer = await self._recommender.recommend(timed, exchange, told.arm)
+            # A slow canary must not lower what is let in for everybody.
+            plan = self._recommender.plan
+            is_stable = plan is not None and answer.bundle_id == stable_arm(plan).bundle_id
+            seat.teaches = is_stable and not wish.is_bulk
+        return HttpReply(HTTPStatus.OK, answer_json(answer))
 
     async def _events(self, exchange: Exchange, told: _Told) -> HttpReply:
         limit = self._settings.max_events_body_bytes
-        body = await read_body(exchange.scope, exchange.receive, limit)
+        body = await self._bodies.read(exchange, limit)
         events = parse_events(body, exchange.received_at_ms, self._new_id)
         await self._log.append(events)
         accepted = {"accepted": len(events), "event_ids": [event.event_id for event in events]}
         return HttpReply(HTTPStatus.ACCEPTED, msgspec.json.encode(accepted))
 
     async def _put_item(self, exchange: Exchange, told: _Told) -> HttpReply:
-        body = await read_body(exchange.scope, exchange.receive, self._settings.max_body_bytes)
+        body = await self._bodies.read(exchange, self._settings.max_body_bytes)
         item_id = exchange.scope["path"].removeprefix(ITEMS_PREFIX)
         change = parse_item(item_id, body, exchange.received_at_ms, self._new_id)
         return await self._change_item(change)
@@ -239,6 +263,8 @@ class HttpApp:
         is_item = path.startswith(ITEMS_PREFIX)
         route = path if path in self._routes else "/v1/items" if is_item else "other"
         self._telemetry.count("flywheel_requests", route=route, status=str(status))
+        if isinstance(error, Refused):
+            self._telemetry.count(SHED, reason=error.reason)
         if told.request is None:
             return
         answer = told.answer
@@ -272,22 +298,6 @@ class HttpApp:
             latency_ms=round(latency_ms, 3),
             experiment=answer.ask.experiment if answer else arm.experiment if arm else None,
         )
-
-
-def problem_reply(error: Exception) -> HttpReply:
-    """The reply to a request that raised."""
-    return HttpReply(
-        status_of(error), problem_document(error), PROBLEM_TYPE, problem_headers(error)
-    )
-
-
-def _not_allowed(method: str, allowed: tuple[str, ...]) -> HttpReply:
-    names = ", ".join(sorted(allowed))
-
-    error = RequestError(f"this path does not take {method}; use {names}", status=405)
-    reply = problem_reply(error)
-    allow = [(b"allow", names.encode())]
-    return HttpReply(reply.status, reply.body, reply.content_type, allow)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -15,6 +15,7 @@ from recsys.errors import (
     RequestError,
     StoreError,
 )
+from serve_app.http.http_exchange import HttpReply
 from serve_app.security.refusals import AccessRefused
 
 PROBLEM_TYPE = b"application/problem+json"
@@ -73,3 +74,18 @@ def problem_headers(error: Exception) -> list[tuple[bytes, bytes]]:
     if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE:
         return [(b"retry-after", str(RETRY_AFTER_S).encode())]
     return []
+
+
+def problem_reply(error: Exception) -> HttpReply:
+    """The reply to a request that raised."""
+    return HttpReply(
+        status_of(error), problem_document(error), PROBLEM_TYPE, problem_headers(error)
+    )
+
+
+def not_allowed(method: str, allowed: tuple[str, ...]) -> HttpReply:
+    """The reply to a method that a path does not take; it names those it does."""
+    names = ", ".join(sorted(allowed))
+    error = RequestError(f"this path does not take {method}; use {names}", status=405)
+    reply = problem_reply(error)
+    return HttpReply(reply.status, reply.body, reply.content_type, [(b"allow", names.encode())])

@@ -67,9 +67,11 @@ class EvidenceDelta:
             _add(self.kinds, (at_ms - at_ms % HOUR_MS, *arm, cell.segment, kind), sums, sign)
             _add(self.user_kinds, (user_hash, at_ms - at_ms % DAY_MS, *arm, kind), sums, sign)
 
-    def count_outcome(self, at_ms: int, arm: Arm, status: int, reason: str) -> None:
-        """Count a failed, shed or degraded request."""
-        _add(self.outcomes, (at_ms - at_ms % HOUR_MS, *arm, status, reason), {"n": 1}, 1)
+    def count_outcome(
+        self, at_ms: int, arm: Arm, status: int, reason: str, n_requests: int = 1
+    ) -> None:
+        """Count failed, shed or degraded requests."""
+        _add(self.outcomes, (at_ms - at_ms % HOUR_MS, *arm, status, reason), {"n": n_requests}, 1)
 
     def count_latency(self, at_ms: int, arm: Arm, is_served: bool, latency_ms: float) -> None:
         """Count the latency of a request in its bucket."""

@@ -166,7 +166,8 @@ class _Fold:
         experiment = "" if event.experiment is None else safe_name(event.experiment)
         arm = (safe_name(event.bundle_id), safe_name(event.variant), experiment)
         reason = self._reason(event.reason)
-        self._delta.count_outcome(event.timestamp_ms, arm, event.status, reason)
+        n_requests = max(1, event.n_requests)
+        self._delta.count_outcome(event.timestamp_ms, arm, event.status, reason, n_requests)
         # A degraded answer has its latency in its impression.
         if event.status >= 400:
             self._delta.count_latency(event.timestamp_ms, arm, False, event.latency_ms)

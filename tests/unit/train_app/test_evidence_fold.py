@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -258,3 +259,11 @@ def test_slates_made_without_the_history_are_of_unknown_age() -> None:
 
 def _fields(event: Event) -> dict[str, object]:
     return {name: getattr(event, name) for name in event.__struct_fields__}
+
+
+def test_an_outcome_counts_for_as_many_requests_as_it_stands_for() -> None:
+    """A full gateway records those it refuses together."""
+    one = an_outcome("o1", "", START_MS, 503, "shed")
+    many = msgspec.structs.replace(an_outcome("o2", "", START_MS, 503, "shed"), n_requests=70)
+    evidence = counted(one, many)
+    assert total(evidence, "outcomes", "n") == 71

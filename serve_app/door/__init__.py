@@ -1,0 +1,1 @@
+"""Who is let in, by what a gateway can answer in time."""
