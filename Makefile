@@ -14,7 +14,7 @@ S3_GATEWAY := $(HOME)/.cache/flywheel/versitygw
 
 .DEFAULT_GOAL := help
 .PHONY: help setup servers stores fmt check test test-unit test-conformance test-integration e2e \
-  test-events-chaos kafka demo bench lock clean chaos test-api-fuzz
+  test-events-chaos kafka demo bench lock clean chaos test-api-fuzz bench-profile
 
 help: ## list the doors
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -91,6 +91,11 @@ bench: $(READY) ## the speed tables, against the baselines; writes bench/results
 	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -y -qq wrk) >&2 || \
 	  { echo "error: wrk is missing and could not be installed; install it, as in 'apt-get install wrk'" >&2; exit 1; }
 	@$(BIN)/python -m bench
+
+bench-profile: $(READY) ## where a request's processor time goes; writes bench/cost_profile.md, .json and .svg
+	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -y -qq wrk) >&2 || \
+	  { echo "error: wrk is missing and could not be installed; install it, as in 'apt-get install wrk'" >&2; exit 1; }
+	@$(BIN)/python -m bench.request_profile
 
 lock: ## compile the locked requirements anew, from pyproject.toml and the versions that stand
 	$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --no-annotate \
