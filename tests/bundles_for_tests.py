@@ -47,8 +47,11 @@ class Draft:
 
 
 def small_settings(data_dir: Path, **serve: Any) -> Settings:
-    """Settings that fit the small bundle; `serve` overrides the serving branch."""
-    defaults: dict[str, Any] = {"plan_poll_s": 0.2, "max_batch": 16}
+    """Settings that fit the small bundle; `serve` overrides the serving branch.
+
+    Answers stay whole however busy the machine is.
+    """
+    defaults: dict[str, Any] = {"plan_poll_s": 0.2, "max_batch": 16, "ladder_wait_ms": 0}
     return Settings(
         data_dir=data_dir,
         retrieval=RetrievalSettings(n_candidates=40, n_popular=6, n_fresh=4, n_shards=2),
