@@ -44,6 +44,8 @@ def graph(
         "FLYWHEEL__DATA_DIR": str(data_dir),
         "FLYWHEEL__SERVE__PORT": str(port),
         "FLYWHEEL__SERVE__PLACEMENT": placement,
+        # Rivals answer in full, so do we.
+        "FLYWHEEL__SERVE__LADDER_WAIT_MS": "0",
     }
     cluster = [sys.executable, "-m", "cluster"]
     try:

@@ -49,7 +49,8 @@ class Draft:
 def small_settings(data_dir: Path, **serve: Any) -> Settings:
     """Settings that fit the small bundle; `serve` overrides the serving branch.
 
-    A test that asks what is answered gives the answer time and room, however busy the machine is.
+    A test that asks what is answered gives the answer time and room, and answers stay whole,
+    however busy the machine is.
     """
     defaults: dict[str, Any] = {
         "plan_poll_s": 0.2,
@@ -57,6 +58,7 @@ def small_settings(data_dir: Path, **serve: Any) -> Settings:
         "deadline_ms": 20_000,
         "stage_timeout_ms": 10_000,
         "min_concurrent": 512,
+        "ladder_wait_ms": 0,
     }
     return Settings(
         data_dir=data_dir,

@@ -26,8 +26,8 @@ from tests.serving_faults.fault_table import FAULTS
 def main() -> int:
     """Carry out some or all faults; 0 where everything held."""
     options = _options()
-    # Whoever ends the run early leaves nothing running either.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Whoever ends the run early leaves nothing running either, and sees what was counted so far.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     by_name = {fault.name: fault for fault in FAULTS}
     if options.list:
         print("\n".join(f"{fault.name:<16} {fault.what}" for fault in FAULTS))
@@ -54,11 +54,14 @@ def carry_out(faults: Sequence[Fault]) -> tuple[list[Row], int]:
                 rows.append(row)
                 _tell(row)
             is_whole = True
+        except KeyboardInterrupt:
+            n_broken += 1
+            break
         except Exception as error:
             # The others are to be seen all the same.
             n_broken += 1
             _say(f"FAILED: {error!r}; what the processes say is in {directory}")
-        if is_whole:
+        if is_whole and all(row.holds for row in rows):
             shutil.rmtree(directory, ignore_errors=True)
     return rows, n_broken
 
@@ -78,8 +81,20 @@ def rows_of(faults: Sequence[Fault], directory: Path) -> Iterator[Row]:
                 load.await_whole()
                 load.seen.clear()
                 run = Run(place, load, beside.server)
-                fault.act(run)
+                ended_by = _ended_early(fault, run)
             yield row_of(fault, run)
+            if isinstance(ended_by, KeyboardInterrupt):
+                raise ended_by
+
+
+def _ended_early(fault: Fault, run: Run) -> BaseException | None:
+    """Carry a fault out; what ended it, where it did not come to its end."""
+    try:
+        fault.act(run)
+    except (AssertionError, KeyboardInterrupt) as error:
+        run.found("carried out to its end", repr(error)[:200], holds=False)
+        return error
+    return None
 
 
 def _tell(row: Row) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,12 @@ class Run:
     healed_s: list[float] = field(default_factory=list)
     """From each fault, or its end, to whole answers."""
     findings: list[Finding] = field(default_factory=list)
+
+    def healed(self, elapsed_s: float) -> None:
+        """Note how long it took until all was well again."""
+        self.healed_s.append(max(0.0, elapsed_s))
+        print(f"  healed in {self.healed_s[-1]:.1f} s; {len(self.load.seen):,} requests,"
+              f" {self.load.failed.total()} failed", file=sys.stderr, flush=True)  # fmt: skip
 
     def found(self, what: str, value: str, holds: bool) -> None:
         """Note something that had to hold."""

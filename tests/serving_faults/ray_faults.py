@@ -32,7 +32,7 @@ def lose_node(run: Run) -> None:
     run.found("stage replicas on it", f"{n_stages}", n_stages > 0)
     for deployment, n in _STAGES.items():
         run.place.await_linked(deployment, n, 120)
-    run.healed_s.append(run.load.await_whole() - killed_s)
+    run.healed(run.load.await_whole() - killed_s)
 
 
 def workers_of(raylet: psutil.Process) -> list[str]:
@@ -69,7 +69,7 @@ def kill_gcs(run: Run) -> None:
         await_that(
             lambda: bool({*run.place.linked("Scorer")} - {*before}), "a new scorer after it", 90
         )
-        run.healed_s.append(time.monotonic() - started_s)
+        run.healed(time.monotonic() - started_s)
         run.load.await_answers(50)
     finally:
         child.kill()

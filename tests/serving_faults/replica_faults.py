@@ -21,8 +21,9 @@ _QUEUE = 30
 def kill_replicas(run: Run) -> None:
     """SIGKILL of one of two replicas of every stage at once, as soon as there are two again."""
     for number in range(N_KILLS):
+        for stage in STAGES:
+            run.place.await_linked(stage, 2)
         before = {stage: run.place.linked(stage) for stage in STAGES}
-        assert all(len(pair) == 2 for pair in before.values()), before
         run.load.await_answers(_QUEUE)
         killed_s = time.monotonic()
         for pair in before.values():
@@ -30,7 +31,7 @@ def kill_replicas(run: Run) -> None:
             run.n_done += 1
         for stage, pair in before.items():
             await_new(run, stage, pair)
-        run.healed_s.append(time.monotonic() - killed_s)
+        run.healed(time.monotonic() - killed_s)
     run.load.await_answers(_QUEUE)
     n_degraded = sum(bool(one.degraded) for one in run.load.seen)
     run.found("degraded answers", f"{n_degraded}", n_degraded == 0)
@@ -56,7 +57,7 @@ def lose_shard(run: Run) -> None:
         run.n_done += 1
         await_that(lambda at=killed_s: _lacks_coverage(run, at), "less coverage")  # type: ignore[misc]
         await_new(run, "Shard1", [shard])
-        run.healed_s.append(run.load.await_whole() - killed_s)
+        run.healed(run.load.await_whole() - killed_s)
     slowest_s = max(run.healed_s)
     run.found(
         f"whole again within {BACK_WITHIN_S:.0f} s",
@@ -76,6 +77,7 @@ def freeze_scorer(run: Run) -> None:
     # By then it is known how long calls take, and what is late.
     run.load.await_answers(400)
     for _ in range(3):
+        run.place.await_linked("Scorer", 2)
         victim = run.place.linked("Scorer")[0]
         frozen_s = time.monotonic()
         run.place.freeze(victim)
@@ -87,11 +89,12 @@ def freeze_scorer(run: Run) -> None:
         run.found("whole answers meanwhile", f"{n_whole} of {len(during)}",
                   n_whole >= 0.95 * len(during))  # fmt: skip
         thawed_s = time.monotonic()
-        run.healed_s.append(max(0.0, run.load.await_whole() - thawed_s))
+        run.healed(run.load.await_whole() - thawed_s)
 
 
 def slow_start(run: Run) -> None:
     """A replica is killed, and the one that comes for it stands still for a while as it starts."""
+    run.place.await_linked("Scorer", 2)
     before = run.place.linked("Scorer")
     run.load.await_answers(_QUEUE)
     killed_s = time.monotonic()
@@ -103,7 +106,7 @@ def slow_start(run: Run) -> None:
     await_that(lambda: time.monotonic() - killed_s > 2 * FROZEN_S, "its time")
     run.place.thaw()
     await_new(run, "Scorer", before)
-    run.healed_s.append(time.monotonic() - killed_s)
+    run.healed(time.monotonic() - killed_s)
     run.load.await_answers(_QUEUE)
     n_degraded = sum(bool(one.degraded) for one in run.load.seen)
     run.found("degraded answers", f"{n_degraded}", n_degraded == 0)

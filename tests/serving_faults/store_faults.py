@@ -46,7 +46,7 @@ def _away(run: Run, take: object, bring: object, reason: str) -> None:
     await_that(lambda: time.monotonic() - taken_s > AWAY_S, "its time")
     bring()
     back_s = time.monotonic()
-    run.healed_s.append(max(0.0, run.load.await_whole() - back_s))
+    run.healed(run.load.await_whole() - back_s)
     others = set(run.load.degraded) - {reason}
     run.found("other reasons to degrade", ", ".join(others) or "none", not others)
 
@@ -70,7 +70,7 @@ def control_gone(run: Run) -> None:
     await_that(lambda: run.place.is_held(second, N_HOLDERS), f"{second} held by all")
     put_in_force(run.place.settings, all_to(second))
     await_that(lambda: run.load.seen[-1].bundle_id == second, "the next plan being followed")
-    run.healed_s.append(time.monotonic() - back_s)
+    run.healed(time.monotonic() - back_s)
     run.found("degraded answers", f"{run.load.degraded.total()}", not run.load.degraded)
 
 
@@ -92,7 +92,7 @@ def log_gone(run: Run) -> None:
         cluster.start(0)
         back_s = time.monotonic()
         await_that(lambda: _spooled(run) == 0, "an empty spool", 120)
-        run.healed_s.append(time.monotonic() - back_s)
+        run.healed(time.monotonic() - back_s)
     finally:
         over.set()
         sender.join()

@@ -75,7 +75,7 @@ def rush(run: Run) -> None:
     run.found("requests of the rush that failed", f"{figures.n_errors} of {figures.n_requests:,}"
               f" at {figures.requests_per_s:.0f} a second, p99 {figures.p99_ms:.0f} ms",
               figures.n_errors == 0)  # fmt: skip
-    run.healed_s.append(max(0.0, run.load.await_whole() - over_s))
+    run.healed(run.load.await_whole() - over_s)
     during = [one for one in run.load.since(began_s, over_s) if one.degraded]
     climbed = {rung.reason for rung in Rung if rung} & {r for s in during for r in s.degraded}
     run.found("rungs that were climbed", ", ".join(sorted(climbed)), bool(climbed))
@@ -103,7 +103,7 @@ def poison(number: int) -> Callable[[Run], None]:
         )
         put_in_force(settings, all_to(stable))
         back_s = time.monotonic()
-        run.healed_s.append(max(0.0, run.load.await_whole() - back_s))
+        run.healed(run.load.await_whole() - back_s)
         of_stable = [s for s in run.load.since(began_s, back_s) if s.bundle_id == stable]
         n_degraded = sum(bool(one.degraded) for one in of_stable)
         run.found("degraded answers of stable meanwhile", f"{n_degraded} of {len(of_stable)}",
