@@ -70,6 +70,8 @@ def write_rows(url: str, lines: Iterable[str]) -> int:
         StoreError: the store is away; nothing was written.
     """
     rows = list(_parsed(lines))
+    if not rows:
+        return 0
     engine = open_engine(url, writes=True)
 
     def write() -> int:
@@ -80,8 +82,9 @@ def write_rows(url: str, lines: Iterable[str]) -> int:
             table.create(engine, checkfirst=True)
         by_name = {table.name: table for table in tables}
         with engine.begin() as connection:
-            # The head is made with the tables, and comes with the rows.
-            connection.execute(by_name["control_head"].delete())
+            if any(name == "control_head" for name, _ in rows):
+                # It is made with the tables as well.
+                connection.execute(by_name["control_head"].delete())
             for name, row in rows:
                 connection.execute(by_name[name].insert().values(**row))
             _set_sequence(connection, by_name["control_history"])

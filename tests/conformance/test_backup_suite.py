@@ -145,6 +145,23 @@ def test_a_second_backup_copies_what_is_new_and_replaces_what_was_cut(
     assert ids_in(fresh) == (["e0", "e11", "e5", "e9"], 3)
 
 
+@pytest.mark.parametrize("kind", ["embedded", "servers"])
+def test_a_control_store_that_was_never_written_is_restored_as_one(
+    stores: Stores, tmp_path: Path, kind: str
+) -> None:
+    """Also where nothing but pins was ever written; the first plan can be set afterwards."""
+    place = str(tmp_path / "backup")
+    for pins in ([], [Pin("b2", 7, "bob", "audit")]):
+        before, after = stores(kind), stores(kind)
+        for pin in pins:
+            Pins(before.control_url).add(pin)
+        assert create_backup(before, place, 1, quiet).n_rows == len(pins)
+        restore_backup(after, place, quiet)
+        assert ControlReader(after.control_url).view().plan is None
+        assert Pins(after.control_url).read() == pins
+        ControlWriter(after.control_url).set_plan(TrafficPlan.single("b1", 1, "s"), 0)
+
+
 def test_no_backup_and_a_damaged_one_are_refused_and_nothing_is_written(
     stores: Stores, tmp_path: Path
 ) -> None:
