@@ -54,7 +54,7 @@ def ask_for_slate(settings: Settings, user: str, n_items: int, explain: bool) ->
         FleetError: nobody answers, or not with a slate.
         RequestError: the service finds the request wrong.
     """
-    from cluster.endpoint import ask, base_url
+    from cluster.endpoint import KEY_VARIABLE, ask, base_url
 
     url = base_url(settings.serve)
     body: dict[str, Any] = {"user_id": user, "k": n_items}
@@ -69,6 +69,8 @@ def ask_for_slate(settings: Settings, user: str, n_items: int, explain: bool) ->
     if answer.status == 200:
         return answer.document
     detail = _sentence(answer.document)
+    if answer.status in {401, 403}:
+        detail += f"; this command shows the key in {KEY_VARIABLE}"
     if 400 <= answer.status < 500:
         raise RequestError(f"the service answered {answer.status}: {detail}", status=answer.status)
     raise FleetError(

@@ -45,6 +45,8 @@ class Loop:
         self.url = f"http://127.0.0.1:{ports['SERVE__PORT']}"
         chosen = {**SMALL_MODEL, **ports, "DATA_DIR": str(data_dir), **settings}
         self.environment = os.environ | {f"FLYWHEEL__{key}": value for key, value in chosen.items()}
+        self.headers: dict[str, str] = {}
+        """What requests of `recommend` and `post_events` carry beside their bodies."""
 
     def run(self, *arguments: str, expect: int = 0, timeout_s: float = 280) -> str:
         """Run one `cluster` command; its standard output."""
@@ -66,17 +68,36 @@ class Loop:
         """Run one command with `--json`; its document."""
         return json.loads(self.run("--json", *arguments, expect=expect))
 
+    def demand_keys(self) -> None:
+        """Have the service ask for a key, and show one that opens slates and events."""
+        self.environment["FLYWHEEL__SECURITY__KEYS"] = "required"
+        key = self.run_json("keys", "create", "--scope", "read", "--scope", "events")["key"]
+        self.environment["FLYWHEEL_API_KEY"] = key
+        self.headers = {"authorization": f"Bearer {key}"}
+
+    def demand_signatures(self, key_file: Path) -> None:
+        """Have everything that publishes sign by a new key, and trust in nobody else."""
+        key = self.run_json("keys", "signing", "--out", str(key_file))["public_key"]
+        self.environment |= {
+            "FLYWHEEL__SECURITY__SIGNING_KEY_FILE": str(key_file),
+            "FLYWHEEL__SECURITY__TRUSTED_KEYS": json.dumps([key]),
+            "FLYWHEEL__SECURITY__REQUIRE_SIGNED_BUNDLES": "true",
+        }
+
     def recommend(self, user_id: str, k: int = 20) -> dict[str, Any]:
         """One answer of the running service."""
         body = {"user_id": user_id, "k": k}
-        response = httpx.post(f"{self.url}/v1/recommend", json=body, timeout=10)
+        response = httpx.post(
+            f"{self.url}/v1/recommend", json=body, headers=self.headers, timeout=10
+        )
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     def post_events(self, *events: dict[str, Any]) -> list[str]:
         """Send engagements; their acknowledged event ids."""
-        response = httpx.post(f"{self.url}/v1/events", json={"events": list(events)}, timeout=10)
+        body = {"events": list(events)}
+        response = httpx.post(f"{self.url}/v1/events", json=body, headers=self.headers, timeout=10)
         assert response.status_code == 202, response.text
         ids: list[str] = response.json()["event_ids"]
         return ids

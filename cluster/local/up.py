@@ -59,6 +59,7 @@ def up(console: Console, wait: bool, foreground: bool, serve_config: Path | None
             return
     if serve_config is None:
         _adopt_bundle(console, settings)
+        _tell_of_keys(console, settings)
     spawned = _spawn(settings, files, serve_config)
     if foreground:
         _stay(console, settings, files, spawned, wait)
@@ -102,6 +103,22 @@ def _adopt_bundle(console: Console, settings: Settings) -> None:
             f"no bundle is published in {settings.registry_location}, expected one to serve; "
             "run 'cluster train --publish' first"
         )
+
+
+def _tell_of_keys(console: Console, settings: Settings) -> None:
+    """Say so where requests need a key and nobody has one."""
+    from recsys.security_settings import demands_keys
+    from recsys.stores.key_tables import KeyReader
+
+    if not demands_keys(settings.security, settings.serve.host):
+        return
+    with contextlib.closing(KeyReader(settings.control_url)) as reader:
+        now_ms = time.time_ns() // 1_000_000
+        if not any(key.is_live(now_ms) for key in reader.read()):
+            console.note(
+                "note: requests need a key and there is none; make one with "
+                "'cluster keys create --scope read'"
+            )
 
 
 def _let_it_stop(files: RunFiles) -> None:

@@ -13,8 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
+from cluster.local.environment import temp_dir_of
+from recsys.settings_files import load_settings
 from recsys.stores.feature_store import SqliteFeatureStore
 from tests.loop_driver import Loop, item_ids, wait_for
+from tests.open_ports import documented_ports, listeners
 
 pytestmark = pytest.mark.e2e
 N_USERS, N_ITEMS, N_EVENTS = 120, 300, 40
@@ -51,6 +54,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Generator[Loop]:
     mapping = "user_id=visitor,item_id=sku,timestamp=at,kind=action"
     report = loop.run_json("import", str(events), "--items", str(items), "--map", mapping)
     assert report["n_new"] == N_USERS * N_EVENTS
+    loop.demand_keys()
+    loop.demand_signatures(directory / "signing.pem")
     assert loop.run_json("train", "--publish")["bundle_id"]
     try:
         loop.run("up", "--wait")
@@ -69,6 +74,30 @@ def test_answers_are_personal_and_leave_out_what_was_seen(loop: Loop) -> None:
     assert not history & set(item_ids(first))
     assert first["coverage"] == 1.0
     assert first["degraded"] == []
+
+
+def test_what_listens_is_what_the_security_page_says(loop: Loop) -> None:
+    """Every socket has its row, every row its socket; nobody is named a secret, or let in."""
+    processes = owned_processes(loop)
+    settings = load_settings(environ=loop.environment)
+    rows = documented_ports(settings)
+    found = listeners({process.pid for process in processes})
+    assert [one for one in found if not any(row.covers(one) for row in rows)] == []
+    assert [row.what for row in rows if not any(row.covers(one) for one in found)] == []
+
+    token = (temp_dir_of(settings) / "token").read_text()
+    key = loop.environment["FLYWHEEL_API_KEY"]
+    arguments = " ".join(" ".join(process.cmdline()) for process in processes)
+    assert not [secret for secret in (token, key) if secret in arguments]
+    files = [path for path in settings.run_dir.iterdir() if path.is_file()]
+    assert not [path for path in files if key in path.read_text(errors="replace")]
+    for path in (temp_dir_of(settings) / "token", settings.run_dir / "settings.json"):
+        assert path.stat().st_mode & 0o077 == 0
+
+    body = {"user_id": "u1"}
+    assert httpx.post(f"{loop.url}/v1/recommend", json=body, timeout=10).status_code == 401
+    item = httpx.delete(f"{loop.url}/v1/items/i1", headers=loop.headers, timeout=10)
+    assert item.status_code == 403
 
 
 def loop_history(loop: Loop, user_id: str) -> list[dict[str, str]]:
@@ -102,7 +131,7 @@ def test_a_retrained_bundle_is_swapped_in_without_a_failed_request(loop: Loop) -
     stop, failures, bundles = threading.Event(), list[str](), set[str]()
 
     def ask() -> None:
-        with httpx.Client(base_url=loop.url, timeout=10) as client:
+        with httpx.Client(base_url=loop.url, headers=loop.headers, timeout=10) as client:
             while not stop.is_set():
                 response = client.get("/v1/recommend", params={"user_id": "u3", "k": 5})
                 if response.status_code == 200:
