@@ -7,7 +7,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, write_manifest
+from recsys.bundles.bundle import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from recsys.bundles.golden import read_golden, remake_golden
 from recsys.bundles.registry import Registry
 from recsys.settings import Settings
@@ -39,6 +39,12 @@ def _publish(
     scorer["utility_weights"] = [sign * weight for weight in scorer["utility_weights"]]
     (staging / "scorer.json").write_text(json.dumps(scorer))
     remake_golden(staging, good, settings, read_golden(staging))
+    write_as(staging, good)
+    registry.publish(staging)
+
+
+def write_as(staging: Path, good: Manifest) -> None:
+    """Write the manifest of a changed copy, which is named as its folder."""
     write_manifest(
         staging,
         bundle_id=staging.name,
@@ -52,7 +58,6 @@ def _publish(
         lineage={},
         metrics={},
     )
-    registry.publish(staging)
 
 
 def _change(path: Path, branch: str, values: dict[str, float]) -> None:

@@ -15,18 +15,18 @@ import tempfile
 import time
 from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.second_bundle import write_as
 from bench.shadow_bars import NO_COPIES, Round, Seen, beside, in_turn, missed
 from bench.workload import prepare
 from cluster.rollouts.storing.control_writer import ControlWriter
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
-from recsys.bundles.bundle import MANIFEST_NAME, read_manifest, write_manifest
+from recsys.bundles.bundle import MANIFEST_NAME, read_manifest
 from recsys.bundles.registry import open_registry
 from recsys.settings import Settings
 from recsys.traffic import TrafficPlan
@@ -170,23 +170,11 @@ def prepare_two(data_dir: Path, n_items: int, n_users: int) -> tuple[Settings, s
     """A stable bundle in force, and the same once more under the name of a shadow's."""
     settings_file, stable = prepare(data_dir, n_items, n_users)
     settings = Settings.model_validate_json(settings_file.read_text())
-    staging = data_dir / "staging" / "shadow"
+    was = read_manifest(stable)
+    staging = data_dir / "staging" / f"{was.bundle_id}-shadow"
     shutil.copytree(stable, staging)
     (staging / MANIFEST_NAME).unlink()
-    was = read_manifest(stable)
-    write_manifest(
-        staging,
-        bundle_id=f"{was.bundle_id}-shadow",
-        created_at=datetime.now(UTC),
-        feature_schema=dict(was.feature_schema),
-        feature_schema_hash=was.feature_schema_hash,
-        actions=was.actions,
-        n_items=was.n_items,
-        n_shards=was.n_shards,
-        embedding_dim=was.embedding_dim,
-        lineage={},
-        metrics={},
-    )
+    write_as(staging, was)
     shadow = open_registry(settings).publish(staging)
     writer = ControlWriter(settings.control_url)
     writer.set_required((was.bundle_id,), ())

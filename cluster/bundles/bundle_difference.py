@@ -119,13 +119,16 @@ def item_changes(first: ItemFacts, second: ItemFacts) -> ItemChanges:
 def difference_text(found: BundleDifference) -> str:
     """The difference for a person, one line per thing."""
     lines = [f"{found.first} -> {found.second}"]
+    shown = shown_metrics(found.metrics)
     for title, pairs in (
         ("differs in", found.facts),
         ("settings", found.settings),
-        ("metrics", found.metrics),
+        ("metrics", shown),
         ("lineage", found.lineage),
     ):
         lines += [title, *(f"  {key}: {_pair(pair)}" for key, pair in pairs.items())] * bool(pairs)
+        if pairs is shown:
+            lines += _not_shown(found.metrics)
     if found.files:
         lines.append("files (bytes)")
         lines += [f"  {name}: {_sizes(pair)}" for name, pair in found.files.items()]
@@ -142,6 +145,37 @@ def difference_text(found: BundleDifference) -> str:
     lines.append("parts")
     lines += [f"  {part}: {verdict}" for part, verdict in found.exchange.items()]
     return "\n".join(lines)
+
+
+def shown_metrics(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """The metrics for a person: those of both, a mean with its interval as one, tables left out.
+
+    A list, such as the gate's rules, is a table of its own, which `bundle show` has.
+    """
+    shown: dict[str, tuple[Any, Any]] = {}
+    for key, pair in pairs.items():
+        stem, _, last = key.rpartition(".")
+        if any(value is None or isinstance(value, list) for value in pair):
+            continue
+        if last in ("low", "high") and f"{stem}.mean" in pairs:
+            continue
+        shown[stem if last == "mean" else key] = (
+            (_mean(pairs, stem, 0), _mean(pairs, stem, 1)) if last == "mean" else pair
+        )
+    return shown
+
+
+def _not_shown(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    n_alone = sum(None in pair for pair in pairs.values())
+    return [f"  {n_alone} more are of one bundle alone; see 'cluster bundle show'"] * bool(n_alone)
+
+
+def _mean(pairs: Mapping[str, tuple[Any, Any]], stem: str, side: int) -> str:
+    mean, low, high = (
+        pairs.get(f"{stem}.{name}", (None, None))[side] for name in ("mean", "low", "high")
+    )
+    within = "" if low is None or high is None else f" [{_value(low)}, {_value(high)}]"
+    return f"{_value(mean)}{within}"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,9 @@
 """An experiment's primary metric among some of the users: by segment, and day by day. Pure.
 
 Exploratory: who looks at twenty segments finds one that differs, so alpha is split over the rows
-that one segmentation may have (Bonferroni), and none of them makes a verdict. What each row gets is
-settled before the first look, so a row's interval depends on its own users alone.
+that one segmentation may ever have (Bonferroni), and none of them makes a verdict. What each row
+gets is settled when its first user comes, so its interval depends on its own users alone and all
+that were ever shown hold together, however many values come.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from recsys.experiment_plan import CONTROL
 Labels: TypeAlias = Mapping[str, NDArray[np.str_]]
 """Arm to each user's value of a segmentation, [U] each."""
 MAX_VALUES = 8
-REST = "other"
-"""What a value beyond the most frequent ones is shown as."""
+"""Values that are shown at most."""
+EARLY_VALUES = 8
+"""The first so many values that come share half of alpha evenly, all later ones the other half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +68,38 @@ def by_segment(
     design: ExperimentDesign,
     arms: Mapping[str, ArmSample],
     labels: Labels,
-    n_values: int = MAX_VALUES,
+    arrived: Sequence[str],
+    n_values: int | None = None,
 ) -> tuple[SegmentEffect, ...]:
-    """The effect of each treatment by value, the value with most users first.
+    """The effect of each treatment by value, the value with most users first, `MAX_VALUES` at most.
 
     Args:
-        n_values: how many values are shown at most; alpha is divided by it however many there are.
+        arrived: the values in the order of their first users, which later looks only add to.
+        n_values: how many there can be, where that is known: they share alpha evenly.
     """
-    values, labels = _frequent(labels, n_values)
+    place = {value: number for number, value in enumerate(arrived, 1)}
     effects: list[SegmentEffect] = []
-    for value in values:
+    for value in _frequent(labels)[:MAX_VALUES]:
         sides = {name: users_of(arm, labels[name] == value) for name, arm in arms.items()}
-        effects += _effects(design, value, sides, design.alpha / n_values)
+        share = 1 / n_values if n_values else alpha_share(place[value])
+        effects += _effects(design, value, sides, design.alpha * share)
     return tuple(effects)
+
+
+def alpha_share(number: int) -> float:
+    """What share of alpha the value that came as this number gets, counted from 1.
+
+    1/16 for each of the first eight, then 4 / (n (n - 1)): all of them sum to 1.
+    """
+    if number <= EARLY_VALUES:
+        return 0.5 / EARLY_VALUES
+    return 0.5 * EARLY_VALUES / (number * (number - 1))
+
+
+def not_shown(labels: Labels) -> tuple[int, int]:
+    """How many values `by_segment` leaves out, and of how many users."""
+    rare = _frequent(labels)[MAX_VALUES:]
+    return len(rare), sum(int(np.isin(column, rare).sum()) for column in labels.values())
 
 
 def by_day(
@@ -111,15 +132,7 @@ def _effects(
         yield SegmentEffect(value, name, n[0], n[1], effect, low, high)
 
 
-def _frequent(labels: Labels, n_values: int) -> tuple[Sequence[str], Labels]:
-    """The values by their number of users, the rare ones as one."""
-    columns = list(labels.values())
-    values, counts = np.unique(np.concatenate(columns), return_counts=True)
-    order = values[np.lexsort((values, -counts))]
-    if len(order) <= n_values:
-        return [str(value) for value in order], labels
-    kept = order[: n_values - 1]
-    bounded = {
-        name: np.where(np.isin(column, kept), column, REST) for name, column in labels.items()
-    }
-    return [*(str(value) for value in kept if value != REST), REST], bounded
+def _frequent(labels: Labels) -> list[str]:
+    """The values by their number of users."""
+    values, counts = np.unique(np.concatenate(list(labels.values())), return_counts=True)
+    return [str(value) for value in values[np.lexsort((values, -counts))]]

@@ -74,7 +74,7 @@ class Place:
                 self.answers[seen].append(answer)
             return bool(self.answers[seen])
 
-        wait_for(is_followed, f"gateways to follow {newest.experiment_id}", 20)
+        wait_for(is_followed, f"gateways to follow {newest.experiment_id}", 60)
 
     def users_of(self, name: str) -> dict[str, list[str]]:
         """The users of each side of an experiment."""
@@ -184,7 +184,7 @@ def test_the_status_counts_users_and_slates_of_both_layers(place: Place) -> None
             for name in ("pair", "wide")
         )
 
-    wait_for(is_told, "the status to count everybody", 30)
+    wait_for(is_told, "the status to count everybody", 90)
     assert counted("spread") == {}
 
 
@@ -246,7 +246,7 @@ def test_the_winner_is_rolled_out_and_the_others_go_on(place: Place) -> None:
     done = place.loop.run_json("experiment", "stop", "pair", "--promote", "--plan", "instant")
     assert done["rollout"]["bundle_id"] == RIVAL and "treatment" in done["experiment"]["why"]
     assert place.loop.run_json("status")["control"]["aliases"]["stable"] == RIVAL
-    wait_for(lambda: place.bundle_of(pair) == RIVAL, "control of the pair on the winner", 10)
+    wait_for(lambda: place.bundle_of(pair) == RIVAL, "control of the pair on the winner", 60)
     assert place.bundle_of(control) == STABLE
 
 
@@ -255,7 +255,7 @@ def test_users_of_a_stopped_experiment_go_back_to_stable(place: Place) -> None:
     users = [users[0] for users in place.users_of("wide").values()]
     assert {place.bundle_of(user) for user in users} != {RIVAL}
     place.loop.run("experiment", "stop", "wide")
-    wait_for(lambda: {place.bundle_of(user) for user in users} == {RIVAL}, "everybody back", 10)
+    wait_for(lambda: {place.bundle_of(user) for user in users} == {RIVAL}, "everybody back", 60)
     assert not [one for one in place.experiments.plans if one.layer is Layer.BUNDLE]
     found = place.report("wide")
     assert found["users"] == {arm: len(users) for arm, users in place.users_of("wide").items()}

@@ -9,14 +9,13 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recsys.bundles.bundle import MANIFEST_NAME, Manifest, _render, read_manifest, write_manifest
+from recsys.bundles.bundle import MANIFEST_NAME, _render, read_manifest
 from recsys.bundles.golden import GOLDEN_FILE, read_golden, remake_golden
 from recsys.bundles.registry import Registry
 from recsys.errors import (
@@ -33,7 +32,7 @@ from recsys.settings import Settings
 from serve_app.residents.bundle_loading import BundleLoader
 from serve_app.residents.load_checks import Memory
 from serve_app.residents.resident import FAILED, READY, ResidentBundles
-from tests.bundles_for_tests import build_bundle, small_settings
+from tests.bundles_for_tests import build_bundle, small_settings, write_as
 
 pytestmark = pytest.mark.integration
 
@@ -64,26 +63,9 @@ def publish_spoilt(
     (staging / MANIFEST_NAME).unlink()
     spoil(staging, root, settings)
     if not (staging / MANIFEST_NAME).exists():
-        write_as(staging, read_manifest(root / GOOD))
+        write_as(staging, read_manifest(root / GOOD), BAD)
     registry.publish(staging)
     return own
-
-
-def write_as(staging: Path, good: Manifest) -> None:
-    """A manifest that is right about what lies there, and the good one's otherwise."""
-    write_manifest(
-        staging,
-        bundle_id=BAD,
-        created_at=datetime.fromisoformat(good.created_at),
-        feature_schema=good.feature_schema,
-        feature_schema_hash=good.feature_schema_hash,
-        actions=good.actions,
-        n_items=good.n_items,
-        n_shards=good.n_shards,
-        embedding_dim=good.embedding_dim,
-        lineage={},
-        metrics={},
-    )
 
 
 def nan_weights(staging: Path, root: Path, settings: Settings) -> None:
@@ -168,12 +150,13 @@ def kind_the_towers_never_met(staging: Path, root: Path, settings: Settings) -> 
     write_as(
         staging,
         replace(good, feature_schema=longer.to_json(), feature_schema_hash=longer.hash),
+        BAD,
     )
 
 
 def fingerprint_of_another_space(staging: Path, root: Path, settings: Settings) -> None:
     """Towers and vectors that are not those the manifest was written for."""
-    write_as(staging, read_manifest(root / GOOD))
+    write_as(staging, read_manifest(root / GOOD), BAD)
     path = staging / MANIFEST_NAME
     document = json.loads(path.read_text())
     document["space_fingerprint"] = read_manifest(root / OTHER).space_fingerprint

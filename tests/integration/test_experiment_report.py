@@ -142,6 +142,31 @@ def test_a_planted_effect_is_found_and_the_past_narrows_its_interval(tmp_path: P
     assert "PASS" in outcome.text and "by device" in outcome.text
 
 
+def test_values_are_numbered_as_their_first_users_come(tmp_path: Path) -> None:
+    """A later look only adds to them, whoever is frequent by then; rare ones are counted."""
+    rows: Rows = []
+    for n in range(120):
+        arm = ("control", "treatment")[n % 2]
+        device = f"d{11 - n // 2 % 6}" if n < 40 else f"d{n // 2 % 12}"
+        shown = visits(f"u{n}", arm, 0.0, np.random.default_rng(n), n_before=0, n_during=1)[0]
+        at_ms = FROM_MS + n * 1_000
+        shown[0] |= {"timestamp_ms": at_ms, "context": [("device", device)]}
+        rows.append((shown, []))
+    rows.append(([an_impression("last", ["i1"], NEWEST)], []))
+    design = a_design()
+    settings = an_experiment_lake(tmp_path, rows)
+    early_ms = FROM_MS + 40 * 1_000 + WINDOW
+    found = {}
+    with open_lake_views(settings, NEWEST) as views:
+        for newest_ms in (early_ms, NEWEST):
+            users = read_users(views, design, credit_rules(design, settings, newest_ms))
+            found[newest_ms] = users.arrived["device"]
+    assert found[early_ms][:6] == ["d11", "d10", "d9", "d8", "d7", "d6"]
+    assert len(found[NEWEST]) == 12
+    assert found[NEWEST][: len(found[early_ms])] == found[early_ms]
+    assert "by device: 4 rarer values" in report(settings).text
+
+
 def test_slates_that_can_still_be_engaged_with_and_moved_users_are_counted(tmp_path: Path) -> None:
     """What is left out is said, never silently dropped."""
     rows = some_rows(120, {"control": 0.3, "treatment": 0.3})

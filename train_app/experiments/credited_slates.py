@@ -85,7 +85,7 @@ def _stage_shown(connection: duckdb.DuckDBPyConnection, rules: CreditRules) -> N
         WHERE timestamp_ms >= {rules.from_ms - BEFORE_MS} AND timestamp_ms < {rules.until_ms}""")
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE participants AS
-        SELECT user_id, count(DISTINCT arm) AS n_arms, min(arm) AS arm,
+        SELECT user_id, count(DISTINCT arm) AS n_arms, min(arm) AS arm, min(shown_ms) AS first_ms,
             arg_min(history_version, (shown_ms, slate_id)) AS history_version,
             arg_min(context, (shown_ms, slate_id)) AS context
         FROM all_shown WHERE arm <> '{NO_ARM}' AND shown_ms < {rules.end_ms} GROUP BY user_id""")

@@ -17,7 +17,7 @@ from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.evidence.experiment_verdict import ExperimentVerdict, judge_experiment
 from recsys.evidence.factorial_effects import FactorialEffect, factorial_effects
 from recsys.evidence.judgement import SAMPLE_RATIO_ALPHA
-from recsys.evidence.segmented import MAX_VALUES, SegmentEffect, by_day, by_segment
+from recsys.evidence.segmented import SegmentEffect, by_day, by_segment, not_shown
 from recsys.settings import Settings
 from train_app.checking.lake_views import open_lake_views
 from train_app.command_outcome import Outcome
@@ -27,8 +27,8 @@ from train_app.experiments.report_table import report_text
 from train_app.lake.ingest import run_ingest
 
 FALSE_COVERAGE = (
-    "segments and days are exploratory: the intervals of one segmentation hold together as long as "
-    "it has no more values than are shown, those of several do not; none of them makes a verdict"
+    "segments and days are exploratory: the intervals of one segmentation hold together at every "
+    "look, whatever values come, those of several segmentations do not; none makes a verdict"
 )
 
 
@@ -73,7 +73,7 @@ def report_document(
     factors: tuple[FactorialEffect, ...] = ()
     if is_comparable:
         segments = {
-            name: by_segment(design, arms, labels, N_VALUES.get(name, MAX_VALUES))
+            name: by_segment(design, arms, labels, users.arrived[name], N_VALUES.get(name))
             for name, labels in users.segments.items()
         }
         days = by_day(design, users.days)
@@ -139,8 +139,18 @@ def _notes(
             "that is allowed, the intervals hold at any look"
         )
     if verdict.verdict is not None:
+        notes += _unshown(users)
         notes.append(FALSE_COVERAGE)
     return notes
+
+
+def _unshown(users: ExperimentUsers) -> list[str]:
+    rest = {name: not_shown(labels) for name, labels in users.segments.items()}
+    return [
+        f"by {name}: {n_values:,} rarer values with {n_users:,} users are not shown"
+        for name, (n_values, n_users) in rest.items()
+        if n_values
+    ]
 
 
 def _refusal(

@@ -5,7 +5,7 @@ Users who were shown more than one side are left out of every side, and counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -43,6 +43,10 @@ CONTEXT_SEGMENTS = ("device", "surface", "country")
 N_VALUES: Mapping[str, int] = {"user": 2}
 """How many values a segmentation has, where that is known; their users share its alpha."""
 NONE = "none"
+_VALUES = {"user": "if(coalesce(history_version, 0) = 0, 'new', 'returning')"} | {
+    key: f"coalesce(context['{key}'], '{NONE}')" for key in CONTEXT_SEGMENTS
+}
+"""Segmentation to the value of a participant."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class ExperimentUsers:
     """Day (ISO, UTC) to the sides' users of that day alone, with their past."""
     segments: Mapping[str, Labels]
     """Segmentation to side to each user's value."""
+    arrived: Mapping[str, Sequence[str]]
+    """Segmentation to its values in the order of their first users, of whatever side."""
     n_moved: int
     """Users who were shown several sides: they are in none."""
     n_open: int
@@ -82,13 +88,15 @@ def read_users(views: LakeViews, design: ExperimentDesign, rules: CreditRules) -
     requests = _requests(connection, rules)
     sides = {name: _Side(connection, name) for name in names}
     days = sorted({int(day) for side in sides.values() for day in np.unique(side.days)})
+    segments = _segments(sides)
     return ExperimentUsers(
         {name: side.sample(requests.get(name, {})) for name, side in sides.items()},
         {
             str(np.datetime64(day, "D")): {name: side.on(day) for name, side in sides.items()}
             for day in days
         },
-        _segments(sides),
+        segments,
+        {key: _arrived(connection, key) for key in segments},
         counts["n_moved"],
         counts["n_open"],
         counts["n_outside"],
@@ -141,10 +149,8 @@ class _Side:
             for phase in (True, False)
         )
         traits = connection.execute(
-            "SELECT coalesce(history_version, 0) = 0 AS is_new, "
-            + ", ".join(
-                f"coalesce(context['{key}'], '{NONE}') AS {key}" for key in CONTEXT_SEGMENTS
-            )
+            "SELECT "
+            + ", ".join(f"{value} AS {key}" for key, value in _VALUES.items())
             + " FROM one_sided WHERE arm = $arm ORDER BY place",
             {"arm": name},
         ).fetchnumpy()
@@ -193,18 +199,23 @@ def _measures(sums: Columns) -> Columns:
 
 
 def _segments(sides: Mapping[str, _Side]) -> dict[str, Labels]:
-    """New and returning users, and the values of the context that more than one user carries."""
-    found: dict[str, Labels] = {
-        "user": {
-            name: np.where(side.traits["is_new"] == "True", "new", "returning")
-            for name, side in sides.items()
-        }
+    """New and returning users, and the values of the context that any user carries."""
+    found = {key: {name: side.traits[key] for name, side in sides.items()} for key in _VALUES}
+    return {
+        key: labels
+        for key, labels in found.items()
+        if key in N_VALUES or any((column != NONE).any() for column in labels.values())
     }
-    for key in CONTEXT_SEGMENTS:
-        labels = {name: side.traits[key] for name, side in sides.items()}
-        if any((column != NONE).any() for column in labels.values()):
-            found[key] = labels
-    return found
+
+
+def _arrived(connection: duckdb.DuckDBPyConnection, key: str) -> list[str]:
+    """The values of a segmentation as they came; who was shown several sides brings one too."""
+    rows = connection.execute(
+        f"SELECT {_VALUES[key]} AS value FROM participants GROUP BY value"
+        " ORDER BY min(first_ms), value"
+    ).fetchall()
+    # Labels are numpy strings, which have no NUL at their end.
+    return list(dict.fromkeys(str(value).rstrip("\0") for (value,) in rows))
 
 
 def _requests(

@@ -23,7 +23,7 @@ from cluster.rollouts.driving.rollout_actions import POLL_S, FleetControl, Opera
 from cluster.rollouts.driving.rollout_outcome import raise_for_outcome as raise_for_outcome
 from cluster.rollouts.driving.rollout_outcome import raise_halted
 from cluster.rollouts.driving.rollout_request import RolloutRequest
-from cluster.rollouts.driving.rollout_steer import steered
+from cluster.rollouts.driving.rollout_steer import steered, word_of
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.bundles.registry import Registry
 from recsys.errors import FleetError, RecsysError, RolloutConflict
@@ -189,7 +189,7 @@ class RolloutRunner:
             seen = self._control.observe(stored.rollout)
             return steered(stored.rollout, Turn(verb, seen.now_ms, seen, None, reason, message))
 
-        return self._change(str(verb), turn_of, driven_ms=0).rollout
+        return self._change(word_of(verb), turn_of, driven_ms=0).rollout
 
     def _change(
         self, verb: str, turn_of: Callable[[StoredRollout], Turn], *, driven_ms: int | None

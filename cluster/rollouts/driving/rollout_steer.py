@@ -15,8 +15,12 @@ _WHERE: dict[Verb, tuple[Phase, ...]] = {
     Verb.SKIP: _AT_A_STEP,
     Verb.PROMOTE: _AT_A_STEP,
 }
-_WORDS = {Verb.SKIP: "step"}
 _MORE_TRAFFIC = (Verb.SKIP, Verb.PROMOTE)
+
+
+def word_of(verb: Verb) -> str:
+    """What an operator calls it: the verb of `cluster canary`."""
+    return "step" if verb is Verb.SKIP else str(verb)
 
 
 def steered(rollout: Rollout, turn: Turn) -> Turn:
@@ -29,7 +33,7 @@ def steered(rollout: Rollout, turn: Turn) -> Turn:
     """
     if turn.verb is Verb.SKIP and is_shadowing(rollout):
         return turn
-    word = _WORDS.get(turn.verb, str(turn.verb))
+    word = word_of(turn.verb)
     allowed = _WHERE[turn.verb]
     if rollout.phase not in allowed:
         raise RolloutConflict(

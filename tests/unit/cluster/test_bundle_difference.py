@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bundles.bundle_difference import difference, difference_text, flat
+from cluster.bundles.bundle_difference import (
+    BundleDifference,
+    ItemChanges,
+    difference,
+    difference_text,
+    flat,
+    shown_metrics,
+)
 from recsys.bundles.registry import Registry
 from recsys.errors import BundleCorrupt, BundleNotFound
 from recsys.settings import Settings
@@ -118,3 +125,27 @@ def test_a_half_deleted_bundle_cannot_be_compared(tmp_path: Path) -> None:
     tear(settings, "b1")
     with pytest.raises(BundleCorrupt):
         difference(Registry(settings.registry_location), "b1", "b1")
+
+
+def test_a_mean_is_one_line_with_its_interval_and_tables_stay_in_the_document() -> None:
+    """What one bundle alone has is counted."""
+    pairs: dict[str, tuple[object, object]] = {
+        "ndcg.mean": (0.25, 0.5),
+        "ndcg.low": (0.2, 0.4),
+        "ndcg.high": (0.3, 0.6),
+        "loss": (1, 2),
+        "low": (3, 4),
+        "gate.rules": ([{"name": "one"}], [{"name": "two"}]),
+        "stable.mean": (None, 0.5),
+        "stable.low": (None, 0.4),
+    }
+    assert shown_metrics(pairs) == {
+        "ndcg": ("0.25 [0.2, 0.3]", "0.5 [0.4, 0.6]"),
+        "loss": (1, 2),
+        "low": (3, 4),
+    }
+    items = ItemChanges(1, 1, (), (), (), has_same_rows=True)
+    text = difference_text(BundleDifference("a", "b", {}, {}, {}, pairs, {}, items, {}))
+    assert "  ndcg: 0.25 [0.2, 0.3] -> 0.5 [0.4, 0.6]\n" in text
+    assert "  2 more are of one bundle alone; see 'cluster bundle show'" in text
+    assert "gate.rules" not in text

@@ -14,7 +14,14 @@ from recsys.evidence.experiment_design import FACTORIAL_ARMS, ExperimentDesign
 from recsys.evidence.experiment_verdict import judge_experiment, sample_ratio
 from recsys.evidence.factorial_effects import contrast_interval, factorial_effects
 from recsys.evidence.planned_size import unit_variance, users_needed
-from recsys.evidence.segmented import REST, by_day, by_segment, users_of
+from recsys.evidence.segmented import (
+    MAX_VALUES,
+    alpha_share,
+    by_day,
+    by_segment,
+    not_shown,
+    users_of,
+)
 from tests.experiment_arms import a_plan, an_arm, some_arms
 
 TWO = ("control", "treatment")
@@ -126,21 +133,28 @@ def test_a_factorial_tells_both_factors_and_their_interaction() -> None:
     assert factorial_effects(design.rule, few, design.alpha) == ()
 
 
-def test_segments_share_alpha_and_rare_values_are_one() -> None:
-    """So each interval is wider than it were alone, and twenty values are eight rows."""
+def test_segments_share_alpha_and_the_rarest_are_not_shown() -> None:
+    """So each interval is wider than it were alone; of twenty values eight are shown."""
     rng = np.random.default_rng(8)
     design = a_plan(*TWO)
     arms = some_arms(rng, 2_000, dict.fromkeys(TWO, 0.0))
-    labels = {
-        name: rng.choice(["tv", "phone", *(f"d{n}" for n in range(18))], 2_000) for name in TWO
-    }
-    rows = by_segment(design, arms, labels)
-    assert len(rows) == 8 and rows[-1].value == REST
-    assert sum(row.n_treated for row in rows) == 2_000
+    values = ["tv", "phone", *(f"d{n}" for n in range(18))]
+    labels = {name: rng.choice(values, 2_000) for name in TWO}
+    rows = by_segment(design, arms, labels, values)
+    assert len(rows) == MAX_VALUES == len({row.value for row in rows})
+    n_shown = sum(row.n_treated + row.n_control for row in rows)
+    assert not_shown(labels) == (12, 4_000 - n_shown)
     first = rows[0]
     sides = [users_of(arms[name], labels[name] == first.value) for name in TWO]
     alone = compare(design.rule, sides[0], sides[1], design.alpha)
     assert first.low < alone.low < alone.high < first.high
+
+
+def test_shares_of_alpha_sum_to_one_however_many_values_come() -> None:
+    """No value that comes later gets more than one before it."""
+    shares = [alpha_share(number) for number in range(1, 10_001)]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.999 < sum(shares) < 1.0
 
 
 def test_a_segment_of_few_users_has_no_interval() -> None:
@@ -149,22 +163,29 @@ def test_a_segment_of_few_users_has_no_interval() -> None:
     design = a_plan(*TWO)
     arms = some_arms(rng, 400, dict.fromkeys(TWO, 0.0))
     labels = {name: np.where(np.arange(400) < 10, "rare", "usual") for name in TWO}
-    usual, rare = by_segment(design, arms, labels)
+    usual, rare = by_segment(design, arms, labels, ("usual", "rare"), 2)
     assert (rare.value, rare.n_control) == ("rare", 10)
     assert rare.to_json()["low"] is None and np.isfinite(usual.low)
+    sides = [users_of(arms[name], labels[name] == "usual") for name in TWO]
+    halved = compare(design.rule, sides[0], sides[1], design.alpha / 2)
+    assert (usual.low, usual.high) == (halved.low, halved.high)
 
 
 def test_a_rows_interval_is_the_same_however_many_rows_come_later() -> None:
-    """Of a segment and of a day: what a look may say of them is settled before the first one."""
+    """Of a segment and of a day: what a look may say of them is settled when they come."""
     rng = np.random.default_rng(11)
     design = a_plan(*TWO)
     arms = some_arms(rng, 900, dict.fromkeys(TWO, 0.1))
     later = rng.choice([f"d{n}" for n in range(20)], 500)
     labels = {name: np.concatenate([np.full(400, "tv"), later]) for name in TWO}
     early = {name: users_of(arms[name], labels[name] == "tv") for name in TWO}
-    (first,) = by_segment(design, early, {name: labels[name][:400] for name in TWO})
-    rows = by_segment(design, arms, labels)
+    arrived = ["tv", *(f"d{n}" for n in range(20))]
+    tv = {name: labels[name][:400] for name in TWO}
+    (first,) = by_segment(design, early, tv, arrived[:1])
+    rows = by_segment(design, arms, labels, arrived)
     assert len(rows) == 8 and rows[0] == first
+    late = by_segment(design, early, tv, arrived[::-1])[0]
+    assert late.low < first.low < first.high < late.high
     (day,) = by_day(design, {"1970-01-01": early})
     days = by_day(design, {f"1970-01-{n:02}": early for n in range(1, 32)})
     assert days[0] == day
