@@ -13,6 +13,7 @@ from recsys.stages import GATEWAY, SCORER, Stage, stage_names
 from recsys.stores.open_features import open_features
 from recsys.stores.open_log import open_writer_log
 from serve_app.door.front_door import DOOR
+from serve_app.door.wide_accept import accept_widely
 from serve_app.http.http_routes import HttpApp
 from serve_app.kept_memory import keep_freed_memory
 from serve_app.log_writer import LogHealth, LogWriter
@@ -195,6 +196,8 @@ class GatewayReplica:
         self, settings: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]
     ) -> None:
         keep_freed_memory()
+        # Serve makes its HTTP server on this loop once this returns.
+        accept_widely(asyncio.get_running_loop())
         resolved = Settings.model_validate(settings)
         name = replica_name()
         placement = resolved.serve.placement

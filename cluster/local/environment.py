@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import resource
 import secrets
 import stat
 from pathlib import Path
@@ -18,6 +19,12 @@ from recsys.errors import FleetError
 if TYPE_CHECKING:
     from recsys.settings import Settings
 
+HEAD_TIMEOUT_S = 10
+"""Whoever has not sent the head of a request by then is a slow caller, or none."""
+CLIENT_TIMEOUT_S = 30
+"""A caller that neither sends nor reads for so long has gone."""
+MOST_CONNECTIONS = 12_000
+SPARE_DESCRIPTORS = 512
 INGRESS_MIDDLEWARE = "serve_app.http.ingress_middleware:middlewares"
 TEMP_ROOT = Path("/tmp")
 _TEMP_PREFIX = "fw-"
@@ -123,6 +130,8 @@ def ray_environment(settings: Settings, temp_dir: Path) -> dict[str, str]:
             "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(temp_dir / "haproxy"),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_HAPROXY_MAXCONN": str(most_connections(_descriptors())),
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_TIMEOUT_S),
             # One datagram parsed in Python per request; the replicas count instead.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(temp_dir / "haproxy.cfg"),
@@ -137,15 +146,31 @@ def ray_environment(settings: Settings, temp_dir: Path) -> dict[str, str]:
     return profile
 
 
+def most_connections(n_descriptors: int) -> int:
+    """Connections HAProxy may hold, each with two descriptors; it ends where it may open fewer."""
+    return max(256, min(MOST_CONNECTIONS, (n_descriptors - SPARE_DESCRIPTORS) // 2))
+
+
+def _descriptors() -> int:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS * 4 if most == resource.RLIM_INFINITY else most
+
+
 def haproxy_wrapper(settings: Settings, binary: Path) -> str:
     """A script to run instead of HAProxy: Ray binds its statistics pages to every interface.
 
-    It moves those two binds of the generated configuration to the loopback address and then
-    becomes HAProxy, so that pid and arguments stay what Ray expects.
+    It moves those two binds of the generated configuration to the loopback address, bounds the
+    time of a request's head, for which Ray has no setting, and then becomes HAProxy, so that pid
+    and arguments stay what Ray expects.
     """
     ports = (settings.cluster.haproxy_stats_port, settings.cluster.haproxy_metrics_port)
     edits = " ".join(
         f"-e 's/^\\( *bind \\)\\*\\{{0,1\\}}:{port} *$/\\1127.0.0.1:{port}/'" for port in ports
+    )
+    # Once: Ray starts HAProxy anew with the same file.
+    edits += (
+        f" -e '/timeout http-request {HEAD_TIMEOUT_S}s/d'"
+        f" -e 's/^ *option abortonclose *$/&\\n    timeout http-request {HEAD_TIMEOUT_S}s/'"
     )
     return (
         "#!/bin/sh\n"

@@ -8,9 +8,11 @@ import socket
 import pytest
 
 from cluster.local.environment import (
+    MOST_CONNECTIONS,
     absolute_settings,
     haproxy_wrapper,
     is_temp_dir,
+    most_connections,
     ray_environment,
     replica_ports,
     serve_config,
@@ -134,21 +136,37 @@ def test_the_wrapper_moves_the_statistics_binds_to_loopback(tmp_path: object) ->
     folder = Path(str(tmp_path))
     config = folder / "haproxy.cfg"
     config.write_text(
+        "defaults\n    option abortonclose\n    option splice-request\n"
         "frontend prometheus\n    bind :9101\nfrontend http\n    bind *:8000\n"
         "listen stats\n  bind *:8404\n"
     )
     wrapper = folder / "haproxy"
     wrapper.write_text(haproxy_wrapper(Settings(), Path("/bin/echo")))
     wrapper.chmod(0o700)
-    done = subprocess.run(
-        [str(wrapper), "-db", "-f", str(config), "-x", "a b"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == f"-db -f {config} -x a b\n"
+    for _ in range(2):
+        done = subprocess.run(
+            [str(wrapper), "-db", "-f", str(config), "-x", "a b"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"-db -f {config} -x a b\n"
+    lines = [line.strip() for line in config.read_text().splitlines()]
+    assert lines[1:4] == [
+        "option abortonclose",
+        "timeout http-request 10s",
+        "option splice-request",
+    ]
+    assert lines.count("timeout http-request 10s") == 1
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
     assert binds == ["bind 127.0.0.1:9101", "bind *:8000", "bind 127.0.0.1:8404"]
+
+
+def test_haproxy_holds_no_more_connections_than_it_has_descriptors_for() -> None:
+    """Two for each, and some to spare."""
+    assert most_connections(20_000) == 9_744
+    assert most_connections(10**6) == MOST_CONNECTIONS
+    assert most_connections(1_024) == 256
 
 
 def test_the_serve_configuration_names_its_applications_and_carries_the_settings() -> None:
