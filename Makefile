@@ -14,7 +14,7 @@ S3_GATEWAY := $(HOME)/.cache/flywheel/versitygw
 
 .DEFAULT_GOAL := help
 .PHONY: help setup servers stores fmt check test test-unit test-conformance test-integration e2e \
-  test-events-chaos kafka demo bench lock clean chaos test-api-fuzz bench-profile
+  test-events-chaos chaos test-api-fuzz test-k8s kafka demo bench bench-profile lock clean
 
 help: ## list the doors
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -71,12 +71,13 @@ e2e: $(READY) ## the whole loop, small
 test-events-chaos: $(READY) servers ## 100,000 events through three brokers while everything is killed
 	$(BIN)/python -m tests.chaos
 
-.PHONY: chaos: $(READY) servers ## every fault of serving under load, with counts; ONLY=name for \
-  one, docs/faults.md @command -v wrk >/dev/null || (apt-get update -qq && apt-get install -y \
-  wrk) >&2 { echo "error: is missing and could not be installed; it, as in 'apt-get wrk'" >&2; \
-  exit 1; } $(BIN)/python -m tests.serving_faults $(foreach name,$(ONLY),--only $(name)) \
-  test-api-fuzz: the HTTP interface against 10,000 generated requests, without keys \
-  tests.fuzzing --cases $(or $(CASES),10000)
+chaos: $(READY) servers ## every fault of serving under load, with counts; ONLY=name for one, docs/faults.md
+	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -y -qq wrk) >&2 || \
+	  { echo "error: wrk is missing and could not be installed; install it, as in 'apt-get install wrk'" >&2; exit 1; }
+	$(BIN)/python -m tests.serving_faults $(foreach name,$(ONLY),--only $(name))
+
+test-api-fuzz: $(READY) ## the HTTP interface against 10,000 generated requests, with and without keys
+	$(BIN)/python -m tests.fuzzing --cases $(or $(CASES),10000)
 
 kafka: $(READY) ## a Kafka broker on 127.0.0.1:9092 to try the other log with, until Ctrl-C
 	@$(BIN)/python -m brokers
