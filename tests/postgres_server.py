@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from brokers.stores.store_programs import postgres_programs
+
 START_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 
@@ -94,7 +96,7 @@ class PostgresServer:
 def a_postgres_server() -> Generator[PostgresServer]:
     """A server whose data is gone in the end."""
     pytest.importorskip("psycopg", reason="no real server: the driver psycopg is not installed")
-    programs = _programs()
+    programs = postgres_programs()
     if programs is None:
         pytest.skip("no real server: postgres is not installed")
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -125,14 +127,6 @@ def _start(
         ],
         stdout=log, stderr=log, cwd=folder, **identity,
     )  # fmt: skip
-
-
-def _programs() -> Path | None:
-    found = shutil.which("initdb")
-    if found is not None:
-        return Path(found).resolve().parent
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return versions[-1].parent if versions else None
 
 
 def _identity(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import time
@@ -20,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = "versitygw"
+from brokers.stores.store_programs import BUCKET, S3_GATEWAY, s3_command, s3_gateway
+
 START_TIMEOUT_S = 30.0
 _POLL_S = 0.02
-_BUCKET = "flywheel"
 
 
 class S3Server:
@@ -36,8 +35,6 @@ class S3Server:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port = int(found.getsockname()[1])
-        (directory / "data" / _BUCKET).mkdir(parents=True, exist_ok=True)
-        (directory / "facts").mkdir(exist_ok=True)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -52,18 +49,13 @@ class S3Server:
 
     def new_url(self) -> str:
         """A prefix that nobody has written to."""
-        return f"s3://{_BUCKET}/{uuid.uuid4().hex}"
+        return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
     def start(self) -> None:
         """Run it until it answers."""
-        program = s3_program()
-        assert program is not None
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    program, "--port", f"127.0.0.1:{self.port}", "--quiet",
-                    "posix", "--sidecar", self.directory / "facts", self.directory / "data",
-                ],
+                s3_command(self.directory, self.port),
                 stdout=log, stderr=log,
                 env={**os.environ, "ROOT_ACCESS_KEY": self._keys[0],
                      "ROOT_SECRET_KEY": self._keys[1]},
@@ -71,8 +63,8 @@ class S3Server:
         give_up_s = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             text = (self.directory / "server.log").read_text(errors="replace")
-            assert self._process.poll() is None, f"{PROGRAM} has ended: {text[-2000:]}"
-            assert time.monotonic() < give_up_s, f"{PROGRAM} does not answer: {text[-2000:]}"
+            assert self._process.poll() is None, f"{S3_GATEWAY} has ended: {text[-2000:]}"
+            assert time.monotonic() < give_up_s, f"{S3_GATEWAY} does not answer: {text[-2000:]}"
             time.sleep(_POLL_S)
 
     def kill(self) -> None:
@@ -96,18 +88,11 @@ class S3Server:
 @contextmanager
 def an_s3_server(directory: Path) -> Generator[S3Server]:
     """A started gateway, ended with the block; skips the test where there is no program."""
-    if s3_program() is None:
-        pytest.skip(f"no real S3 server: {PROGRAM} is not built; run 'make servers'")
+    if s3_gateway() is None:
+        pytest.skip(f"no real S3 server: {S3_GATEWAY} is not built; run 'make servers'")
     server = S3Server(directory)
     server.start()
     try:
         yield server
     finally:
         server.kill()
-
-
-def s3_program() -> Path | None:
-    """Where the gateway is: on the path, or in the cache."""
-    cached = Path.home() / ".cache" / "flywheel" / PROGRAM
-    found = shutil.which(PROGRAM) or (cached if cached.is_file() else None)
-    return None if found is None else Path(found)
