@@ -13,6 +13,7 @@ import importlib.machinery
 import inspect
 import mmap
 import os
+import shutil
 import struct
 import sys
 import threading
@@ -26,8 +27,6 @@ from bench.cost_parts import METERS, Meter
 
 FOLDER_VARIABLE = "FLYWHEEL_BENCH_COSTS"
 """Names the folder of the counts; without it nothing is metered."""
-HOOKS = Path(__file__).parent / "cost_hooks"
-"""On a process's path it has the meters put in."""
 _WORD_BYTES = 8
 _THREAD_NAME_LENGTH = 15
 
@@ -128,6 +127,23 @@ class _Steps(Awaitable[Any]):
                 thrown = None
             except (Exception, asyncio.CancelledError, GeneratorExit) as error:
                 thrown = error
+
+
+def metered_environment(folder: Path) -> dict[str, str]:
+    """What has to be in the environment of processes that are to be metered.
+
+    Args:
+        folder: made anew for their counts.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    hooks = folder / "hooks"
+    hooks.mkdir(parents=True)
+    # Python runs a module of this name, found on its path, before anything else.
+    (hooks / "sitecustomize.py").write_text(
+        f"from {__name__} import {install.__name__}\n\n{install.__name__}()\n"
+    )
+    root = Path(__file__).parent.parent
+    return {FOLDER_VARIABLE: str(folder), "PYTHONPATH": f"{hooks}{os.pathsep}{root}"}
 
 
 def read_costs(folder: Path) -> dict[int, list[tuple[float, int]]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.cost_meters import FOLDER_VARIABLE, HOOKS, read_costs
+from bench.cost_meters import metered_environment, read_costs
 from bench.cost_parts import METERS
 from bench.workload import prepare
 from cluster.rollouts.driving.first_stable import adopt_first
@@ -45,14 +45,7 @@ class PathCost:
 def path_cost(settings_file: Path, callers: int, requests: int, users: int) -> PathCost:
     """Answer so many requests of so many callers at once in a process of their own."""
     folder = settings_file.parent / "path-costs"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        FOLDER_VARIABLE: str(folder),
-        "PYTHONPATH": f"{HOOKS}:{HOOKS.parent.parent}",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **metered_environment(folder)}
     words = [str(settings_file), str(callers), str(requests), str(users)]
     with subprocess.Popen(
         [sys.executable, "-m", "bench.path_alone", *words],

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from bench.batch_waits import BatchWaits, batch_waits, impressions_since
 from bench.cost_account import CostAccount, MeterReading, account
-from bench.cost_meters import FOLDER_VARIABLE, HOOKS, CostCounts, read_costs
+from bench.cost_meters import CostCounts, metered_environment, read_costs
 from bench.cost_parts import METERS
 from bench.cost_tables import cost_page, cost_picture
 from bench.cpu_clocks import command_line, elapsed, read_clocks
@@ -56,9 +56,7 @@ class Profile:
 def profile(data_dir: Path, placement: str, users: int, connections: int, seconds: int) -> Profile:
     """Start the graph in a prepared directory, load it, and account for the load."""
     counts = data_dir / "costs"
-    shutil.rmtree(counts, ignore_errors=True)
-    counts.mkdir()
-    added = {FOLDER_VARIABLE: str(counts), "PYTHONPATH": f"{HOOKS}:{HOOKS.parent.parent}"}
+    added = metered_environment(counts)
     settings = Settings.model_validate_json((data_dir / "settings.json").read_text())
     with graph(data_dir, free_port(), placement, added) as address:
         run_wrk(address, PATH, users, connections, _WARM_S)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import os
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench.cost_account import CostRow, account
-from bench.cost_meters import CostCounts, put_in, read_costs
+from bench.cost_meters import CostCounts, metered_environment, put_in, read_costs
 from bench.cost_parts import LOOP, METERS, Meter
 from bench.cpu_clocks import ThreadClock, elapsed, read_clocks
 
@@ -134,6 +137,21 @@ def test_a_meter_without_its_function_is_named(tmp_path: Path) -> None:
     assert module.f() == 1
     (reading,) = read_costs(tmp_path).values()
     assert [calls for _, calls in reading] == [1, 0]
+
+
+def test_a_process_of_the_environment_is_metered(tmp_path: Path) -> None:
+    """Calls in a process that knows nothing of meters are counted under its id."""
+    program = (
+        "import os, recsys.candidates as c, numpy as np;"
+        "c.merge_top_k([np.zeros((1, 2), np.int32)], [np.zeros((1, 2), np.float32)], 2);"
+        "print(os.getpid())"
+    )
+    environment = {**os.environ, **metered_environment(tmp_path / "costs")}
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    reading = read_costs(tmp_path / "costs")[int(done.stdout)]
+    calls = {meter.function: n for meter, (_, n) in zip(METERS, reading, strict=True) if n}
+    assert calls == {"merge_top_k": 1}
 
 
 def functions_of(module: str) -> set[str]:
