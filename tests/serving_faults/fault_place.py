@@ -110,14 +110,15 @@ def connections(process: psutil.Process) -> list[Any]:
 
 @contextmanager
 def a_place(directory: Path, service: Service, changes: Mapping[str, Any]) -> Generator[Place]:
-    """A service with a bundle in force and three more published; nothing of it is left in the end.
+    """A service with a bundle in force; nothing of it is left in the end.
 
     Args:
         changes: whole branches of the settings.
     """
     settings = small_settings(directory, **service.serve).model_copy(update=dict(changes))
     manifests = [
-        publish_small(settings, directory / f"new{seed}", seed=seed) for seed in (1, 2, 3, 4)
+        publish_small(settings, directory / f"new{seed}", seed=seed)
+        for seed in range(1, 1 + service.n_bundles)
     ]
     ids = tuple(manifest.bundle_id for manifest in manifests)
     put_in_force(settings, all_to(ids[0]))

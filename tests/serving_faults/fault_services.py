@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,6 +43,13 @@ class Service:
     variables: Callable[[Path], Mapping[str, str]] = lambda _: {}
     """The environment of its processes."""
     n_nodes: int = 1
+    n_bundles: int = 1
+    """Published; the first is in force."""
+
+
+def nothing_beside(directory: Path) -> AbstractContextManager[Beside]:
+    """For a service with embedded stores."""
+    return nullcontext(Beside(None))
 
 
 @contextmanager
@@ -103,11 +110,13 @@ def injected(directory: Path) -> Mapping[str, str]:
 
 _TWO_OF_EACH = {**_PATIENT, "scorer_replicas": 2, "ordering_replicas": 2, "shard_replicas": 2}
 
-PAIRS = Service(_TWO_OF_EACH, redis_beside, injected)
+PAIRS = Service(_TWO_OF_EACH, redis_beside, injected, n_bundles=4)
 """Two replicas of every stage, features in Redis, and faults of bundles and clocks prepared."""
 N_HOLDERS = 9
 """Its replicas that hold bundles: a gateway and two of each stage."""
-SINGLES = Service({**_PATIENT, "ladder_wait_ms": 100}, kafka_beside)
+SINGLES = Service({**_PATIENT, "ladder_wait_ms": 100}, nothing_beside)
+"""One replica of every stage, embedded stores, and a ladder."""
+WITH_KAFKA = Service(_PATIENT, kafka_beside)
 """One replica of every stage, and the log in Kafka."""
 NODES = Service(_TWO_OF_EACH, gcs_beside, gcs_in_redis, n_nodes=3)
 """Two replicas of every stage on three Ray nodes, and what the GCS knows in Redis."""

@@ -8,5 +8,5 @@ from tests.serving_faults.store_faults import LOG_GONE, STORE_FAULTS
 from tests.serving_faults.time_faults import MEMORY, RUSH, TIME_FAULTS
 
 FAULTS = (
-    *REPLICA_FAULTS, *STORE_FAULTS, *TIME_FAULTS, LOST, LOG_GONE, RUSH, MEMORY, *RAY_FAULTS,
+    *REPLICA_FAULTS, *STORE_FAULTS, *TIME_FAULTS, LOST, RUSH, MEMORY, LOG_GONE, *RAY_FAULTS,
 )  # fmt: skip

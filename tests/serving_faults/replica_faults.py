@@ -12,6 +12,7 @@ from tests.serving_faults.fault_services import PAIRS, SINGLES
 
 STAGES = ("Scorer", "Ordering", "Shard0", "Shard1")
 N_KILLS = 5
+N_LOSSES = 3
 BACK_WITHIN_S = 20.0
 FROZEN_S = 6.0
 _QUEUE = 30
@@ -49,7 +50,7 @@ def await_new(run: Run, deployment: str, before: list[psutil.Process]) -> None:
 
 def lose_shard(run: Run) -> None:
     """SIGKILL of the only replica of a shard."""
-    for _ in range(N_KILLS):
+    for _ in range(N_LOSSES):
         (shard,) = run.place.replicas("Shard1")
         run.load.await_whole()
         killed_s = time.monotonic()

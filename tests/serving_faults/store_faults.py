@@ -14,7 +14,7 @@ from tests.bundles_for_tests import all_to, put_in_force
 from tests.redis_server import RedisServer
 from tests.serving_faults.fault import Fault, Run
 from tests.serving_faults.fault_load import await_that
-from tests.serving_faults.fault_services import N_HOLDERS, PAIRS, SINGLES
+from tests.serving_faults.fault_services import N_HOLDERS, PAIRS, WITH_KAFKA
 
 AWAY_S = 5.0
 
@@ -160,4 +160,4 @@ STORE_FAULTS = (
         PAIRS,
     ),
 )
-LOG_GONE = Fault("log-gone", "SIGKILL of the only Kafka broker", log_gone, SINGLES)
+LOG_GONE = Fault("log-gone", "SIGKILL of the only Kafka broker", log_gone, WITH_KAFKA)
