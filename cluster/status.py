@@ -54,7 +54,7 @@ def _watch(console: Console) -> None:
 
     def draw() -> Group:
         facts = gather(console.settings, wall_clock_ms)
-        return page(facts, problems_of(facts))
+        return page(facts, problems_of(facts), is_live=True)
 
     with Live(draw(), auto_refresh=False) as live:
         while True:
@@ -62,20 +62,24 @@ def _watch(console: Console) -> None:
             live.update(draw(), refresh=True)
 
 
-def page(facts: StatusFacts, problems: list[str]) -> Group:
-    """The whole status for a terminal."""
+def page(facts: StatusFacts, problems: list[str], *, is_live: bool = False) -> Group:
+    """The whole status for a terminal.
+
+    Args:
+        is_live: it is redrawn in place, where what does not fit at the end is cut off; so what
+            says most comes first.
+    """
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[RenderableType] = []
+    tables: list[RenderableType] = []
+    lines: list[RenderableType] = []
     if facts.is_running:
-        parts += [_deployments(facts.serve), _replicas(facts.control), _workers(facts.workers)]
-        parts += _lines(facts)
-    if problems:
-        parts += [Text(f"problem: {sentence}", style="red") for sentence in problems]
-    else:
-        parts.append(Text("healthy", style="green"))
-    return Group(*parts)
+        tables = [_deployments(facts.serve), _replicas(facts.control), _workers(facts.workers)]
+        lines += _lines(facts)
+    verdict = [Text(f"problem: {sentence}", style="red") for sentence in problems]
+    verdict = verdict or [Text("healthy", style="green")]
+    return Group(*verdict, *lines, *tables) if is_live else Group(*tables, *lines, *verdict)
 
 
 def _deployments(serve: Mapping[str, Any]) -> RenderableType:

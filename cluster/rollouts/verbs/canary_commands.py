@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
@@ -18,16 +18,22 @@ from cluster.rollouts.verbs.canary_reading import (
     emit_status,
     explain,
     follow,
+    is_on_terminal,
     latest,
     now_ms,
     outcome_text,
     status,
+    watch_live,
 )
 from cluster.rollouts.verbs.canary_simulate import simulate
 
 if TYPE_CHECKING:
     from cluster.rollouts.deciding.rollout_record import Rollout
     from cluster.rollouts.driving.rollout_runner import RolloutRunner
+    from cluster.rollouts.storing.control_writer import StoredRollout
+
+    Waits: TypeAlias = Callable[[Console, float | None, str | None], StoredRollout | None]
+    """Returns once the rollout of an id has ended, or raises after so many seconds."""
 
 
 @click.group(
@@ -48,13 +54,13 @@ def canary() -> None:
     Examples:
       cluster canary start b20261122-091500-4e1c9a
       cluster canary start b20261122-091500-4e1c9a --plan fast --wait
-      cluster canary start b20261122-091500-4e1c9a --plan my-plan.toml
+      cluster canary start b20261122-091500-4e1c9a --plan my-plan.toml --watch
       cluster canary start b20261122-091500-4e1c9a --plan instant
 
     A plan with steps is driven by the controller in the cluster, and this returns at once; with
-    --wait it exits as 'cluster canary status --wait' does. 'instant' is driven from here.
-    Exits 2 for a plan that cannot be used, 3 if nothing runs or no controller lives, 4 if another
-    rollout is unfinished, 5 if a replica refuses the bundle.
+    --wait or --watch it exits as 'cluster canary status --wait' does. 'instant' is driven from
+    here, and promotes without evidence. Exits 2 for a plan that cannot be used, 3 if nothing runs
+    or no controller lives, 4 if another rollout is unfinished, 5 if a replica refuses the bundle.
     """
 )
 @click.argument("bundle_id", metavar="BUNDLE")
@@ -67,18 +73,26 @@ def canary() -> None:
     help="instant, fast, standard, careful, or a TOML file.",
 )
 @click.option("--wait", is_flag=True, help="Return when the rollout has ended.")
+@click.option("--watch", is_flag=True, help="Show it live until it has ended.")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0.0), help="Seconds, then exit 7."
 )
 @click.pass_obj
 def start(
-    console: Console, bundle_id: str, plan_name: str, wait: bool, timeout_s: float | None
+    console: Console,
+    bundle_id: str,
+    plan_name: str,
+    wait: bool,
+    watch: bool,
+    timeout_s: float | None,
 ) -> None:
     """Replace the stable bundle step by step, as far as the evidence bears it.
 
     Started again after its process was killed, it goes on where it was.
     """
-    _run(console, lambda runner: runner.start(bundle_id, plan_name), wait, timeout_s)
+    look = watch_live if watch and is_on_terminal(console) else follow
+    waits = look if wait or watch else None
+    _run(console, lambda runner: runner.start(bundle_id, plan_name), waits, timeout_s)
 
 
 @canary.command(
@@ -198,10 +212,14 @@ for _verb in (status, explain, history, simulate):
 def _run(
     console: Console,
     act: Callable[[RolloutRunner], Rollout | None],
-    wait: bool = False,
+    waits: Waits | None = None,
     timeout_s: float | None = None,
 ) -> None:
-    """Start or go on with a rollout and report it; an abort is an error with its exit code."""
+    """Start or go on with a rollout and report it; an abort is an error with its exit code.
+
+    Args:
+        waits: how to wait until the rollout has ended; None does not.
+    """
     from cluster.rollouts.driving.rollout_runner import raise_for_outcome
 
     with _runner(console) as runner:
@@ -209,8 +227,8 @@ def _run(
     if rollout is None:
         emit_status(console, latest(console), "nothing runs; start it with 'cluster up --wait'")
         return
-    if wait and not rollout.is_closed:
-        stored = follow(console, timeout_s, rollout.rollout_id)
+    if waits is not None and not rollout.is_closed:
+        stored = waits(console, timeout_s, rollout.rollout_id)
         rollout = rollout if stored is None else stored.rollout
     console.emit({"rollout": rollout.to_json()}, outcome_text(rollout))
     if not rollout.is_closed:

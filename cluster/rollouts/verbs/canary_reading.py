@@ -46,9 +46,9 @@ def status(console: Console, wait: bool, watch: bool, timeout_s: float | None) -
     """Say where the unfinished rollout stands, or how the last one ended."""
     from cluster.rollouts.driving.rollout_runner import raise_for_outcome
 
-    is_live = watch and not console.as_json and sys.stdout.isatty()
+    is_live = watch and is_on_terminal(console)
     if is_live:
-        stored = _watch_live(console, timeout_s)
+        stored = watch_live(console, timeout_s)
     elif wait or watch:
         stored = follow(console, timeout_s)
     else:
@@ -176,15 +176,27 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _watch_live(console: Console, timeout_s: float | None) -> StoredRollout | None:
-    """Redraw the page until the rollout is closed; the last page stays."""
+def is_on_terminal(console: Console) -> bool:
+    """Whether somebody looks at a page that can be redrawn."""
+    return not console.as_json and sys.stdout.isatty()
+
+
+def watch_live(
+    console: Console, timeout_s: float | None, rollout_id: str | None = None
+) -> StoredRollout | None:
+    """Redraw the page until a rollout is closed; the last page stays.
+
+    Raises:
+        WaitTimeout: it was not in time.
+        FleetError: nobody drives it.
+    """
     from rich.live import Live
     from rich.text import Text
 
     from cluster.rollouts.verbs.canary_view import rollout_page
 
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    stored = latest(console)
+    stored = latest(console, rollout_id)
     if stored is None:
         console.emit({}, "there is no rollout yet; start one with 'cluster canary start BUNDLE'")
         return None

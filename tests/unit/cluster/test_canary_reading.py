@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from cluster.console import Console
 from cluster.rollouts.deciding.rollout_plan import built_in
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.driving.rollout_runner import RolloutRunner
 from cluster.rollouts.simulation.simulated_rollout import Looks
 from cluster.rollouts.simulation.traffic_shape import TrafficShape
 from cluster.rollouts.storing.control_writer import ControlWriter
@@ -150,3 +152,19 @@ def test_a_step_that_its_traffic_cannot_fill_is_named() -> None:
     short = shortage(fast, TrafficShape(requests_per_minute=600), looks)
     assert short.startswith("step 1 asks for 200 requests of the canary, which gets 30 a minute")
     assert shortage(fast, TrafficShape(requests_per_minute=6_000), looks) == ""
+
+
+@pytest.mark.parametrize("option", ["--wait", "--watch"])
+def test_a_start_that_waits_tells_how_the_rollout_ended(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal to draw on, watching is waiting."""
+    put(tmp_path, now_ms(), phase=Phase.PROMOTED, is_settled=True, message="every gateway follows")
+    (stored,) = ControlWriter(Settings(data_dir=tmp_path).control_url).rollouts()
+    begun = replace(stored.rollout, phase=Phase.CANARY, message="every replica is ready")
+    assert stored.rollout.is_closed and not begun.is_closed
+    monkeypatch.setattr(RolloutRunner, "start", lambda runner, bundle_id, plan: begun)
+    found = document(run(tmp_path, "start", "b2", "--plan", "fast", option))
+    assert found["rollout"]["phase"] == "promoted"
+    found = document(run(tmp_path, "start", "b2", "--plan", "fast"))
+    assert found["rollout"]["phase"] == "canary"

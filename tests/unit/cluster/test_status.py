@@ -97,6 +97,9 @@ def healthy_facts() -> StatusFacts:
     )
 
 
+WORDS = ("healthy", "epoch 3: stable b1 100%", "rollout: none", "applications")
+
+
 def shown(facts: StatusFacts) -> str:
     """The page as plain text."""
     return as_text(page(facts, problems_of(facts)))
@@ -111,6 +114,15 @@ def test_a_cluster_with_everything_in_order_is_healthy() -> None:
     assert "stable = b1" in text
     assert "log: sqlite, 10 events (partitions end at 6, 4)" in text
     assert "archiver │   1 of 1" in text
+
+
+def test_a_live_page_begins_with_what_says_most() -> None:
+    """A terminal that is too short for all of it cuts the tables off."""
+    lines = as_text(page(healthy_facts(), [], is_live=True)).splitlines()
+    assert lines[0] == "healthy"
+    places = [next(n for n, line in enumerate(lines) if word in line) for word in WORDS]
+    assert places == sorted(places)
+    assert shown(healthy_facts()).splitlines()[-1] == "healthy"
 
 
 @pytest.mark.parametrize(
