@@ -167,6 +167,7 @@ class Admission:
         if seat.is_inside:
             seat.is_inside = False
             self._n_inside -= 1
+            self._limit.left(self._n_inside, self._clock_s())
 
     def step_in(self, seat: Seat) -> None:
         """Take a place again; its time begins anew.

@@ -93,7 +93,8 @@ class ConcurrencyLimit:
         self._recent_ms = 0.0
         self._recent_seen = 0.0
         self._recent_at_s = -math.inf
-        self._busy_at_s = -math.inf
+        self._is_busy = False
+        self._calm_from_s = -math.inf
         self._burst_until_s = -math.inf
 
     @property
@@ -108,13 +109,19 @@ class ConcurrencyLimit:
 
     def bound(self, n_inside: int, now_s: float) -> int:
         """How many may be inside when one more comes and finds `n_inside`."""
-        if n_inside > self._limit / 4:
-            if now_s - self._busy_at_s > CALM_S:
+        if n_inside > self._limit / 4 and not self._is_busy:
+            self._is_busy = True
+            if now_s - self._calm_from_s > CALM_S:
                 self._burst_until_s = now_s + BURST_S
-            self._busy_at_s = now_s
         if now_s < self._burst_until_s:
             return self._rules.ceiling
         return self.limit
+
+    def left(self, n_inside: int, now_s: float) -> None:
+        """One has left, so many remain: told by who leaves, a loop that stalls is not calm."""
+        if self._is_busy and n_inside <= self._limit / 4:
+            self._is_busy = False
+            self._calm_from_s = now_s
 
     def expected_ms(self, n_inside: int, now_s: float) -> float:
         """How long one more would take at least; 0 where nothing recent tells, or few are inside.

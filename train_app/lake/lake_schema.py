@@ -91,6 +91,7 @@ OUTCOMES = pa.schema(
         _column("reason", _TEXT, "why it failed, was shed or degraded"),
         _column("latency_ms", _REAL, "milliseconds"),
         _column("experiment", _TEXT, "rollout or experiment of the request, null where none"),
+        _column("n_requests", _INT, "requests the record stands for; null is 1"),
         *_PLACE,
     ]
 )

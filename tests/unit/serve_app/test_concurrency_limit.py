@@ -134,7 +134,12 @@ def test_a_crowd_after_a_calm_is_let_in_and_one_that_stays_is_not() -> None:
     for _ in range(20):
         later_s += CALM_S / 2
         assert limit.bound(300, later_s) == limit.limit
-    assert limit.bound(300, later_s + 2 * CALM_S) == RULES.ceiling
+    later_s += 2 * CALM_S
+    assert limit.bound(300, later_s) == limit.limit, "a stall of the loop is no calm"
+    limit.left(0, later_s)
+    assert limit.bound(300, later_s + CALM_S / 2) == limit.limit
+    limit.left(0, later_s + CALM_S)
+    assert limit.bound(300, later_s + 3 * CALM_S) == RULES.ceiling
 
 
 def test_what_one_more_would_wait_grows_with_who_is_inside() -> None:

@@ -16,7 +16,7 @@ from recsys.settings import Settings
 from recsys.stores.event_log import SqliteEventLog
 from recsys.traffic import Arm, TrafficPlan
 from serve_app.gateway import Graph
-from tests.asgi_client import Reply, call
+from tests.asgi_client import Message, Reply, call
 from tests.bundles_for_tests import SALT, all_to, publish_small, put_in_force, small_settings
 
 T = TypeVar("T")
@@ -203,6 +203,53 @@ def test_a_deadline_that_passes_is_a_504_and_an_outcome_and_harms_nobody(place: 
     assert {(e.reason, e.variant, e.bundle_id) for e in outcomes} == {
         ("deadline", "stable", place.bundle_ids[0])
     }
+
+
+def test_a_caller_whose_own_deadline_passed_is_told_so(place: Place) -> None:
+    """Nobody works for it; one that has time left is answered."""
+    graph = place.graph()
+
+    async def scenario() -> list[Reply]:
+        now_ms = time.time_ns() // 1_000_000
+        return [
+            await call(
+                graph.http,
+                "GET",
+                "/v1/recommend",
+                query="user_id=u1",
+                headers={"x-request-deadline": str(now_ms + left_ms)},
+            )
+            for left_ms in (-1, 60_000)
+        ]
+
+    late, patient = using(graph, scenario())
+    assert (late.status, patient.status) == (504, 200)
+    assert "x-request-deadline passed" in late.json()["detail"]
+
+
+def test_a_caller_that_left_is_not_answered_and_gives_its_seat_back(place: Place) -> None:
+    """It is found out before its batch is made, and counted."""
+    graph = place.graph()
+    sent: list[Message] = []
+    incoming: asyncio.Queue[Message] = asyncio.Queue()
+    for message in ({"type": "http.request", "body": b""}, {"type": "http.disconnect"}):
+        incoming.put_nowait(message)
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0)
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/recommend",
+        "query_string": b"user_id=u1",
+        "headers": [],
+    }
+    using(graph, graph.http(scope, incoming.get, send))
+    assert sent == []
+    assert graph.telemetry.take().counts["flywheel_left", ()] == 1
+    assert (graph.http.admission.n_inside, graph.http.admission.n_open) == (0, 0)
 
 
 def test_one_request_too_many_is_shed_at_once(place: Place) -> None:
