@@ -46,6 +46,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "Print what users did with each bundle's slates.",
     ),
     "features": ("cluster.features_commands:features", "Show what serving knows of a user."),
+    "k8s": (
+        "cluster.kubernetes.kubernetes_commands:kubernetes",
+        "Lint manifests of Kubernetes, and make ours from settings.",
+    ),
 }
 """Verb -> where its click command lives and its one line in `cluster --help`."""
 
