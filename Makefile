@@ -14,7 +14,8 @@ S3_GATEWAY := $(HOME)/.cache/flywheel/versitygw
 
 .DEFAULT_GOAL := help
 .PHONY: help setup servers stores fmt check test test-unit test-conformance test-integration e2e \
-  test-events-chaos chaos test-api-fuzz test-k8s kafka demo bench bench-profile lock clean
+  test-events-chaos chaos test-api-fuzz test-k8s kafka demo bench bench-profile lock clean \
+  k8s-render k8s-tools image sbom
 
 help: ## list the doors
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +79,36 @@ chaos: $(READY) servers ## every fault of serving under load, with counts; ONLY=
 
 test-api-fuzz: $(READY) ## the HTTP interface against 10,000 generated requests, with and without keys
 	$(BIN)/python -m tests.fuzzing --cases $(or $(CASES),10000)
+# The API server's own validation and kustomize, from the Go module proxy; CRDs of the operators.
+K8S := var/k8s
+CRDS ?= $(firstword $(wildcard ../shared/crds) $(K8S)/crds)
+PROMETHEUS_OPERATOR := github.com/prometheus-operator/prometheus-operator@v0.90.1
+
+k8s-tools: ## build what test-k8s validates with (minutes, once)
+	@mkdir -p $(K8S)/bin
+	@test -x $(K8S)/bin/kustomize || GOBIN=$(CURDIR)/$(K8S)/bin nice -n 10 go install sigs.k8s.io/kustomize/kustomize/v5@v5.5.0
+	@test -x $(K8S)/bin/kubectl-validate || GOBIN=$(CURDIR)/$(K8S)/bin nice -n 10 go install sigs.k8s.io/kubectl-validate@v0.0.4
+	@test -d $(K8S)/monitoring-crds || { \
+	  from=$$(go mod download -json $(PROMETHEUS_OPERATOR) | sed -n 's/^.*"Dir": "\(.*\)",$$/\1/p') && \
+	  mkdir -p $(K8S)/monitoring-crds && \
+	  cp $$from/example/prometheus-operator-crd/*podmonitors.yaml $$from/example/prometheus-operator-crd/*prometheusrules.yaml $(K8S)/monitoring-crds/; }
+
+test-k8s: $(READY) k8s-tools ## manifests: render, validate as the API server does, lint, flows, deploy on a local Ray
+	FLYWHEEL_K8S_TOOLS=$(CURDIR)/$(K8S)/bin FLYWHEEL_CRDS=$(CRDS):$(CURDIR)/$(K8S)/monitoring-crds \
+	  $(BIN)/python -m pytest tests/unit/cluster/test_ray_object_rules.py tests/unit/cluster/test_service_document.py \
+	  tests/unit/cluster/test_network_flows.py tests/unit/cluster/test_job_submission.py tests/integration/test_overlays.py
+
+k8s-render: $(READY) ## make the generated files of k8s/ anew from the settings
+	$(BIN)/cluster --config configs/prod.toml --config k8s/overlays/prod/settings.toml k8s render --to k8s/overlays/prod
+	$(BIN)/cluster --config k8s/overlays/dev/settings.toml k8s render --one-node --to k8s/overlays/dev
+	$(BIN)/cluster k8s render --monitoring --to k8s/base
+
+IMAGE ?= flywheel:dev
+image: ## build the image with Docker
+	docker build -t $(IMAGE) .
+
+sbom: ## what the image consists of, as CycloneDX
+	docker run --rm $(IMAGE) cluster k8s sbom
 
 kafka: $(READY) ## a Kafka broker on 127.0.0.1:9092 to try the other log with, until Ctrl-C
 	@$(BIN)/python -m brokers

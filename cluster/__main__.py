@@ -48,6 +48,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "features": ("cluster.features_commands:features", "Show what serving knows of a user."),
     "keys": ("cluster.keys.key_commands:keys", "Make, list and revoke API keys."),
     "backup": ("cluster.stores.backup_commands:backup", "Keep stores elsewhere; bring them back."),
+    "k8s": (
+        "cluster.kubernetes.kubernetes_commands:kubernetes",
+        "Lint manifests of Kubernetes, and make ours from settings.",
+    ),
 }
 """Verb -> where its click command lives and its one line in `cluster --help`."""
 
