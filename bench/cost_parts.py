@@ -63,7 +63,7 @@ METERS: tuple[Meter, ...] = (
     Meter(_FRAMES, "pack_note", "links: frames packed", "serialization"),
     Meter(_FRAMES, "open_frame", "links: frames opened", "serialization"),
     Meter(_FRAMES, "read_batch", "links: frames opened", "serialization"),
-    Meter(_LINK, "Link.call", "links: sent and received", "serialization"),
+    Meter(_LINK, "Link.send", "links: sent and received", "serialization"),
     Meter(_LINK, "Link.buffer_updated", "links: sent and received", "serialization"),
     Meter(_LINK_SERVER, "_ServerLink.buffer_updated", "links: sent and received", "serialization"),
     Meter(_LINK_SERVER, "_ServerLink.write", "links: sent and received", "serialization"),

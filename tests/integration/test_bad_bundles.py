@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recsys.bundles.bundle import MANIFEST_NAME, _render, read_manifest
+from recsys.bundles.bundle import MANIFEST_NAME, read_manifest
 from recsys.bundles.golden import GOLDEN_FILE, read_golden, remake_golden
+from recsys.bundles.manifest_text import render
 from recsys.bundles.registry import Registry
 from recsys.errors import (
     BundleCorrupt,
@@ -160,7 +161,7 @@ def fingerprint_of_another_space(staging: Path, root: Path, settings: Settings) 
     path = staging / MANIFEST_NAME
     document = json.loads(path.read_text())
     document["space_fingerprint"] = read_manifest(root / OTHER).space_fingerprint
-    path.write_bytes(_render(document))
+    path.write_bytes(render(document))
 
 
 @pytest.mark.parametrize(
