@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import resource
 import secrets
 import stat
 from pathlib import Path
@@ -23,8 +22,6 @@ HEAD_TIMEOUT_S = 10
 """Whoever has not sent the head of a request by then is a slow caller, or none."""
 CLIENT_TIMEOUT_S = 30
 """A caller that neither sends nor reads for so long has gone."""
-MOST_CONNECTIONS = 12_000
-SPARE_DESCRIPTORS = 512
 INGRESS_MIDDLEWARE = "serve_app.http.ingress_middleware:middlewares"
 TEMP_ROOT = Path("/tmp")
 _TEMP_PREFIX = "fw-"
@@ -130,7 +127,6 @@ def ray_environment(settings: Settings, temp_dir: Path) -> dict[str, str]:
             "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(temp_dir / "haproxy"),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-            "RAY_SERVE_HAPROXY_MAXCONN": str(most_connections(_descriptors())),
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_TIMEOUT_S),
             # One datagram parsed in Python per request; the replicas count instead.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
@@ -144,16 +140,6 @@ def ray_environment(settings: Settings, temp_dir: Path) -> dict[str, str]:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(cluster.fallback_port),
         }
     return profile
-
-
-def most_connections(n_descriptors: int) -> int:
-    """Connections HAProxy may hold, each with two descriptors; it ends where it may open fewer."""
-    return max(256, min(MOST_CONNECTIONS, (n_descriptors - SPARE_DESCRIPTORS) // 2))
-
-
-def _descriptors() -> int:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_CONNECTIONS * 4 if most == resource.RLIM_INFINITY else most
 
 
 def haproxy_wrapper(settings: Settings, binary: Path) -> str:

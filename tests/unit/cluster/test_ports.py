@@ -8,11 +8,9 @@ import socket
 import pytest
 
 from cluster.local.environment import (
-    MOST_CONNECTIONS,
     absolute_settings,
     haproxy_wrapper,
     is_temp_dir,
-    most_connections,
     ray_environment,
     replica_ports,
     serve_config,
@@ -160,13 +158,6 @@ def test_the_wrapper_moves_the_statistics_binds_to_loopback(tmp_path: object) ->
     assert lines.count("timeout http-request 10s") == 1
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
     assert binds == ["bind 127.0.0.1:9101", "bind *:8000", "bind 127.0.0.1:8404"]
-
-
-def test_haproxy_holds_no_more_connections_than_it_has_descriptors_for() -> None:
-    """Two for each, and some to spare."""
-    assert most_connections(20_000) == 9_744
-    assert most_connections(10**6) == MOST_CONNECTIONS
-    assert most_connections(1_024) == 256
 
 
 def test_the_serve_configuration_names_its_applications_and_carries_the_settings() -> None:
