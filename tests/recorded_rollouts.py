@@ -19,14 +19,14 @@ import numpy as np
 
 from cluster.rollouts.deciding.rollout_record import Phase, Rollout
 from cluster.rollouts.deciding.rollout_turn import RecordedTurn, Turn
+from cluster.rollouts.deciding.step_judgement import judge_step
 from cluster.rollouts.driving.evidence_source import EvidenceSource
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.evidence.arm_sample import ArmSample
-from recsys.evidence.judgement import Judgement, judge
+from recsys.evidence.judgement import Judgement
 from recsys.settings import Settings
 from recsys.stores.evidence import EvidenceReader
 from recsys.stores.evidence_sums import LatencyHistogram
-from recsys.traffic import BASELINE, CANARY
 
 FOLDER = Path(__file__).parent / "recordings"
 _OPERATOR, _CONTROLLER = "operator@host:1", "controller@host:2:a"
@@ -57,17 +57,7 @@ def judge_last_step(last: Rollout, samples: Mapping[str, ArmSample]) -> Judgemen
     """The samples by the rules of the last step that was judged, as the controller judges."""
     plan = last.plan
     assert plan is not None
-    at = min(last.step, len(plan.steps) - 1)
-    step = plan.steps[at]
-    return judge(
-        plan.rules_of(at),
-        samples[BASELINE],
-        samples[CANARY],
-        alpha=plan.alpha,
-        min_users=step.min_users,
-        min_requests=step.min_requests,
-        n_critical=plan.n_critical,
-    )
+    return judge_step(plan, min(last.step, len(plan.steps) - 1), samples)
 
 
 def read_recorded(name: str) -> Recorded:

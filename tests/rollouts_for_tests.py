@@ -247,9 +247,10 @@ class Faulty:
         return call
 
 
-def judged(rules: Any, baseline: Any, canary: Any, **limits: Any) -> Judgement:
+def judged(plan: Any, at: int, samples: Any) -> Judgement:
     """The verdict of the step."""
-    return Judgement(canary[baseline], "ctr", f"{canary[baseline]} by ctr", (), None, {})
+    found = samples[CANARY][samples[BASELINE]]
+    return Judgement(found, "ctr", f"{found} by ctr", (), None, {})
 
 
 def a_fleet(folder: Path, *verdicts: Verdict, control_store_url: str = "") -> Fleet:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console
+from cluster.who_and_when import now_ms, who
 
 if TYPE_CHECKING:
     from cluster.bundles.removal import Sweep
@@ -105,14 +102,14 @@ def pin(console: Console, bundle_id: str, off: bool, why: str) -> None:
     """Keep a bundle in the registry whatever 'cluster bundle gc' finds."""
     from cluster.bundles.pins import Pin, Pins
 
-    who, now_ms = _who(), _now_ms()
+    by, at_ms = who(), now_ms()
     pins = Pins(console.settings.control_url)
     try:
         if off:
             changed = pins.remove(bundle_id)
         else:
             _registry(console).manifest(bundle_id)
-            changed = pins.add(Pin(bundle_id, now_ms, who, why))
+            changed = pins.add(Pin(bundle_id, at_ms, by, why))
     finally:
         pins.close()
     state = "not pinned" if off else "pinned"
@@ -155,9 +152,9 @@ def gc(console: Console, keep: int, dry_run: bool) -> None:
     ):
         swept = sweep(
             registry,
-            lambda: references.read(_now_ms()),
+            lambda: references.read(now_ms()),
             keep=keep,
-            clock=_now_ms,
+            clock=now_ms,
             dry_run=dry_run,
             report=show,
         )
@@ -195,7 +192,7 @@ def _note(console: Console, verb: str, what: str, why: str) -> None:
 
     writer = ControlWriter(console.settings.control_url)
     try:
-        writer.append_history(HistoryEntry(_now_ms(), _who(), verb, what, why))
+        writer.append_history(HistoryEntry(now_ms(), who(), verb, what, why))
     finally:
         writer.close()
 
@@ -208,15 +205,3 @@ def _registry(console: Console) -> Registry:
 
 def _megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from cluster.who_and_when import now_ms
 from recsys.bundles.composition import (
     CompositionPlan,
     Part,
@@ -108,7 +108,7 @@ def compose_parts(
     parts = [name for name in (base, scorer, ordering) if name is not None]
     leases = PartLeases(console.settings.control_url)
     try:
-        with leases.held(parts, f"compose@{socket.gethostname()}:{os.getpid()}", _now_ms):
+        with leases.held(parts, f"compose@{socket.gethostname()}:{os.getpid()}", now_ms):
             return _compose_held(console, base, scorer, ordering)
     finally:
         leases.close()
@@ -146,7 +146,3 @@ def outcome(plan: CompositionPlan, bundle_id: str, *, is_new: bool) -> dict[str,
         "carries_space": plan.carries_space,
         "n_estimated": plan.n_estimated,
     }
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

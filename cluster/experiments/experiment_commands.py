@@ -9,8 +9,9 @@ import click
 
 from cluster.console import Console
 from cluster.experiments.experiment_start import runner as open_runner
-from cluster.experiments.experiment_start import start, who
-from cluster.rollouts.verbs.canary_reading import now_ms, outcome_text
+from cluster.experiments.experiment_start import start
+from cluster.rollouts.verbs.canary_reading import outcome_text
+from cluster.who_and_when import now_ms, who
 
 if TYPE_CHECKING:
     from cluster.experiments.experiment_record import ExperimentRecord

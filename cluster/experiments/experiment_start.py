@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
-import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console
-from cluster.rollouts.verbs.canary_reading import now_ms
+from cluster.who_and_when import now_ms, who
 
 if TYPE_CHECKING:
     from cluster.experiments.experiment_planning import PlannedSize
@@ -98,15 +95,6 @@ def runner(console: Console) -> Generator[ExperimentRunner]:
             yield ExperimentRunner(console.settings, writer, ControlReader(url), operator)
         finally:
             writer.close()
-
-
-def who() -> str:
-    """Who changes an experiment, for its record and the history."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}:{os.getpid()}"
 
 
 _DECLARED = ("metric", "margin", "alpha", "window_s", "planned_users")

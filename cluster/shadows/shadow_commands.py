@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -15,6 +12,7 @@ import click
 
 from cluster.console import Console
 from cluster.shadows import shadow_reading
+from cluster.who_and_when import now_ms, who
 from recsys.errors import ConfigError, WaitTimeout
 
 if TYPE_CHECKING:
@@ -184,7 +182,7 @@ def _emit(console: Console, records: Sequence[ShadowRecord]) -> None:
 
 def _figures(console: Console, record: ShadowRecord) -> tuple[ShadowSums, LiveAnswers]:
     settings = console.settings
-    live = shadow_reading.read_live(settings, record, _now_ms())
+    live = shadow_reading.read_live(settings, record, now_ms())
     return shadow_reading.read_sums(settings, record), live
 
 
@@ -275,20 +273,8 @@ def _runner(console: Console) -> Generator[ShadowRunner]:
         settings, open_registry(settings), ControlWriter(settings.control_url), reader
     )
     with console.progress("shadow") as show:
-        operator = Operator(_who(), _now_ms, time.sleep, lambda line: show(line, None))
+        operator = Operator(who(), now_ms, time.sleep, lambda line: show(line, None))
         try:
             yield ShadowRunner(settings, request, writer, reader, operator)
         finally:
             writer.give_back()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}:{os.getpid()}"

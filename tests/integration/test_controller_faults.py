@@ -44,7 +44,7 @@ SHORT_WAYS = [way for way, (plan, _, _) in WAYS.items() if plan is SHORT]
 
 @pytest.fixture(autouse=True)
 def _verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller_module, "judge", judged)
+    monkeypatch.setattr(controller_module, "judge_step", judged)
     monkeypatch.setattr(control_tables, "open_engine", without_waits)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from cluster.rollouts.deciding.preparing import is_shadowing, wants_shadow
 from cluster.rollouts.deciding.rollout_record import Observation, Phase, Reason, Rollout, Shadowing
 from cluster.rollouts.deciding.rollout_turn import Turn, Verb, decide
+from cluster.rollouts.deciding.step_judgement import judge_step
 from cluster.rollouts.driving.abandonment import ABANDONED_MS
 from cluster.rollouts.driving.controller_lease import ControllerLease
 from cluster.rollouts.driving.evidence_source import EvidenceSource
@@ -21,10 +22,9 @@ from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
 from cluster.rollouts.driving.rollout_runner import TOUCH_MS
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence, StoredRollout
 from recsys.errors import RolloutConflict, StoreError
-from recsys.evidence.judgement import Judgement, judge
+from recsys.evidence.judgement import Judgement
 from recsys.evidence.shadow_sums_json import shadow_sums_to_json
 from recsys.stores.evidence_sums import ShadowSums
-from recsys.traffic import BASELINE, CANARY
 
 BUSY_S = 0.25
 """Between turns of a rollout that moves."""
@@ -157,19 +157,9 @@ class Controller:
         return replace(seen, shadow=shadow, evidence_problem=problem), judgement
 
     def _judge(self, rollout: Rollout) -> Judgement | None:
-        plan, step = rollout.plan, rollout.present_step
-        if plan is None or step is None:
+        if rollout.plan is None or rollout.present_step is None:
             return None
-        samples = self._source.samples(rollout)
-        return judge(
-            plan.rules_of(rollout.step),
-            samples[BASELINE],
-            samples[CANARY],
-            alpha=plan.alpha,
-            min_users=step.min_users,
-            min_requests=step.min_requests,
-            n_critical=plan.n_critical,
-        )
+        return judge_step(rollout.plan, rollout.step, self._source.samples(rollout))
 
     def _is_worth_recording(self, rollout: Rollout, moved: Rollout, now_ms: int) -> bool:
         if _place(moved) != _place(rollout):

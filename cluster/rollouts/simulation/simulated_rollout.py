@@ -16,9 +16,9 @@ from cluster.rollouts.deciding.rollout_record import (
     Phase,
     Rollout,
 )
+from cluster.rollouts.deciding.step_judgement import judge_step
 from cluster.rollouts.simulation.simulated_slices import SimulatedSlices
 from cluster.rollouts.simulation.traffic_shape import Effect, TrafficShape
-from recsys.evidence.judgement import judge
 from recsys.traffic import BASELINE, CANARY
 
 _HEALTHY = BundleHealth(Health.READY)
@@ -81,16 +81,7 @@ def simulate_rollout(
     while now_s < looks.until_s:
         slices.pass_time(rollout.steps[rollout.step], now_s, looks.every_s)
         now_s += looks.every_s
-        samples, step = slices.samples(), plan.steps[rollout.step]
-        judgement = judge(
-            plan.rules_of(rollout.step),
-            samples[BASELINE],
-            samples[CANARY],
-            alpha=plan.alpha,
-            min_users=step.min_users,
-            min_requests=step.min_requests,
-            n_critical=plan.n_critical,
-        )
+        judgement = judge_step(plan, rollout.step, slices.samples())
         moved = replace(advance(rollout, _seen(now_s), judgement)[0], is_settled=True)
         outcome = _OUTCOMES.get(moved.phase)
         if outcome is not None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,12 +17,12 @@ from cluster.rollouts.verbs.canary_reading import (
     follow,
     is_on_terminal,
     latest,
-    now_ms,
     outcome_text,
     status,
     watch_live,
 )
 from cluster.rollouts.verbs.canary_simulate import simulate
+from cluster.who_and_when import now_ms, who
 
 if TYPE_CHECKING:
     from cluster.rollouts.deciding.rollout_record import Rollout
@@ -251,18 +248,10 @@ def _runner(console: Console) -> Generator[RolloutRunner]:
 
     settings = console.settings
     with console.progress("canary") as show:
-        operator = Operator(_who(), now_ms, time.sleep, lambda line: show(line, None))
+        operator = Operator(who(), now_ms, time.sleep, lambda line: show(line, None))
         yield RolloutRunner(
             settings,
             open_registry(settings),
             ControlWriter(settings.control_url),
             operator,
         )
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}:{os.getpid()}"

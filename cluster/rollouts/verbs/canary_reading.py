@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.console import Console, as_text
+from cluster.who_and_when import now_ms
 from recsys.errors import ConfigError, FleetError, WaitTimeout
 
 if TYPE_CHECKING:
@@ -169,11 +170,6 @@ def outcome_text(rollout: Rollout) -> str:
         f"rollout {rollout.rollout_id} of {rollout.bundle_id} over {rollout.stable_id} is "
         f"{rollout.phase}: {rollout.message}"
     )
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def is_on_terminal(console: Console) -> bool:

@@ -19,8 +19,8 @@ from cluster.rollouts.simulation.simulated_rollout import Looks
 from cluster.rollouts.simulation.traffic_shape import TrafficShape
 from cluster.rollouts.storing.control_writer import ControlWriter
 from cluster.rollouts.verbs.canary_commands import canary
-from cluster.rollouts.verbs.canary_reading import now_ms
 from cluster.rollouts.verbs.canary_simulate import shortage
+from cluster.who_and_when import now_ms
 from recsys.errors import (
     AbortedByEvidence,
     ConfigError,

@@ -16,6 +16,7 @@ from cluster.rollouts.driving.rollout_actions import FleetControl, Operator
 from cluster.rollouts.storing.control_writer import Fence, StoredRollout
 from recsys.evidence.comparison import Verdict
 from recsys.stores import control_tables
+from recsys.traffic import BASELINE, CANARY
 from tests.rollouts_for_tests import (
     FAILING,
     PASSING,
@@ -29,7 +30,7 @@ from tests.rollouts_for_tests import (
 
 @pytest.fixture(autouse=True)
 def _verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller_module, "judge", judged)
+    monkeypatch.setattr(controller_module, "judge_step", judged)
     monkeypatch.setattr(control_tables, "open_engine", without_waits)
 
 
@@ -79,7 +80,7 @@ def test_evidence_that_fails_aborts_with_its_message(tmp_path: Path) -> None:
     rollout = fleet.run(fleet.controller())
     assert (rollout.phase, rollout.reason) == (Phase.ABORTED, Reason.EVIDENCE)
     assert rollout.message == "step 2 of 2 failed: fail by ctr"
-    assert rollout.judgement == judged((), 1, FAILING).to_json()
+    assert rollout.judgement == judged(None, 1, {BASELINE: 1, CANARY: FAILING}).to_json()
     view = fleet.reader.view()
     assert view.plan is not None
     assert (view.plan.bundle_ids, view.required) == (("b1",), ("b1",))
