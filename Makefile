@@ -96,7 +96,8 @@ k8s-tools: ## build what test-k8s validates with (minutes, once)
 test-k8s: $(READY) k8s-tools ## manifests: render, validate as the API server does, lint, flows, deploy on a local Ray
 	FLYWHEEL_K8S_TOOLS=$(CURDIR)/$(K8S)/bin FLYWHEEL_CRDS=$(CRDS):$(CURDIR)/$(K8S)/monitoring-crds \
 	  $(BIN)/python -m pytest tests/unit/cluster/test_ray_object_rules.py tests/unit/cluster/test_service_document.py \
-	  tests/unit/cluster/test_network_flows.py tests/unit/cluster/test_job_submission.py tests/integration/test_overlays.py
+	  tests/unit/cluster/test_network_flows.py tests/unit/cluster/test_job_submission.py \
+	  tests/integration/test_overlays.py tests/integration/test_placed_config.py
 
 k8s-render: $(READY) ## make the generated files of k8s/ anew from the settings
 	$(BIN)/cluster --config configs/prod.toml --config k8s/overlays/prod/settings.toml k8s render --to k8s/overlays/prod

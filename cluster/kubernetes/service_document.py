@@ -174,7 +174,7 @@ def _refuse_passwords(settings: Settings) -> None:
             )
 
 
-class _BlockDumper(yaml.SafeDumper):
+class _BlockDumper(yaml.SafeDumper):  # type: ignore[misc]
     """Writes text of several lines as a block, which a person can read in a diff."""
 
 
