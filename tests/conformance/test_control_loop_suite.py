@@ -30,7 +30,7 @@ def test_a_rollout_ends_by_its_evidence(
     stable: str,
 ) -> None:
     """Copies are compared, shares grow, every move is recorded and decides the same again."""
-    monkeypatch.setattr(controller_module, "judge", judged)
+    monkeypatch.setattr(controller_module, "judge_step", judged)
     fleet = a_fleet(tmp_path, *verdicts, control_store_url=control_url)
     fleet.start(SHADOWED)
     rollout = fleet.run(fleet.controller())

@@ -13,16 +13,18 @@ ROOT = Path(__file__).parents[3]
 PACKAGES = ("recsys", "serve_app", "train_app", "cluster", "bench", "brokers")
 MODULES = frozenset({
     "pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve",
-    "jsonpickle", "yaml", "xmlrpc", "xml", "codeop",
+    "jsonpickle", "xmlrpc", "xml", "codeop",
 })  # fmt: skip
 """Whose reading runs code, or follows references out of the document."""
 BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
 CALLS = frozenset({
     "torch.load", "torch.save", "torch.jit.load", "torch.package", "np.lib.format.read_array",
     "os.system", "os.popen", "pd.read_pickle", "pl.read_pickle", "shutil.unpack_archive",
+    "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load",
+    "yaml.full_load_all",
 })  # fmt: skip
 METHODS = frozenset({"extractall", "read_pickle", "to_pickle"})
-OTHERS = ("allow_pickle", "shell", "np.load", "numpy.load", "import_module")
+OTHERS = ("yaml", "allow_pickle", "shell", "np.load", "numpy.load", "import_module")
 WORDS = re.compile("|".join(map(re.escape, (*MODULES, *BUILTINS, *CALLS, *METHODS, *OTHERS))))
 """A text without any of them needs no parsing."""
 
@@ -37,6 +39,8 @@ def findings(text: str) -> Iterator[str]:
         else:
             names = []
         yield from (f"{name} in line {node.lineno}" for name in names if _root(name) in MODULES)
+        if isinstance(node, ast.ImportFrom) and names == ["yaml"]:
+            yield f"a function of yaml without its module's name in line {node.lineno}"
         if isinstance(node, ast.Call):
             yield from (f"{found} in line {node.lineno}" for found in _of_call(node))
 
@@ -99,6 +103,9 @@ def test_no_source_file_can_run_what_it_reads(package: str) -> None:
         "shutil.unpack_archive(path)",
         "frame.to_pickle(path)",
         "importlib.import_module(name)",
+        "yaml.load(text, Loader=loader)",
+        "yaml.unsafe_load(text)",
+        "from yaml import load",
     ],
 )
 def test_the_search_finds_what_it_is_for(text: str) -> None:
@@ -111,6 +118,7 @@ def test_the_search_finds_what_it_is_for(text: str) -> None:
     [
         "np.load(path, allow_pickle=False)",
         "json.loads(text)",
+        "import yaml\ndocuments = yaml.safe_load_all(text)",
         "subprocess.run(command)",
         "model.eval()",
         "re.compile(pattern)",
