@@ -101,12 +101,7 @@ class Pipeline:
     async def _answer_live(
         self, bundle: GatewayBundle, asks: Sequence[Ask], is_live: IsLive, rung: Rung
     ) -> list[Answer | Exception]:
-        trip = Trip(
-            expires_at_s=max(ask.expires_at_s for ask in asks),
-            stage_timeout_s=self._settings.serve.stage_timeout_ms / 1000,
-            rung=rung,
-            degraded=[rung.reason] if rung else [],
-        )
+        trip = self._trip(asks, rung)
         n_candidates = n_candidates_on(
             rung,
             self._settings.retrieval.n_candidates,
@@ -152,6 +147,14 @@ class Pipeline:
                 answers[i] = answer
         self._record(len(asks), index, trip)
         return answers
+
+    def _trip(self, asks: Sequence[Ask], rung: Rung) -> Trip:
+        return Trip(
+            expires_at_s=max(ask.expires_at_s for ask in asks),
+            stage_timeout_s=self._settings.serve.stage_timeout_ms / 1000,
+            rung=rung,
+            degraded=[rung.reason] if rung else [],
+        )
 
     async def _read_users(self, asks: Sequence[Ask], trip: Trip) -> list[UserState]:
         user_ids = [ask.request.user_id for ask in asks]

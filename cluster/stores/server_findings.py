@@ -62,8 +62,24 @@ def postgres_findings(
     subject: str, facts: PostgresFacts, n_replicas: int, now_ms: int
 ) -> Iterable[Finding]:
     """What is wrong with a server that answers."""
+    troubles = [
+        Finding("fail" if level == "fail" else "warn", subject, detail, mend)
+        for level, detail, mend in _postgres_rules(facts, n_replicas, now_ms)
+        if level
+    ]
+    yield from troubles
+    if not troubles:
+        yield Finding(
+            "ok", subject, f"Postgres {facts.version}, {facts.max_connections} connections"
+        )
+
+
+def _postgres_rules(
+    facts: PostgresFacts, n_replicas: int, now_ms: int
+) -> list[tuple[str, str, str]]:
+    """How bad each thing is, empty where it is well; what it is; what to do about it."""
     wanted = n_replicas * _PER_REPLICA + _SPARE
-    found = [
+    return [
         (
             "fail" if facts.is_standby else "",
             "is a standby that takes no writes",
@@ -100,16 +116,6 @@ def postgres_findings(
             "let both follow NTP: leases are compared with this machine's clock",
         ),
     ]
-    troubles = [
-        Finding("fail" if level == "fail" else "warn", subject, detail, mend)
-        for level, detail, mend in found
-        if level
-    ]
-    yield from troubles
-    if not troubles:
-        yield Finding(
-            "ok", subject, f"Postgres {facts.version}, {facts.max_connections} connections"
-        )
 
 
 def n_replicas(settings: Settings) -> int:

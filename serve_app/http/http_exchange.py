@@ -130,3 +130,17 @@ def request_id_of(scope: Mapping[str, Any], new_id: Callable[[], str]) -> str:
 
 def _too_large(max_bytes: int) -> RequestError:
     return RequestError(f"the body is longer than {max_bytes} bytes; send less at once", status=413)
+
+
+async def answer_lifespan(receive: Receive, send: Send) -> None:
+    """Confirm start and end of the server; there is nothing to do at either."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

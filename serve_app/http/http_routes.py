@@ -6,7 +6,6 @@ Knows nothing of Ray; how a request is answered is `recommender`'s.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -33,9 +32,11 @@ from serve_app.http.http_exchange import (
     Receive,
     Scope,
     Send,
+    answer_lifespan,
     header,
     request_id_of,
     send_reply,
+    wall_clock_ms,
 )
 from serve_app.http.openapi import openapi_document
 from serve_app.http.problems import NotReady, not_allowed, problem_reply, reason_of
@@ -55,11 +56,6 @@ logger = logging.getLogger("ray.serve")
 
 ITEMS_PREFIX = "/v1/items/"
 HTML_TYPE = b"text/html; charset=utf-8"
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -124,7 +120,7 @@ class HttpApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one exchange, or the server's start and stop."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await answer_lifespan(receive, send)
             return
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
@@ -298,11 +294,3 @@ class HttpApp:
             latency_ms=round(latency_ms, 3),
             experiment=answer.ask.experiment if answer else arm.experiment if arm else None,
         )
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
