@@ -11,10 +11,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.local.owned_processes import read_record
-from cluster.local.run_files import read_document, read_state
+from cluster.local.owned_processes import RunRecord, read_record
+from cluster.local.run_files import RunState, read_document, read_state
+from cluster.rollouts.deciding.rollout_plan import RolloutPlan
 from cluster.rollouts.deciding.rollout_plan_file import parse_plan
-from cluster.rollouts.simulation.traffic_shape import parse_effect
+from cluster.rollouts.simulation.traffic_shape import Effect, parse_effect
 from recsys.errors import ConfigError
 
 PLAN = """
@@ -53,18 +54,23 @@ def test_the_plan_that_is_changed_below_can_be_read() -> None:
 def test_a_plan_file_with_any_value_replaced_is_read_or_refused() -> None:
     """Numbers without end, other types, other shapes."""
     for place in range(len(GOOD)):
+        read = []
         for value in VALUES:
             with contextlib.suppress(ConfigError):
-                parse_plan(PLAN.format(*GOOD[:place], value, *GOOD[place + 1 :]))
+                read.append(parse_plan(PLAN.format(*GOOD[:place], value, *GOOD[place + 1 :])))
+        assert all(isinstance(plan, RolloutPlan) for plan in read)
+        assert len(read) < len(VALUES), f"nothing is refused in place of {GOOD[place]}"
 
 
 @given(st.text(max_size=80))
 @settings(max_examples=50, deadline=None)
 def test_any_text_is_a_plan_or_an_effect_or_is_refused(text: str) -> None:
     """Also behind the names that are known."""
-    for read, said in ((parse_plan, text), (parse_effect, text), (parse_effect, f"ctr={text}")):
+    with contextlib.suppress(ConfigError):
+        assert isinstance(parse_plan(text), RolloutPlan)
+    for said in (text, f"ctr={text}"):
         with contextlib.suppress(ConfigError):
-            read(said)
+            assert isinstance(parse_effect(said), Effect)
 
 
 @given(st.binary(max_size=60) | JSON.map(lambda document: json.dumps(document).encode()))
@@ -74,6 +80,6 @@ def test_files_of_a_run_with_any_content_are_read_or_absent(content: bytes) -> N
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.json"
         path.write_bytes(content)
-        read_document(path)
-        read_state(path)
-        read_record(path)
+        assert isinstance(read_document(path), dict | None)
+        assert isinstance(read_state(path), RunState | None)
+        assert isinstance(read_record(path), RunRecord | None)
