@@ -118,6 +118,8 @@ class ServeSettings(Branch):
     """Copies of requests that wait for a shadow at most, per gateway replica; more are dropped."""
     shadow_in_flight: Positive = 1
     """Micro-batches of copies at once, per gateway replica."""
+    shadow_time_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Of the time while users' requests are under way, copies are for at most this share."""
     shadow_deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
     """A shadow that takes longer has failed the copy."""
 

@@ -126,7 +126,11 @@ class Recommender:
     def live_load(self) -> LiveLoad:
         """How busy this gateway is with requests of users."""
         batchers = self._batchers.values()
-        return LiveLoad(sum(b.n_waiting for b in batchers), any(b.is_full for b in batchers))
+        return LiveLoad(
+            n_waiting=sum(batcher.n_waiting for batcher in batchers),
+            is_full=any(batcher.is_full for batcher in batchers),
+            is_answering=not all(batcher.is_idle for batcher in batchers),
+        )
 
     def why_not_ready(self) -> str | None:
         """What keeps this replica from answering by the whole plan, or None."""

@@ -45,6 +45,8 @@ class LiveLoad:
     """Requests for which no micro-batch is free."""
     is_full: bool
     """Whether a bundle has as many micro-batches under way as it may."""
+    is_answering: bool = False
+    """Whether anything of a user's is under way."""
 
 
 def recent_ms(before_ms: float, answer_ms: float) -> float:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from recsys.errors import DeadlineExceeded
@@ -30,6 +31,7 @@ from serve_app.shadowing.copy_rules import (
     shadow_ask,
     why_crowded_out,
 )
+from serve_app.shadowing.pace import Pace
 from serve_app.shadowing.shadow_events import pipeline_ms, shadow_event
 from serve_app.stages.placement import BundleMiss
 from serve_app.telemetry import Telemetry
@@ -83,10 +85,12 @@ class ShadowTraffic:
         self._clock = clock
         self._new_id = new_id
         self._deadline_s = settings.shadow_deadline_ms / 1000
+        self._pace = Pace(settings.shadow_time_share)
         self._queue: deque[Copy] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._live_ms = 0.0
         self._is_drain_due = False
+        self._alarm: asyncio.TimerHandle | None = None
         self._is_stopped = False
         self._warn_again_s = 0.0
 
@@ -108,6 +112,7 @@ class ShadowTraffic:
                     live.ask.request_id
                 ):
                     self._take_in(Copy(plan, live, self._clock()))
+            self._schedule()
         except Exception as error:
             self._drop(Dropped.FAULT)
             self._warn("a request cannot be copied", error)
@@ -124,7 +129,6 @@ class ShadowTraffic:
             self._drop(dropped)
             return
         self._queue.append(copy)
-        self._schedule()
 
     def _why_not(self, copy: Copy) -> Dropped | None:
         """Why this copy may not be answered, seen when it comes and again when it begins."""
@@ -144,7 +148,8 @@ class ShadowTraffic:
         )
 
     def _schedule(self) -> None:
-        # One turn of the loop later, so that a live batch answered at once is copied together.
+        # One turn of the loop later: a live batch answered at once is copied together, and where
+        # it was the last one, nothing of a user's is under way by then.
         if self._queue and not self._is_drain_due and self._has_slot():
             self._is_drain_due = True
             asyncio.get_running_loop().call_soon(self._drain)
@@ -154,12 +159,20 @@ class ShadowTraffic:
 
     def _drain(self) -> None:
         self._is_drain_due = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         while self._queue and self._has_slot():
+            is_answering = self._live_load().is_answering
+            if rest_s := self._pace.rest_s(self._clock(), is_answering=is_answering):
+                loop = asyncio.get_running_loop()
+                self._alarm = loop.call_later(rest_s, self._schedule)
+                return
             batch = self._next_batch()
             if batch:
                 task = asyncio.get_running_loop().create_task(self._run(batch))
                 self._running.add(task)
-                task.add_done_callback(self._finished)
+                task.add_done_callback(partial(self._finished, self._clock()))
 
     def _next_batch(self) -> list[Copy]:
         """The copies that can be answered with the first one; those that may not are dropped."""
@@ -176,8 +189,9 @@ class ShadowTraffic:
         self._queue = rest
         return batch
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, begun_s: float, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._pace.ended(begun_s, self._clock())
         if not task.cancelled() and (error := task.exception()) is not None:
             self._drop(Dropped.FAULT)
             self._warn("shadow answers cannot be recorded", error)

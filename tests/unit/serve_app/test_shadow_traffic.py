@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -60,6 +61,9 @@ class Rig:
     settings: ServeSettings = field(default_factory=ServeSettings)
     max_log_queue: int = 1000
     now_s: float = 10.0
+    seconds_a_batch: float = 0.0
+    ticks: bool = False
+    """Whether the clock goes on by itself, rather than as told."""
     written: list[Event] = field(default_factory=list)
     batches: list[list[Ask]] = field(default_factory=list)
     n_at_once: list[int] = field(default_factory=list)
@@ -79,6 +83,7 @@ class Rig:
         assert may_miss
         self.batches.append(list(asks))
         self.n_at_once[-1:] = [self.n_at_once[-1] + 1]
+        self.now_s += self.seconds_a_batch
         if self.gate is not None:
             await self.gate.wait()
         self.n_at_once.append(self.n_at_once[-1] - 1)
@@ -104,7 +109,7 @@ class Rig:
             log,
             self.settings,
             self.telemetry,
-            clock=lambda: self.now_s,
+            clock=lambda: self.now_s + (time.monotonic() if self.ticks else 0.0),
         )
 
         async def whole() -> None:
@@ -224,6 +229,35 @@ def test_the_queue_is_bounded_and_few_run_at_once() -> None:
     rig = Rig(settings=settings).offering(*answers(50))
     assert rig.dropped() == {"queue full": 30} and len(rig.events) == 20
     assert [len(batch) for batch in rig.batches] == [8, 8, 4] and max(rig.n_at_once) <= 2
+
+
+def test_beside_users_copies_rest_between_their_batches() -> None:
+    """Of three batches the first begins at once, and the next only once no user is answered."""
+    rig = Rig(load=LiveLoad(0, is_full=False, is_answering=True), seconds_a_batch=0.02)
+
+    def users_left(traffic: ShadowTraffic) -> None:
+        loop = asyncio.get_running_loop()
+
+        def later() -> None:
+            assert len(rig.batches) == 1 and not traffic.is_idle
+            rig.load = LiveLoad(0, is_full=False)
+            traffic.offer(a_live_answer("last"), LIVE)
+
+        loop.call_later(0.02, later)
+
+    rig.run(lambda traffic: [traffic.offer(answer, LIVE) for answer in answers(16)], users_left)
+    assert [len(batch) for batch in rig.batches] == [8, 8, 1] and rig.dropped() == {}
+
+
+def test_rested_copies_begin_without_anybody_asking() -> None:
+    """Nothing is offered any more, and users' requests are under way all the time."""
+    rig = Rig(
+        load=LiveLoad(0, is_full=False, is_answering=True),
+        settings=ServeSettings(shadow_time_share=0.5),
+        seconds_a_batch=0.01,
+        ticks=True,
+    ).offering(*answers(16))
+    assert [len(batch) for batch in rig.batches] == [8, 8] and len(rig.events) == 16
 
 
 @pytest.mark.parametrize(
