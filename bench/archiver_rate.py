@@ -21,11 +21,11 @@ from rich.table import Table
 from recsys.errors import RecsysError
 from recsys.events import Engagement, Event, Impression, ShownItem, UnshownItem, new_event_id
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from train_app.lake.archiver import Archiver
-from train_app.lake.ingest import ingest
-from train_app.lake.lake_check import check_lake
+from recsys.stores.log.event_log import SqliteEventLog
+from train_app.lake.archiving.archiver import Archiver
+from train_app.lake.archiving.ingest import ingest
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
 
 _USERS, _ITEMS = 10_000, 50_000
 _APPEND = 5_000

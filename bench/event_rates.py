@@ -24,7 +24,7 @@ from bench.event_service import LOGS, N_ITEMS, N_USERS, event_service, usable_lo
 from bench.wrk_load import LoadFigures, parse_wrk
 from recsys.errors import FleetError, RecsysError
 from recsys.settings import Settings
-from recsys.stores.open_log import open_log
+from recsys.stores.log.open_log import open_log
 
 BATCH = 100
 CONNECTIONS = (1, 8, 32)

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from bench.one_process import OneProcess
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from serve_app.log_writer import LogWriter
 
 torch.set_num_threads(1)

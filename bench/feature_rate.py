@@ -20,12 +20,12 @@ import numpy as np
 
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_store import SqliteFeatureStore
-from recsys.stores.feature_update import MergedUsers
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.features.feature_store import SqliteFeatureStore
+from recsys.stores.features.feature_update import MergedUsers
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
+from recsys.stores.log.event_log import SqliteEventLog
 from recsys.types import HistoryEvent, UserState
-from train_app.following.stream_features import FeatureStream
+from train_app.following.features.stream_features import FeatureStream
 
 NOW_MS = 1_790_000_000_000
 KINDS = ("view", "click", "dismiss")

@@ -26,10 +26,10 @@ from rich.table import Table
 from bench.variants import free_port
 from recsys.errors import FleetError
 from recsys.settings import Settings
-from recsys.stores import redis_keys
-from recsys.stores.feature_update import MergedUsers
-from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.redis_link import RedisLink
+from recsys.stores.features.feature_update import MergedUsers
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.redis_features import redis_keys
+from recsys.stores.redis_features.redis_link import RedisLink
 from recsys.types import HistoryEvent, UserState
 
 USERS_PER_READ = 50

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from recsys.settings import Settings
-from recsys.stores.feature_update import MergedUsers
-from recsys.stores.open_features import open_feature_writer
+from recsys.stores.features.feature_update import MergedUsers
+from recsys.stores.features.open_features import open_feature_writer
 from recsys.types import UserState
 
 USERS_PER_WRITE = 100

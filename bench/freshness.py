@@ -22,8 +22,8 @@ from rich.table import Table
 
 from bench.event_service import LOGS, N_ITEMS, EventService, event_service, usable_logs
 from recsys.errors import FleetError, RecsysError
-from recsys.stores.feature_store import FeatureStore
-from recsys.stores.open_features import open_features
+from recsys.stores.features.feature_store import FeatureStore
+from recsys.stores.features.open_features import open_features
 
 TARGET_P99_S = 2.0
 BACKGROUND_BATCH = 100

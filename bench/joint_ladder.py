@@ -35,8 +35,8 @@ from train_app.evaluation.rankers import BundleParts, BundleRanker
 from train_app.examples.lake_examples import load_interactions
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
-from train_app.learning.planned_towers import planned_towers
-from train_app.learning.scorer_examples import held_back_events
+from train_app.learning.ranking.scorer_examples import held_back_events
+from train_app.learning.towers.planned_towers import planned_towers
 from train_app.learning.train_joint import catch_up, train_models
 from train_app.publish import assemble
 

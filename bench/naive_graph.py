@@ -24,8 +24,8 @@ from bench.one_process import Catalogue, impression_of, order_inputs
 from recsys.bundles.bundle import read_manifest
 from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER, load_stage, shard_stage_name
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_store import SqliteFeatureStore
+from recsys.stores.features.feature_store import SqliteFeatureStore
+from recsys.stores.log.event_log import SqliteEventLog
 from recsys.types import Batch
 from serve_app.log_writer import LogWriter
 

@@ -18,7 +18,7 @@ from recsys.events import Impression, ShownItem, new_event_id
 from recsys.features import FeatureSchema, history_arrays
 from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER, Stage, load_stage, shard_stage_name
-from recsys.stores.feature_store import SqliteFeatureStore
+from recsys.stores.features.feature_store import SqliteFeatureStore
 from recsys.types import Batch, RowArray, Source, UserState
 from serve_app.kept_memory import keep_freed_memory
 

@@ -19,7 +19,7 @@ from cluster.rollouts.simulation.simulation_report import wilson
 from recsys.evidence.arm_sample import ONE, ArmSample
 from recsys.evidence.effect_estimates import NoEstimate, estimate
 from recsys.evidence.metric_rules import METRICS, MetricRule
-from recsys.stores.evidence_sums import BUCKET_BASE, LatencyHistogram
+from recsys.stores.evidence.evidence_sums import BUCKET_BASE, LatencyHistogram
 
 ALPHA = 0.05
 JUDGED = ("error_rate", "p50_ms", "p99_ms")

@@ -32,7 +32,7 @@ from cluster.local.owned_processes import owned_now, read_record
 from cluster.local.run_files import RunFiles
 from recsys.errors import FleetError, RecsysError
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 
 PATH = "/v1/recommend?user_id=%d&k=20"
 _REST_S = 5.0

@@ -25,7 +25,7 @@ from recsys.two_tower import UserEncoder, load_towers
 from recsys.types import NO_ROW, Batch, RowArray, Source
 from train_app.evaluation.baselines import popularity
 from train_app.examples.interactions import Interactions, interactions_from_columns
-from train_app.learning.scorer_examples import histories_at
+from train_app.learning.ranking.scorer_examples import histories_at
 from train_app.learning.train_joint import train_models
 
 PAGE = 10

@@ -18,9 +18,9 @@ from recsys.simulated.shown_in_world import clicks_on, kendall_tau
 from recsys.simulated.simulated_population import WorldSettings
 from recsys.simulated.simulation import World
 from recsys.types import Batch, FloatArray
-from train_app.learning.scorer_examples import ScorerExamples
+from train_app.learning.ranking.scorer_examples import ScorerExamples
+from train_app.learning.ranking.train_scorer import ScorerFit, train_scorer
 from train_app.learning.slates.scorer_slates import ShownExamples
-from train_app.learning.train_scorer import ScorerFit, train_scorer
 
 _STILL = WorldSettings(
     n_users=300,

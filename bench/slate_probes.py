@@ -17,7 +17,7 @@ import httpx
 
 from bench.watched_threads import WatchedThreads
 from recsys.errors import FleetError
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 
 Slates = Mapping[str, tuple[str, ...]]
 """Items of each user's slate."""

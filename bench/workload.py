@@ -18,12 +18,12 @@ from recsys.events import new_event_id
 from recsys.scorer import CandidateScorer, save_scorer
 from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.settings import Settings
-from recsys.stores.open_features import open_feature_writer
+from recsys.stores.features.open_features import open_feature_writer
 from recsys.tower_networks import TowerConfig, TwoTower
 from recsys.two_tower import save_towers
 from recsys.types import FloatArray, HistoryEvent, Item
 from train_app.examples.interactions import Interactions, interactions_from_columns
-from train_app.following.load_history import load_histories
+from train_app.following.features.load_history import load_histories
 from train_app.publish import assemble, publish_bundle, write_bundle_manifest
 
 DIM = 64

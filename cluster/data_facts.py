@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recsys.settings import Settings
-    from recsys.stores.membership import Member
+    from recsys.stores.control.membership import Member
 
 MAX_LAG_S = 10.0
 """An event waits at most so long for the feature store while all is well."""
@@ -27,8 +27,8 @@ def log_facts(settings: Settings, now_ms: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"backend": settings.events.backend}
     if settings.events.backend == "sqlite" and not settings.log_path.exists():
         return {**facts, "n_events": 0, "end_offsets": {}, "lag_events": 0, "lag_s": 0.0}
-    from recsys.stores.open_features import open_features
-    from recsys.stores.open_log import open_log
+    from recsys.stores.features.open_features import open_features
+    from recsys.stores.log.open_log import open_log
 
     with closing(open_log(settings)) as log, closing(open_features(settings)) as store:
         begins, ends, applied = log.begin_offsets(), log.end_offsets(), store.offsets()
@@ -51,7 +51,7 @@ def log_facts(settings: Settings, now_ms: int) -> dict[str, Any]:
 
 def disk_facts(settings: Settings) -> dict[str, Any]:
     """What waits in the spool, and the files that were set aside."""
-    from recsys.stores import leftover_files
+    from recsys.stores.spool import leftover_files
 
     waiting = leftover_files.spool_files(settings.data_dir)
     return {
@@ -68,7 +68,7 @@ def worker_facts(settings: Settings, now_ms: int) -> dict[str, dict[str, Any]]:
     Raises:
         StoreError: the control store cannot be read.
     """
-    from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES, Membership
+    from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES, Membership
 
     expected = {
         ARCHIVER: settings.workers.archiver_replicas,

@@ -54,7 +54,7 @@ def check_log(settings: Settings) -> Iterable[Finding]:
     """The broker can be reached, and its topic has the partitions that are expected."""
     if settings.events.backend == "sqlite":
         return
-    from recsys.stores.open_log import open_log
+    from recsys.stores.log.open_log import open_log
 
     kafka = settings.events.kafka
     mend = (
@@ -75,7 +75,7 @@ def check_features(settings: Settings) -> Iterable[Finding]:
     """The server of the online features can be reached."""
     if settings.features.backend == "sqlite":
         return
-    from recsys.stores.open_features import open_features
+    from recsys.stores.features.open_features import open_features
 
     mend = (
         "start the server, or correct features.redis_url and FLYWHEEL_REDIS_PASSWORD; until then "

@@ -72,7 +72,7 @@ def tail(
     At most the newest 100,000 records of each partition are looked at.
     """
     from cluster.log_tail import Wanted, follow_records, newest_records
-    from recsys.stores.open_log import open_log
+    from recsys.stores.log.open_log import open_log
 
     wanted = Wanted(kind, user_id)
     with closing(open_log(console.settings)) as log:

@@ -46,7 +46,7 @@ def get(console: Console, user: str) -> None:
     An unknown user has an empty history and version 0, as serving sees it.
     """
     from cluster.status_facts import wall_clock_ms
-    from recsys.stores.open_features import open_features
+    from recsys.stores.features.open_features import open_features
 
     settings = console.settings
     with closing(open_features(settings)) as store:

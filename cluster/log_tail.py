@@ -18,8 +18,8 @@ from recsys.events import (
     ShadowAnswer,
     decode_event,
 )
-from recsys.stores.event_log import EventLog, LogRecord
-from recsys.stores.log_upkeep import VOID
+from recsys.stores.log.event_log import EventLog, LogRecord
+from recsys.stores.log.log_upkeep import VOID
 
 _VOID_PREFIX = VOID.rstrip(b"}")
 READ_RECORDS = 500

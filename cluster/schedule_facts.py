@@ -22,7 +22,7 @@ def schedule_facts(settings: Settings) -> dict[str, Any]:
     """
     if settings.schedule.train == "off":
         return {}
-    from recsys.stores.training_schedule import TrainingSchedule
+    from recsys.stores.control.training_schedule import TrainingSchedule
 
     with closing(TrainingSchedule(settings.control_url)) as store:
         state = store.read()

@@ -86,7 +86,7 @@ def _control(settings: Settings, clock: Callable[[], int]) -> dict[str, Any]:
     from cluster.rollouts.driving.controller_lease import ControllerLease
     from cluster.rollouts.driving.living_rows import seen_living
     from cluster.rollouts.storing.control_writer import ControlWriter
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     reader = ControlReader(settings.control_url)
     view = reader.view()

@@ -1,6 +1,6 @@
 """A user's history as columns: what many thousand events a batch are read, changed and encoded as.
 
-Knows no store and no bundle; how columns are kept is `recsys.stores.feature_history`.
+Knows no store and no bundle; how columns are kept is `recsys.stores.features.feature_history`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A mixture of first-order Markov chains over the newest items of a history, weighted by 1 / distance
 (sequential rules, Ludewig & Jannach 2018, section 3.1.4). It remembers single pairs that a tower's
-vectors have to smooth over. The table is made by `train_app.learning.count_successors`. Legend: N
-items, E entries, B requests, C candidates, L history length.
+vectors have to smooth over. The table is made by `train_app.learning.ranking.count_successors`.
+Legend: N items, E entries, B requests, C candidates, L history length.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """API keys: how one is drawn, what is stored of it, and which key a request shows.
 
 A key is 256 random bits, so its plain SHA-256 tells nobody the key and needs no slow hash. Pure:
-clock and randomness are passed in; where keys are kept is `recsys.stores.key_tables`.
+clock and randomness are passed in; where keys are kept is `recsys.stores.control.key_tables`.
 """
 
 from __future__ import annotations

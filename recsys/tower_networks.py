@@ -165,7 +165,7 @@ class UserTower(nn.Module):
 
     What retrieval searches with is the newest state drawn towards the one before it and towards
     what states have in common: how far, training finds out last, on events it did not learn from
-    (`train_app.learning.fit_shrinkage`).
+    (`train_app.learning.towers.fit_shrinkage`).
     """
 
     previous_share: Tensor

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from recsys.settings import Settings
 from recsys.stages import GATEWAY, SCORER, Stage, stage_names
-from recsys.stores.open_features import open_features
-from recsys.stores.open_log import open_writer_log
+from recsys.stores.features.open_features import open_features
+from recsys.stores.log.open_log import open_writer_log
 from serve_app.door.front_door import DOOR
 from serve_app.door.wide_accept import accept_widely
 from serve_app.http.http_routes import HttpApp

@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 
 from recsys.errors import Overloaded, StoreError
 from recsys.events import Event
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.spooling_log import SpoolingLog
+from recsys.stores.log.event_log import SqliteEventLog
+from recsys.stores.spool.spooling_log import SpoolingLog
 
 _log = logging.getLogger(__name__)
 

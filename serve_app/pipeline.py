@@ -18,7 +18,7 @@ from recsys.errors import DeadlineExceeded, Overloaded, RecsysError
 from recsys.features import history_arrays
 from recsys.settings import Settings
 from recsys.stages import ORDERING, SCORER
-from recsys.stores.feature_store import FeatureStore
+from recsys.stores.features.feature_store import FeatureStore
 from recsys.types import Batch, UserState
 from serve_app.answer_columns import answers_of
 from serve_app.asks import Answer, Ask

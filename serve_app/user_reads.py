@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from recsys.data_settings import FeatureSettings
 from recsys.errors import StoreError
-from recsys.stores.feature_store import FeatureStore
+from recsys.stores.features.feature_store import FeatureStore
 from recsys.types import UserState
 
 N_THREADS = 4

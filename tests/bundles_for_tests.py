@@ -26,7 +26,7 @@ from recsys.scorer import CandidateScorer, item_popularity, save_scorer
 from recsys.scorer_network import ScorerConfig, ScorerNetwork
 from recsys.settings import RetrievalSettings, ServeSettings, Settings
 from recsys.stages import shard_stage_name
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 from recsys.traffic import TrafficPlan
 from recsys.two_tower import TowerConfig, TwoTower, save_towers
 from recsys.types import HistoryEvent, Item, Source

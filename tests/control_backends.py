@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from recsys.stores import control_tables as tables
-from recsys.stores.control_tables import open_engine, sqlite_file
+from recsys.stores.control import control_tables as tables
+from recsys.stores.control.control_tables import open_engine, sqlite_file
 from recsys.traffic import TrafficPlan
 from tests.postgres_server import PostgresServer, a_postgres_server
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from recsys.settings import Settings
-from recsys.stores.feature_update import FeatureUpdate, StoredPart
-from recsys.stores.open_features import open_feature_writer
+from recsys.stores.features.feature_update import FeatureUpdate, StoredPart
+from recsys.stores.features.open_features import open_feature_writer
 from recsys.types import HistoryEvent, UserState
 
 USERS = tuple(f"u{n}" for n in range(30))

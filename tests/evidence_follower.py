@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from recsys.events import Event, encode_event, event_key
 from recsys.settings import Settings
-from recsys.stores.event_log import EventLog, LogRecord, partition_of
-from recsys.stores.evidence_tables import SUM_TABLES, hashed, open_evidence, read_salt
+from recsys.stores.evidence.evidence_tables import SUM_TABLES, hashed, open_evidence, read_salt
+from recsys.stores.log.event_log import EventLog, LogRecord, partition_of
 from tests.evidence_by_hand import LATENESS_MS, a_random_log
 from tests.fakes_event_log import MemoryEventLog
-from train_app.following.stream_evidence import EvidenceStream
+from train_app.following.evidence.stream_evidence import EvidenceStream
 
 SEED = 11
 N_EVENTS = 600

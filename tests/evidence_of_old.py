@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from recsys.stores.evidence_tables import TRAIT_MEASURES, open_evidence
+from recsys.stores.evidence.evidence_tables import TRAIT_MEASURES, open_evidence
 
 _ARM = '"partition" INTEGER, hour_ms BIGINT, bundle_id TEXT, variant TEXT'
 _TABLES = {

@@ -9,7 +9,7 @@ import numpy as np
 from recsys.evidence.arm_sample import ArmSample
 from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.experiment_plan import ExperimentArm, ExperimentPlan, Layer
-from recsys.stores.evidence_sums import LatencyHistogram
+from recsys.stores.evidence.evidence_sums import LatencyHistogram
 
 SHOWN = 10
 

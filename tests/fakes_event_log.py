@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recsys.events import Event, encode_event, event_key
-from recsys.stores.event_log import LogPosition, LogRecord, partition_of
+from recsys.stores.log.event_log import LogPosition, LogRecord, partition_of
 
 
 class MemoryEventLog:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recsys.events import Event, encode_event
-from recsys.stores.event_log import LogRecord
-from recsys.stores.evidence_tables import SUM_TABLES
-from train_app.following.evidence_delta import Key, Sums
-from train_app.following.evidence_fold import fold_evidence
-from train_app.following.evidence_records import StoredEvidence, decode_evidence
-from train_app.following.user_trail import EvidenceRules, Trail, decode_trail, encode_trail
+from recsys.stores.evidence.evidence_tables import SUM_TABLES
+from recsys.stores.log.event_log import LogRecord
+from train_app.following.evidence.evidence_delta import Key, Sums
+from train_app.following.evidence.evidence_fold import fold_evidence
+from train_app.following.evidence.evidence_records import StoredEvidence, decode_evidence
+from train_app.following.evidence.user_trail import EvidenceRules, Trail, decode_trail, encode_trail
 
 TABLES = tuple(SUM_TABLES)
 

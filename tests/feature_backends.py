@@ -10,10 +10,10 @@ from pathlib import Path
 
 from recsys.events import CatalogueChange
 from recsys.settings import Settings
-from recsys.stores.feature_store import FeatureStore
-from recsys.stores.feature_update import FeatureUpdate, FeatureWriter, StoredPart
-from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.redis_link import RedisLink
+from recsys.stores.features.feature_store import FeatureStore
+from recsys.stores.features.feature_update import FeatureUpdate, FeatureWriter, StoredPart
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.redis_features.redis_link import RedisLink
 from recsys.types import HistoryEvent, UserState
 from tests.redis_server import a_redis_server
 

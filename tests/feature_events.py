@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from recsys.events import CatalogueChange, Engagement, Event, Forgotten, encode_event, event_key
 from recsys.feature_definitions import WINDOWS_S
-from recsys.stores.event_log import LogRecord, partition_of
-from train_app.following.feature_fold import FoldRules
-from train_app.following.feature_records import DecodedPart, decode_part
+from recsys.stores.log.event_log import LogRecord, partition_of
+from train_app.following.features.feature_fold import FoldRules
+from train_app.following.features.feature_records import DecodedPart, decode_part
 
 NOW_MS = 1_790_000_000_000
 RULES = FoldRules(

@@ -10,8 +10,8 @@ import duckdb
 
 from recsys.events import CatalogueChange, Engagement, Event, Impression, ShownItem
 from recsys.settings import Settings
-from recsys.stores.event_log import LogPosition, LogRecord
-from train_app.lake.archiver import Archiver
+from recsys.stores.log.event_log import LogPosition, LogRecord
+from train_app.lake.archiving.archiver import Archiver
 from train_app.lake.lake_tables import Lake
 
 NOW_MS = 1_700_000_000_000

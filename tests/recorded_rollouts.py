@@ -25,8 +25,8 @@ from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.evidence.arm_sample import ArmSample
 from recsys.evidence.judgement import Judgement
 from recsys.settings import Settings
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.evidence_sums import LatencyHistogram
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.evidence.evidence_sums import LatencyHistogram
 
 FOLDER = Path(__file__).parent / "recordings"
 _OPERATOR, _CONTROLLER = "operator@host:1", "controller@host:2:a"

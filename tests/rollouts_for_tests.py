@@ -21,8 +21,8 @@ from recsys.evidence.judgement import Judgement
 from recsys.evidence.metric_rules import METRICS
 from recsys.evidence.shadow_sums_json import shadow_sums_from_json
 from recsys.settings import ServeSettings, Settings
-from recsys.stores import control_tables
-from recsys.stores.control import ControlReader, ReadinessReporter
+from recsys.stores.control import control_tables
+from recsys.stores.control.control import ControlReader, ReadinessReporter
 from recsys.traffic import BASELINE, CANARY, TrafficPlan
 
 PLAN = RolloutPlan(

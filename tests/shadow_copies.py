@@ -9,7 +9,7 @@ import msgspec
 from recsys.events import Event, encode_event
 from tests.evidence_by_hand import HOUR_MS, START_MS
 from tests.fakes_event_log import MemoryEventLog
-from train_app.following.evidence_records import CountedShadow
+from train_app.following.evidence.evidence_records import CountedShadow
 
 
 def a_copy(number: int, **changed: Any) -> CountedShadow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recsys.stores.spool import Spool
+from recsys.stores.spool.spool import Spool
 
 MIB = 1024 * 1024
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from recsys.settings import Settings
 from train_app.command_outcome import Outcome
 from train_app.importing.import_history import ImportOptions, run_import
-from train_app.lake.ingest import run_ingest
+from train_app.lake.archiving.ingest import run_ingest
 from train_app.progress import open_progress
 
 

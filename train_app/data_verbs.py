@@ -24,7 +24,7 @@ def ingest(**options: Any) -> None:
 @shared_options
 def lake_check(**options: Any) -> None:
     """Prove that every record of the log is in the lake once; exit code 1 if not."""
-    from train_app.lake.lake_reports import check_whole
+    from train_app.lake.upkeep.lake_reports import check_whole
 
     run_verb(check_whole, options)
 
@@ -34,7 +34,7 @@ def lake_check(**options: Any) -> None:
 @shared_options
 def lake_compact(**options: Any) -> None:
     """Rewrite many small files into few."""
-    from train_app.lake.lake_reports import compact
+    from train_app.lake.upkeep.lake_reports import compact
 
     run_verb(compact, options)
 
@@ -45,7 +45,7 @@ def lake_compact(**options: Any) -> None:
 @shared_options
 def lake_history(**options: Any) -> None:
     """List versions of TABLE, or of all: time, rows, and who wrote them."""
-    from train_app.lake.lake_reports import history
+    from train_app.lake.upkeep.lake_reports import history
 
     run_verb(history, options)
 
@@ -84,7 +84,7 @@ def check_data(**options: Any) -> None:
 @shared_options
 def evidence(**options: Any) -> None:
     """Print what users did with each bundle's slates."""
-    from train_app.following.evidence_report import show_evidence
+    from train_app.following.evidence.evidence_report import show_evidence
 
     run_verb(show_evidence, options)
 

@@ -20,19 +20,19 @@ import duckdb
 from recsys.errors import DataError, StoreError
 from recsys.events import MAX_ID_BYTES, Forgotten, new_event_id
 from recsys.settings import Settings
-from recsys.stores import leftover_files
-from recsys.stores.event_log import EventLog, SqliteEventLog
-from recsys.stores.evidence import forget_in_evidence
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
-from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.open_log import open_log
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES
+from recsys.stores.evidence.evidence import forget_in_evidence
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.log.event_log import EventLog, SqliteEventLog
+from recsys.stores.log.open_log import open_log
+from recsys.stores.spool import leftover_files
 from recsys.stores.write_ahead import empty_write_ahead
 from recsys.user_hash import user_hash
 from train_app.command_outcome import Outcome
 from train_app.following.worker_replica import open_follower
 from train_app.lake.lake_errors import lake_errors
-from train_app.lake.lake_forgetting import FORGETTABLE, Forgetting
 from train_app.lake.lake_tables import Lake, LakeTable
+from train_app.lake.upkeep.lake_forgetting import FORGETTABLE, Forgetting
 
 _log = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ def _still_to_come(settings: Settings, now_ms: int, had_lake_rows: bool) -> list
 
 
 def _retention_sentence(settings: Settings, now_ms: int) -> str:
-    from recsys.stores.topic_retention import longest_kept_ms
+    from recsys.stores.log.topic_retention import longest_kept_ms
 
     topic = settings.events.kafka.topic
     kept_ms = longest_kept_ms(settings.events)

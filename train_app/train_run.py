@@ -20,7 +20,7 @@ from recsys.bundles.bundle import Manifest, read_manifest
 from recsys.bundles.registry import bundle_cache, open_registry
 from recsys.errors import BundleError
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 from train_app.evaluation.evaluation_run import Report, TrainModels
 from train_app.evaluation.gate_evaluation import GateEvaluation, evaluate_for_gate
 from train_app.examples.interactions import Interactions

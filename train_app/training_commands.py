@@ -23,7 +23,7 @@ from train_app.evaluation.evaluation_run import (
 from train_app.evaluation.gate_evaluation import gate_text
 from train_app.examples.interactions import Interactions
 from train_app.examples.lake_examples import load_interactions, split_by_time
-from train_app.lake.ingest import run_ingest
+from train_app.lake.archiving.ingest import run_ingest
 from train_app.learning.train_joint import train_models
 from train_app.phase_clock import PhaseClock, peak_memory_mb, phases_text
 from train_app.progress import Progress, duration, open_progress

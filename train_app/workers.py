@@ -15,7 +15,7 @@ from ray.serve.metrics import Counter, Gauge
 
 from recsys.errors import StoreError
 from recsys.settings import Settings
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES
 from train_app.following.follow_log import Progress
 from train_app.following.worker_replica import Worker, give_way
 from train_app.scheduling.scheduler_replica import SchedulerReplica

@@ -16,7 +16,7 @@ from recsys.errors import BundleCorrupt, BundleError
 if TYPE_CHECKING:
     from recsys.bundles.bundle import Manifest
     from recsys.bundles.registry import Registry
-    from recsys.stores.control import ControlView
+    from recsys.stores.control.control import ControlView
 
 OK = "ok"
 
@@ -174,7 +174,7 @@ def _problem(registry: Registry, bundle_id: str) -> str:
 def _states(console: Console) -> dict[str, str]:
     """Bundle id to what it is to the cluster, for those that are something."""
     from cluster.rollouts.storing.control_writer import ControlWriter
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     url = console.settings.control_url
     view: ControlView = ControlReader(url).view()

@@ -47,7 +47,7 @@ def undo_part(console: Console, part: str, to: str | None) -> str:
     from cluster.rollouts.deciding.rollout_record import earlier_stables
     from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.bundles.registry import open_registry
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     url = console.settings.control_url
     stable_id = ControlReader(url).view().aliases.get(STABLE)

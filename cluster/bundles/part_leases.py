@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateTable
 
 from cluster.rollouts.storing.control_transactions import SERIALIZATION_FAILURES
 from recsys.errors import StoreError
-from recsys.stores.control_tables import is_written, make_together, open_engine, reaching
+from recsys.stores.control.control_tables import is_written, make_together, open_engine, reaching
 
 LEASE_MS = 3_600_000
 """Longer than any composition takes; what a killed one leaves is good for no longer."""

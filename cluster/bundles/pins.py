@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, Text
 from sqlalchemy.schema import CreateTable
 
-from recsys.stores.control_tables import is_written, make_together, open_engine, reaching
+from recsys.stores.control.control_tables import is_written, make_together, open_engine, reaching
 
 T = TypeVar("T")
 

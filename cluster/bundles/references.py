@@ -16,7 +16,7 @@ from cluster.rollouts.deciding.rollout_record import Rollout, earlier_stables
 from cluster.rollouts.driving.living_rows import LivingRows
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import ConfigError
-from recsys.stores.control import NO_BUNDLE, ControlReader, Readiness
+from recsys.stores.control.control import NO_BUNDLE, ControlReader, Readiness
 from recsys.traffic import STABLE
 
 

@@ -103,7 +103,7 @@ def _own_prefix(url: str) -> str:
 def _refuse_running_service(settings: Settings) -> None:
     """Raise ConfigError where the control store is a server that already directs traffic."""
     from recsys.errors import ConfigError
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     if not settings.control_store_url:
         return

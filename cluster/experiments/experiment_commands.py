@@ -199,8 +199,8 @@ def _report_arguments(record: ExperimentRecord) -> list[str]:
 
 def _counted(console: Console, record: ExperimentRecord) -> dict[str, dict[str, Any]]:
     """Users and slates by side from the evidence; nothing of what it does not count."""
-    from recsys.stores.evidence import EvidenceReader
-    from recsys.stores.evidence_tables import DAY_MS, HOUR_MS
+    from recsys.stores.evidence.evidence import EvidenceReader
+    from recsys.stores.evidence.evidence_tables import DAY_MS, HOUR_MS
 
     if record.ran_from_ms is None or not record.bundle_ids:
         return {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from recsys.evidence.arm_sample import KIND_MEANINGS, KindMeanings, arm_samples
 from recsys.evidence.metric_rules import MetricRule
 from recsys.evidence.planned_size import POWER, unit_variance, users_needed
-from recsys.stores.evidence import EvidenceReader
+from recsys.stores.evidence.evidence import EvidenceReader
 from recsys.traffic import STABLE
 
 DAY_MS = 86_400_000

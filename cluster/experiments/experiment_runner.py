@@ -20,7 +20,7 @@ from cluster.rollouts.driving.living_rows import LivingRows
 from cluster.rollouts.driving.rollout_actions import POLL_S, Operator
 from recsys.errors import AbortedByEvidence, FleetError, RolloutConflict, WaitTimeout
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 
 
 @dataclass(frozen=True)

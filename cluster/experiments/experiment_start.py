@@ -85,7 +85,7 @@ def runner(console: Console) -> Generator[ExperimentRunner]:
     from cluster.experiments.experiment_runner import ExperimentRunner
     from cluster.experiments.experiment_writer import ExperimentWriter
     from cluster.rollouts.driving.rollout_actions import Operator
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     url = console.settings.control_url
     with console.progress("experiment") as show:
@@ -207,7 +207,7 @@ def _request(console: Console) -> RolloutRequest:
     from cluster.rollouts.driving.rollout_request import RolloutRequest
     from cluster.rollouts.storing.control_writer import ControlWriter
     from recsys.bundles.registry import open_registry
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     settings = console.settings
     url = settings.control_url
@@ -221,7 +221,7 @@ def _planned(
     """What the experiment needs; also the check of what was declared."""
     from cluster.experiments.experiment_planning import planned_size
     from cluster.rollouts.driving.controller_loop import kind_meanings
-    from recsys.stores.evidence import EvidenceReader
+    from recsys.stores.evidence.evidence import EvidenceReader
 
     design = record.design()
     reader = EvidenceReader(console.settings.evidence_url)

@@ -16,7 +16,7 @@ from cluster.experiments.layer_slices import TOLERANCE, first_gap, free_gaps
 from cluster.rollouts.storing.control_transactions import ControlTransactions
 from cluster.rollouts.storing.rows_beside import RowsBeside, Stored
 from recsys.errors import ConfigError, RolloutConflict
-from recsys.stores import control_tables as tables
+from recsys.stores.control import control_tables as tables
 
 StoredExperiment: TypeAlias = Stored[ExperimentRecord]
 EXPERIMENT_ROWS = RowsBeside(tables.experiments, "experiment", "list", ExperimentRecord.from_json)

@@ -112,7 +112,7 @@ def list_keys(console: Console) -> None:
     """List all keys, the oldest first; what a key is cannot be shown again."""
     from rich.table import Table
 
-    from recsys.stores.key_tables import KeyReader
+    from recsys.stores.control.key_tables import KeyReader
 
     with closing(KeyReader(console.settings.control_url)) as reader:
         found = reader.read()

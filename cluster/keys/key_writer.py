@@ -11,8 +11,8 @@ from sqlalchemy.schema import CreateTable
 
 from recsys.errors import ConfigError
 from recsys.keys import MAX_LIVE_KEYS, ApiKey
-from recsys.stores.control_tables import is_written, make_together, open_engine, reaching
-from recsys.stores.key_tables import api_keys, key_of_row
+from recsys.stores.control.control_tables import is_written, make_together, open_engine, reaching
+from recsys.stores.control.key_tables import api_keys, key_of_row
 
 T = TypeVar("T")
 

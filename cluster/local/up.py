@@ -108,7 +108,7 @@ def _adopt_bundle(console: Console, settings: Settings) -> None:
 def _tell_of_keys(console: Console, settings: Settings) -> None:
     """Say so where requests need a key and nobody has one."""
     from recsys.security_settings import demands_keys
-    from recsys.stores.key_tables import KeyReader
+    from recsys.stores.control.key_tables import KeyReader
 
     if not demands_keys(settings.security, settings.serve.host):
         return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.shadows.shadow_reading import LiveAnswers
     from cluster.shadows.shadow_record import ShadowRecord
     from cluster.shadows.shadow_runner import ShadowRunner
-    from recsys.stores.evidence_sums import ShadowSums
+    from recsys.stores.evidence.evidence_sums import ShadowSums
 
 POLL_S = 0.5
 WATCH_POLL_S = 1.0
@@ -265,7 +265,7 @@ def _runner(console: Console) -> Generator[ShadowRunner]:
     from cluster.shadows.shadow_runner import ShadowRunner
     from cluster.shadows.shadow_writer import ShadowWriter
     from recsys.bundles.registry import open_registry
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     settings = console.settings
     reader, writer = ControlReader(settings.control_url), ShadowWriter(settings.control_url)

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState
-from recsys.stores.evidence_sums import LatencyHistogram
+from recsys.stores.evidence.evidence_sums import LatencyHistogram
 
 if TYPE_CHECKING:
     from cluster.shadows.shadow_reading import LiveAnswers
-    from recsys.stores.evidence_sums import ShadowSums
+    from recsys.stores.evidence.evidence_sums import ShadowSums
 
 QUANTILES = (("p50", 0.5), ("p99", 0.99))
 _MUCH_SLOWER = 1.25

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cluster.shadows.shadow_record import ShadowRecord
     from recsys.settings import Settings
-    from recsys.stores.evidence_sums import ShadowSums
+    from recsys.stores.evidence.evidence_sums import ShadowSums
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def read_sums(settings: Settings, record: ShadowRecord) -> ShadowSums:
     Raises:
         StoreError: the evidence cannot be read.
     """
-    from recsys.stores.evidence import EvidenceReader
+    from recsys.stores.evidence.evidence import EvidenceReader
 
     reader = EvidenceReader(settings.evidence_url)
     try:
@@ -49,8 +49,8 @@ def read_live(settings: Settings, record: ShadowRecord, now_ms: int) -> LiveAnsw
         StoreError: the evidence cannot be read.
     """
     from recsys.evidence.arm_sample import request_counts
-    from recsys.stores.evidence import EvidenceReader
-    from recsys.stores.evidence_tables import HOUR_MS
+    from recsys.stores.evidence.evidence import EvidenceReader
+    from recsys.stores.evidence.evidence_tables import HOUR_MS
 
     since_ms = record.started_ms - record.started_ms % HOUR_MS
     until_ms = now_ms if record.stopped_ms is None else record.stopped_ms
@@ -69,7 +69,7 @@ def read_live(settings: Settings, record: ShadowRecord, now_ms: int) -> LiveAnsw
 
 def stable_id(settings: Settings) -> str | None:
     """The bundle that is stable now."""
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
     from recsys.traffic import STABLE
 
     return ControlReader(settings.control_url).view().aliases.get(STABLE)

@@ -22,7 +22,7 @@ from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter, StoredShadow
 from recsys.errors import ConfigError, FleetError, RolloutConflict, WaitTimeout
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 
 DEFAULT_SHARE = 0.2
 

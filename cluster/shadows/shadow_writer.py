@@ -12,7 +12,7 @@ from cluster.rollouts.storing.control_transactions import ControlTransactions
 from cluster.rollouts.storing.rows_beside import RowsBeside, Stored
 from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from recsys.errors import RolloutConflict
-from recsys.stores import control_tables as tables
+from recsys.stores.control import control_tables as tables
 
 StoredShadow: TypeAlias = Stored[ShadowRecord]
 SHADOW_ROWS = RowsBeside(tables.shadows, "shadow", "status", ShadowRecord.from_json)

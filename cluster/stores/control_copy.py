@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from recsys.errors import ConfigError, DataError
-from recsys.stores.control_tables import create_tables, is_written, open_engine, reaching
+from recsys.stores.control.control_tables import create_tables, is_written, open_engine, reaching
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
@@ -25,7 +25,7 @@ TRANSIENT = frozenset({
 def kept_tables() -> list[Table]:
     """The tables of the control store that a copy holds, whoever writes them."""
     from cluster.bundles.pins import pin_table
-    from recsys.stores import control_schema, gap_table, schedule_tables
+    from recsys.stores.control import control_schema, gap_table, schedule_tables
 
     tables = [
         *control_schema.metadata.sorted_tables,
@@ -97,7 +97,7 @@ def write_rows(url: str, lines: Iterable[str]) -> int:
 
 
 def _refuse_used(engine: Engine) -> None:
-    from recsys.stores.control_schema import head
+    from recsys.stores.control.control_schema import head
 
     if not is_written(engine, head):
         return

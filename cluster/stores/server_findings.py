@@ -164,7 +164,7 @@ def ask_postgres(url: str) -> PostgresFacts:
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 
-    from recsys.stores.control_tables import open_engine
+    from recsys.stores.control.control_tables import open_engine
 
     engine = open_engine(url, writes=False)
     try:
@@ -212,8 +212,8 @@ def check_redis_limits(settings: Settings) -> Iterable[Finding]:
         return
     from contextlib import closing
 
-    from recsys.stores.open_features import redis_password
-    from recsys.stores.redis_link import RedisLink
+    from recsys.stores.features.open_features import redis_password
+    from recsys.stores.redis_features.redis_link import RedisLink
 
     with closing(RedisLink(settings.features.redis_url, redis_password(), 1.0)) as link:
         try:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.stores.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence
+from recsys.stores.evidence.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence
 
 Measures: TypeAlias = Mapping[str, NDArray[np.float64]]
 Rows: TypeAlias = NDArray[np.bool_] | NDArray[np.int64]

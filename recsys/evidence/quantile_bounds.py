@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.stores.evidence_sums import BUCKET_BASE
+from recsys.stores.evidence.evidence_sums import BUCKET_BASE
 
 Values: TypeAlias = NDArray[np.float64]
 ODDS_FACTORS = (1.15, 1.35, 1.7, 2.5, 5.0, 12.0, 40.0, 100.0)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from recsys.stores.evidence_sums import LatencyHistogram, ShadowSums
+from recsys.stores.evidence.evidence_sums import LatencyHistogram, ShadowSums
 
 
 def shadow_sums_to_json(sums: ShadowSums) -> dict[str, Any]:

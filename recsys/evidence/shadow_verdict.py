@@ -16,7 +16,7 @@ import numpy as np
 from recsys.evidence.comparison import Verdict
 from recsys.evidence.quantile_bounds import below_edges, quantile_interval, quantile_ratio
 from recsys.evidence.rate_test import rate_interval
-from recsys.stores.evidence_sums import ShadowSums
+from recsys.stores.evidence.evidence_sums import ShadowSums
 
 MAX_FAILED_SHARE = 0.02
 """Copies wait behind live requests and may run out of time, which is no fault of the bundle."""

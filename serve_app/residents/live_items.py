@@ -17,7 +17,7 @@ from recsys.bundles.item_table import ItemTable
 from recsys.errors import RecsysError
 from recsys.neighbour_candidates import NeighbourTable
 from recsys.settings import RetrievalSettings
-from recsys.stores.feature_store import CatalogueView, FeatureStore
+from recsys.stores.features.feature_store import CatalogueView, FeatureStore
 from recsys.types import RowArray
 from serve_app.residents.live_neighbours import LiveNeighbours
 

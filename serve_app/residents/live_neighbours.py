@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.bundles.item_table import ItemTable
 from recsys.neighbour_candidates import NeighbourTable
-from recsys.stores.feature_store import (
+from recsys.stores.features.feature_store import (
     NOTHING_READ,
     FeatureStore,
     NeighbourChanges,

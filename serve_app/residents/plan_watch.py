@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from recsys.errors import RecsysError
-from recsys.stores.control import ControlView
+from recsys.stores.control.control import ControlView
 
 logger = logging.getLogger("ray.serve")
 

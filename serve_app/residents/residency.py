@@ -15,7 +15,7 @@ from recsys.errors import RecsysError
 from recsys.experiment_plan import NO_EXPERIMENTS, Experiments
 from recsys.settings import Settings
 from recsys.shadow_plan import ShadowPlan
-from recsys.stores.control import ControlReader, ControlView, ReadinessReporter
+from recsys.stores.control.control import ControlReader, ControlView, ReadinessReporter
 from recsys.traffic import STABLE, Arm, TrafficPlan
 from serve_app.residents.plan_watch import PlanWatch
 from serve_app.residents.resident import ResidentBundles

@@ -163,7 +163,7 @@ def open_access(settings: Settings) -> Access:
     """
     if not demands_keys(settings.security, settings.serve.host):
         return Access(settings.security)
-    from recsys.stores.key_tables import KeyReader
+    from recsys.stores.control.key_tables import KeyReader
 
     tokens = None
     if settings.security.jwt.jwks:

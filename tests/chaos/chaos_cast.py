@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES
 from tests.chaos.chaos_children import Child
 from tests.chaos.chaos_facts import RunFacts
 from tests.chaos.chaos_follower import FollowOrder

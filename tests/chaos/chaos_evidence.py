@@ -7,7 +7,7 @@ from contextlib import closing
 
 from recsys.events import Engagement, Event, Impression, decode_event
 from recsys.settings import Settings
-from recsys.stores.open_log import open_log
+from recsys.stores.log.open_log import open_log
 from tests.chaos.chaos_facts import patiently
 from tests.chaos.chaos_finding import Finding, none_of
 from tests.chaos.chaos_plan import ChaosPlan

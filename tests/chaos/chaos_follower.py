@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from recsys.settings import Settings
-from recsys.stores.open_log import open_log
+from recsys.stores.log.open_log import open_log
 from train_app.following.follow_log import FollowLoop
 from train_app.following.worker_replica import Worker, open_follower
 

@@ -22,7 +22,7 @@ import psutil
 from recsys.errors import Overloaded, StoreError
 from recsys.events import Engagement, Impression, ShownItem
 from recsys.settings import Settings
-from recsys.stores.open_log import open_writer_log
+from recsys.stores.log.open_log import open_writer_log
 from serve_app.log_writer import LogWriter
 from tests.chaos.chaos_events import chaos_event
 from tests.chaos.chaos_plan import ChaosPlan

@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 
 from brokers.kafka_cluster import KafkaCluster
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
-from recsys.stores.open_log import open_log
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES
+from recsys.stores.log.open_log import open_log
 from tests.chaos.chaos_cast import N_PRODUCERS, PRODUCER, Cast
 from tests.chaos.chaos_facts import TOPIC, RunFacts, patiently, run_settings
 from tests.chaos.chaos_plan import ChaosPlan, Fault, Step, timeline
 from tests.redis_server import RedisServer
 from train_app.following.follow_log import Follower
 from train_app.following.worker_replica import open_follower
-from train_app.lake.ingest import run_ingest
+from train_app.lake.archiving.ingest import run_ingest
 
 TICK_S = 0.05
 BROKER_AWAY_S = 2.0

@@ -19,9 +19,9 @@ from recsys.data_settings import FeatureSettings
 from recsys.events import Engagement
 from recsys.settings import Settings
 from recsys.settings_files import settings_variables
-from recsys.stores.feature_update import FeatureContents
-from recsys.stores.open_features import open_feature_writer
-from recsys.stores.open_log import open_log
+from recsys.stores.features.feature_update import FeatureContents
+from recsys.stores.features.open_features import open_feature_writer
+from recsys.stores.log.open_log import open_log
 from recsys.types import HistoryEvent
 from tests.chaos.chaos_events import chaos_event, expected_histories, expected_item_totals
 from tests.chaos.chaos_evidence import evidence_findings
@@ -29,9 +29,9 @@ from tests.chaos.chaos_facts import RunFacts, patiently
 from tests.chaos.chaos_finding import Finding, n_different, none_of
 from tests.chaos.chaos_plan import ChaosPlan, Fault, timeline
 from tests.chaos.chaos_producer import read_acknowledged
-from train_app.following.stream_features import FeatureStream
-from train_app.lake.lake_check import LakeCheckReport, check_lake
+from train_app.following.features.stream_features import FeatureStream
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import LakeCheckReport, check_lake
 
 DAY_S = 86_400
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.stores.feature_store import FeatureStore
-from recsys.stores.feature_update import FeatureWriter
+from recsys.stores.features.feature_store import FeatureStore
+from recsys.stores.features.feature_update import FeatureWriter
 from tests.control_backends import control_url as control_url
 from tests.control_backends import postgres as postgres
 from tests.feature_backends import BACKENDS, FeatureBackend, a_feature_backend

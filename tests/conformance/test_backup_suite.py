@@ -18,7 +18,7 @@ from recsys.bundles.bundle import verify_bundle
 from recsys.bundles.registry import Registry
 from recsys.errors import ConfigError, DataError
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader, ReadinessReporter
+from recsys.stores.control.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
 from tests.registry_places import a_staging
 from train_app.lake.lake_rows import append_import, complete_rows

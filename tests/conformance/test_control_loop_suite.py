@@ -13,7 +13,7 @@ from cluster.rollouts.driving import controller as controller_module
 from cluster.rollouts.driving.controller_lease import LEASE_MS, ControllerLease
 from recsys.errors import StoreError
 from recsys.evidence.comparison import Verdict
-from recsys.stores.acknowledged_gaps import AcknowledgedGap, AcknowledgedGaps
+from recsys.stores.control.acknowledged_gaps import AcknowledgedGap, AcknowledgedGaps
 from tests.rollouts_for_tests import FAILING, PASSING, SHADOWED, a_fleet, judged
 
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from recsys.errors import ConfigError, StoreError
-from recsys.stores import control_tables as tables
-from recsys.stores.control import (
+from recsys.stores.control import control_tables as tables
+from recsys.stores.control.control import (
     NO_BUNDLE,
     ControlReader,
     ControlView,

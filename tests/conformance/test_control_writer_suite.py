@@ -12,7 +12,7 @@ import pytest
 from cluster.rollouts.deciding.rollout_record import Phase, Reason, Rollout
 from cluster.rollouts.storing.control_writer import ControlWriter, Fence, HistoryEntry
 from recsys.errors import RolloutConflict
-from recsys.stores.control import ControlReader, ReadinessReporter
+from recsys.stores.control.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
 from tests.control_backends import tables_in
 

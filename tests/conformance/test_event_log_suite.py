@@ -18,8 +18,8 @@ import pytest
 from brokers.kafka_cluster import KafkaCluster
 from recsys.events import CatalogueChange, Engagement, Event, Forgotten, Impression, decode_event
 from recsys.settings import Settings
-from recsys.stores.event_log import EventLog, LogPosition
-from recsys.stores.open_log import open_log
+from recsys.stores.log.event_log import EventLog, LogPosition
+from recsys.stores.log.open_log import open_log
 from tests.fakes_event_log import MemoryEventLog
 from tests.kafka_server import a_kafka_cluster, a_topic, kafka_event_settings
 
@@ -29,7 +29,7 @@ _WRITER = """
 import sys
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.open_log import open_log
+from recsys.stores.log.open_log import open_log
 
 log = open_log(Settings.model_validate_json(sys.argv[1]))
 name, n_batches = sys.argv[2], int(sys.argv[3])

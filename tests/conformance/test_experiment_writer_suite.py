@@ -15,7 +15,7 @@ from cluster.experiments.experiment_writer import ExperimentWriter
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import ConfigError, RolloutConflict
 from recsys.experiment_plan import Layer
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 
 
 def a_record(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from recsys.events import CatalogueChange
 from recsys.feature_definitions import MS_PER_DAY
-from recsys.stores.feature_draft import open_feature_draft
-from recsys.stores.feature_store import FeatureStore, NeighbourMark, SqliteFeatureStore
-from recsys.stores.feature_update import FeatureUpdate, FeatureWriter, PairTotals, Ranked
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.features.feature_draft import open_feature_draft
+from recsys.stores.features.feature_store import FeatureStore, NeighbourMark, SqliteFeatureStore
+from recsys.stores.features.feature_update import FeatureUpdate, FeatureWriter, PairTotals, Ranked
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
 from tests.feature_backends import FeatureBackend, a_deletion, pairs_of, store
 
 DAY_9_MS = 9 * MS_PER_DAY

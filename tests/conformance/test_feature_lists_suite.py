@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from recsys.feature_definitions import MS_PER_DAY
-from recsys.stores.feature_contents import canonical_bytes
-from recsys.stores.feature_store import FeatureStore, NeighbourMark
-from recsys.stores.feature_update import (
+from recsys.stores.features.feature_contents import canonical_bytes
+from recsys.stores.features.feature_store import FeatureStore, NeighbourMark
+from recsys.stores.features.feature_update import (
     Expiry,
     FeatureUpdate,
     FeatureWriter,

@@ -13,8 +13,8 @@ from recsys.feature_definitions import (
     bucket_of,
     bucket_width_ms,
 )
-from recsys.stores.feature_store import CatalogueView, FeatureStore
-from recsys.stores.feature_update import FeatureUpdate, FeatureWriter, Ranked
+from recsys.stores.features.feature_store import CatalogueView, FeatureStore
+from recsys.stores.features.feature_update import FeatureUpdate, FeatureWriter, Ranked
 from recsys.types import Item, UserState
 from tests.feature_backends import (
     a_deletion,

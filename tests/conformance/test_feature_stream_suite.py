@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from recsys.settings import FeatureSettings, Settings
-from recsys.stores.feature_contents import canonical_bytes
-from recsys.stores.feature_store import FeatureStore
-from recsys.stores.feature_update import FeatureWriter
+from recsys.stores.features.feature_contents import canonical_bytes
+from recsys.stores.features.feature_store import FeatureStore
+from recsys.stores.features.feature_update import FeatureWriter
 from tests.fakes_event_log import MemoryEventLog
 from tests.feature_backends import BACKENDS, a_feature_backend
 from tests.feature_events import a_random_event
-from train_app.following.stream_features import FeatureStream
+from train_app.following.features.stream_features import FeatureStream
 
 FEATURES = FeatureSettings(history_limit=20, popular_limit=10, trending_limit=10, pair_days=2)
 ITEMS = [f"i{n}" for n in range(12)]

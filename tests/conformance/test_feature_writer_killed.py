@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.stores.feature_store import FeatureStore
+from recsys.stores.features.feature_store import FeatureStore
 from tests.count_features import HISTORY_LIMIT, ITEMS, USERS, count_features
 from tests.feature_backends import BACKENDS, FeatureBackend, a_feature_backend
 

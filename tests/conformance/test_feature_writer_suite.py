@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from recsys.errors import StoreError
-from recsys.stores.feature_contents import canonical_bytes
-from recsys.stores.feature_store import FeatureStore
-from recsys.stores.feature_update import (
+from recsys.stores.features.feature_contents import canonical_bytes
+from recsys.stores.features.feature_store import FeatureStore
+from recsys.stores.features.feature_update import (
     Expiry,
     FeatureUpdate,
     FeatureWriter,

@@ -15,12 +15,12 @@ from recsys.errors import StoreError
 from recsys.settings import LakeSettings
 from tests.s3_server import S3Server
 from train_app.examples.example_inputs import attach_file
-from train_app.lake.compaction import compact_lake
 from train_app.lake.lake_files import files_of
-from train_app.lake.lake_forgetting import forget_in_lake
 from train_app.lake.lake_rows import append_import, complete_rows
 from train_app.lake.lake_schema import TABLES
 from train_app.lake.lake_tables import Lake, LakeTable
+from train_app.lake.upkeep.compaction import compact_lake
+from train_app.lake.upkeep.lake_forgetting import forget_in_lake
 
 DAY_MS = 86_400_000
 

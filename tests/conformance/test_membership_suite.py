@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recsys.stores.control import ControlReader, ControlView
-from recsys.stores.membership import KEEP_GAP_MS, SWEEP_AFTER_MS, Member, Membership
+from recsys.stores.control.control import ControlReader, ControlView
+from recsys.stores.control.membership import KEEP_GAP_MS, SWEEP_AFTER_MS, Member, Membership
 from tests.control_backends import tables_in
 
 NOW_MS = 1_790_000_000_000

@@ -16,9 +16,9 @@ from cluster.experiments.experiment_writer import ExperimentWriter
 from recsys.experiment_plan import Layer
 from recsys.feature_definitions import MS_PER_DAY
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
-from recsys.stores.feature_update import FeatureUpdate, PairTotals, Ranked
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.control.control import ControlReader
+from recsys.stores.features.feature_update import FeatureUpdate, PairTotals, Ranked
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
 from serve_app.gateway import Graph
 from tests.asgi_client import call
 from tests.bundles_for_tests import (
@@ -31,7 +31,7 @@ from tests.bundles_for_tests import (
 )
 from tests.feature_backends import pairs_of, store
 from tests.graph_server import serving
-from train_app.following.load_history import load_histories
+from train_app.following.features.load_history import load_histories
 
 pytestmark = pytest.mark.integration
 

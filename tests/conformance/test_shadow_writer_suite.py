@@ -14,8 +14,8 @@ from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.errors import ConfigError, RolloutConflict, StoreError
 from recsys.shadow_plan import ShadowPlan
-from recsys.stores import control_tables as tables
-from recsys.stores.control import ControlReader
+from recsys.stores.control import control_tables as tables
+from recsys.stores.control.control import ControlReader
 from tests.control_backends import tables_in
 
 

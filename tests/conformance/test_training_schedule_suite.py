@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import create_engine, text
 
-from recsys.stores.training_schedule import ScheduleState, TrainingSchedule
+from recsys.stores.control.training_schedule import ScheduleState, TrainingSchedule
 
 
 def test_a_state_comes_back_as_written_and_none_before(control_url: str) -> None:

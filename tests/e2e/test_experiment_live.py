@@ -16,7 +16,7 @@ import pytest
 from recsys.bundles.registry import Registry
 from recsys.experiment_plan import Experiments, Layer, place_of
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 from tests.bundles_for_tests import build_bundle, small_settings
 from tests.loop_driver import Loop, item_ids, wait_for
 from train_app.lake.lake_tables import Lake

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from recsys.settings import Settings
-from recsys.stores.membership import FEATURES
-from recsys.stores.open_log import open_log
+from recsys.stores.control.membership import FEATURES
+from recsys.stores.log.open_log import open_log
 from serve_app.gateway import Graph
 from tests.asgi_client import call
 from tests.bundles_for_tests import all_to, put_in_force

@@ -15,7 +15,7 @@ import pytest
 
 from cluster.local.environment import temp_dir_of
 from recsys.settings_files import load_settings
-from recsys.stores.feature_store import SqliteFeatureStore
+from recsys.stores.features.feature_store import SqliteFeatureStore
 from tests.loop_driver import Loop, item_ids, wait_for
 from tests.open_ports import documented_ports, listeners
 

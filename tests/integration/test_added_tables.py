@@ -16,9 +16,9 @@ from tests.lake_events import (
     some_events,
     turn_all,
 )
-from train_app.lake.filled_table import stored_positions
-from train_app.lake.lake_check import check_lake
+from train_app.lake.archiving.filled_table import stored_positions
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
 
 pytestmark = pytest.mark.integration
 

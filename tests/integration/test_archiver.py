@@ -11,7 +11,7 @@ import pytest
 
 from recsys.errors import StoreError
 from recsys.events import Forgotten, encode_event
-from recsys.stores.event_log import EventLog, LogRecord, SqliteEventLog
+from recsys.stores.log.event_log import EventLog, LogRecord, SqliteEventLog
 from tests.lake_events import (
     NOW_MS,
     ManualClock,
@@ -24,12 +24,12 @@ from tests.lake_events import (
     sqlite_settings,
     turn_all,
 )
-from train_app.lake.archiver import ADVANCE_EVERY_S, Archiver
-from train_app.lake.filled_table import stored_positions
-from train_app.lake.lake_check import check_lake
-from train_app.lake.lake_forgetting import forget_in_lake
+from train_app.lake.archiving.archiver import ADVANCE_EVERY_S, Archiver
+from train_app.lake.archiving.filled_table import stored_positions
 from train_app.lake.lake_rows import append_import, complete_rows
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
+from train_app.lake.upkeep.lake_forgetting import forget_in_lake
 
 pytestmark = pytest.mark.integration
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.lake_events import an_archiver, lake_rows, some_events, sqlite_settings, turn_all
-from train_app.lake.lake_check import check_lake
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +21,7 @@ N_KILLS = 8
 PROGRAM = """
 import sys
 from pathlib import Path
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.lake_events import an_archiver, sqlite_settings, turn_all
 folder = Path(sys.argv[1])
 log = SqliteEventLog(folder / "events.sqlite", 2)

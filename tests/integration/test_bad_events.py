@@ -21,17 +21,17 @@ from brokers.kafka_cluster import KafkaCluster
 from recsys.data_settings import EventSettings, KafkaSettings
 from recsys.errors import ConfigError
 from recsys.settings import Settings
-from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.open_log import open_log
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.log.open_log import open_log
 from recsys.types import UserState
 from serve_app.gateway import Graph
 from tests.asgi_client import Reply, call
 from tests.bundles_for_tests import all_to, publish_small, put_in_force, small_settings
 from tests.kafka_server import a_kafka_cluster, a_topic, kafka_event_settings
-from train_app.following.stream_features import FeatureStream
-from train_app.lake.ingest import run_ingest
-from train_app.lake.lake_check import check_lake
+from train_app.following.features.stream_features import FeatureStream
+from train_app.lake.archiving.ingest import run_ingest
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from recsys.bundles.registry import Registry
 from recsys.errors import AbortedByEvidence, ConfigError, FleetError, RolloutConflict, WaitTimeout
 from recsys.features import FeatureSchema
 from recsys.settings import ServeSettings, Settings
-from recsys.stores.control import ControlReader, ReadinessReporter
+from recsys.stores.control.control import ControlReader, ReadinessReporter
 
 pytestmark = pytest.mark.integration
 

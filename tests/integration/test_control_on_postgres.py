@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 from cluster.rollouts.storing.control_writer import ControlWriter, HistoryEntry
 from recsys.errors import ConfigError, StoreError
 from recsys.stores import postgres_link
-from recsys.stores.control import ControlReader, ReadinessReporter
-from recsys.stores.control_tables import open_engine
+from recsys.stores.control.control import ControlReader, ReadinessReporter
+from recsys.stores.control.control_tables import open_engine
 from recsys.traffic import TrafficPlan
 from tests.control_backends import write_plan
 from tests.postgres_server import PostgresServer, a_postgres_server
@@ -103,7 +103,7 @@ def test_a_writer_that_waits_too_long_says_so(
     control_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Instead of hanging behind one that stopped in the middle."""
-    monkeypatch.setattr("recsys.stores.control_tables.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("recsys.stores.control.control_tables.BUSY_TIMEOUT_MS", 50)
     holder, writer = open_engine(control_url, writes=True), ControlWriter(control_url)
     with holder.begin(), pytest.raises(StoreError, match="lock timeout"):
         writer.set_alias("stable", "b2", "b1")

@@ -14,7 +14,7 @@ from cluster.rollouts.driving.controller import Controller
 from cluster.rollouts.driving.controller_lease import LEASE_MS
 from recsys.errors import StoreError
 from recsys.evidence.comparison import Verdict
-from recsys.stores import control_tables
+from recsys.stores.control import control_tables
 from tests.rollouts_for_tests import (
     PASSING,
     SHADOWED,

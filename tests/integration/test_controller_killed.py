@@ -19,7 +19,7 @@ from cluster.rollouts.deciding.rollout_turn import replay
 from cluster.rollouts.driving.controller_lease import ControllerLease
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.settings import ServeSettings, Settings
-from recsys.stores.control import ControlReader, ReadinessReporter
+from recsys.stores.control.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
 
 pytestmark = pytest.mark.integration

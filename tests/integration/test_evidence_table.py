@@ -9,7 +9,7 @@ import pytest
 from recsys.events import Event
 from tests.evidence_by_hand import HOUR_MS, START_MS, a_slate, an_act, an_outcome
 from tests.evidence_follower import SETTINGS, a_log, follow
-from train_app.following.evidence_report import show_evidence
+from train_app.following.evidence.evidence_report import show_evidence
 
 pytestmark = pytest.mark.integration
 

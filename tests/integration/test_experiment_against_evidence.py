@@ -22,14 +22,14 @@ from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.evidence.metric_rules import METRICS
 from recsys.experiment_plan import Layer
 from recsys.settings import Settings
-from recsys.stores.evidence import EvidenceReader
+from recsys.stores.evidence.evidence import EvidenceReader
 from tests.evidence_by_hand import DAY_MS, HOUR_MS, START_MS, WINDOW_MS, a_slate, an_act
 from tests.evidence_follower import SETTINGS, a_log, follow
 from tests.lake_events import ManualClock, turn_all
 from train_app.checking.lake_views import open_lake_views
 from train_app.experiments.credited_slates import credit_rules
 from train_app.experiments.experiment_users import ExperimentUsers, read_users
-from train_app.lake.archiver import Archiver
+from train_app.lake.archiving.archiver import Archiver
 from train_app.lake.lake_tables import Lake
 
 pytestmark = pytest.mark.integration

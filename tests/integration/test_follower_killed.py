@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from recsys.settings import FeatureSettings, Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_contents import canonical_bytes
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.features.feature_contents import canonical_bytes
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.feature_events import a_random_event
-from train_app.following.stream_features import FeatureStream
+from train_app.following.features.stream_features import FeatureStream
 
 N_EVENTS = 600
 
 _FOLLOWER = """
 import sys
 from pathlib import Path
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from recsys.settings import Settings
-from recsys.stores.feature_writer import SqliteFeatureWriter
-from train_app.following.stream_features import FeatureStream
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
+from train_app.following.features.stream_features import FeatureStream
 
 settings = Settings.model_validate_json(sys.argv[3])
 log = SqliteEventLog(Path(sys.argv[1]), settings.events.n_partitions)

@@ -9,8 +9,8 @@ import pytest
 
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.membership import ARCHIVER
+from recsys.stores.control.membership import ARCHIVER
+from recsys.stores.log.event_log import SqliteEventLog
 from train_app.following.worker_replica import open_follower
 from train_app.forgetting import forget
 

@@ -21,17 +21,17 @@ from recsys.events import (
     ShownItem,
 )
 from recsys.settings import Settings
-from recsys.stores import evidence_tables
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.log_upkeep import VOID
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES, WORKERS
-from recsys.stores.open_features import open_features
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES, WORKERS
+from recsys.stores.evidence import evidence_tables
+from recsys.stores.features.open_features import open_features
+from recsys.stores.log.event_log import SqliteEventLog
+from recsys.stores.log.log_upkeep import VOID
 from train_app.following.worker_replica import Worker, open_follower
 from train_app.forgetting import forget, forget_user
 from train_app.importing.import_history import ImportOptions, run_import
-from train_app.lake.lake_check import check_lake
-from train_app.lake.lake_retention import vacuum_lake
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
+from train_app.lake.upkeep.lake_retention import vacuum_lake
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,9 @@ import pytest
 from recsys.settings import Settings
 from tests.lake_events import lake_rows
 from train_app.importing.import_history import ImportOptions, run_import
-from train_app.lake.lake_forgetting import forget_in_lake
-from train_app.lake.lake_history import read_history
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_forgetting import forget_in_lake
+from train_app.lake.upkeep.lake_history import read_history
 
 pytestmark = pytest.mark.integration
 

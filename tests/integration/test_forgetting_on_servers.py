@@ -14,11 +14,11 @@ from brokers.kafka_cluster import KafkaCluster
 from recsys.errors import StoreError
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.event_log import EventLog
-from recsys.stores.membership import WORKERS
-from recsys.stores.open_features import open_features
-from recsys.stores.open_log import open_log
-from recsys.stores.topic_retention import longest_kept_ms
+from recsys.stores.control.membership import WORKERS
+from recsys.stores.features.open_features import open_features
+from recsys.stores.log.event_log import EventLog
+from recsys.stores.log.open_log import open_log
+from recsys.stores.log.topic_retention import longest_kept_ms
 from tests.kafka_server import a_kafka_cluster, a_topic, kafka_event_settings
 from tests.redis_server import RedisServer, a_redis_server
 from train_app.following.worker_replica import open_follower

@@ -16,7 +16,7 @@ import asyncio, json, resource, sys, time
 from recsys.errors import StoreError
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.open_log import open_writer_log
+from recsys.stores.log.open_log import open_writer_log
 from serve_app.log_writer import LogWriter
 
 settings = Settings.model_validate_json(sys.argv[1])

@@ -12,8 +12,8 @@ from brokers.kafka_cluster import free_ports
 from recsys.data_settings import EventSettings, KafkaSettings
 from recsys.events import decode_event
 from recsys.settings import Settings
-from recsys.stores.open_log import open_log
-from recsys.stores.spool import Spool
+from recsys.stores.log.open_log import open_log
+from recsys.stores.spool.spool import Spool
 from serve_app.gateway import Graph
 from tests.asgi_client import Reply, call
 from tests.bundles_for_tests import all_to, publish_small, put_in_force, small_settings

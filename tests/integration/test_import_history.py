@@ -14,7 +14,7 @@ import pytest
 
 from recsys.errors import DataError, StoreError
 from recsys.settings import Settings
-from recsys.stores.feature_store import SqliteFeatureStore
+from recsys.stores.features.feature_store import SqliteFeatureStore
 from train_app.importing.import_history import ImportOptions, run_import
 from train_app.importing.import_report import ImportReport
 from train_app.lake.lake_rows import append_import, complete_rows

@@ -11,14 +11,14 @@ import pytest
 from recsys.errors import StoreError
 from recsys.events import Event, Outcome
 from recsys.settings import Settings
-from recsys.stores.event_log import LogRecord, SqliteEventLog
+from recsys.stores.log.event_log import LogRecord, SqliteEventLog
 from tests.lake_events import NOW_MS, lake_rows, some_events, sqlite_settings
-from train_app.lake.archiver import Archiver
-from train_app.lake.ingest import IngestReport, ingest, run_ingest
+from train_app.lake.archiving.archiver import Archiver
+from train_app.lake.archiving.ingest import IngestReport, ingest, run_ingest
 from train_app.lake.lake_append import Append
-from train_app.lake.lake_check import check_lake
 from train_app.lake.lake_schema import LOG_TABLES
 from train_app.lake.lake_tables import Lake, LakeTable
+from train_app.lake.upkeep.lake_check import check_lake
 
 pytestmark = pytest.mark.integration
 

@@ -19,10 +19,10 @@ from recsys.data_settings import EventSettings, KafkaSettings
 from recsys.errors import ConfigError, StoreError
 from recsys.events import Engagement, Event, decode_event
 from recsys.settings import Settings
-from recsys.stores.event_log import PartlyStored
-from recsys.stores.kafka_log import KafkaEventLog
-from recsys.stores.open_log import open_log, open_writer_log
-from recsys.stores.spooling_log import SpoolingLog
+from recsys.stores.log.event_log import PartlyStored
+from recsys.stores.log.kafka_log import KafkaEventLog
+from recsys.stores.log.open_log import open_log, open_writer_log
+from recsys.stores.spool.spooling_log import SpoolingLog
 from tests.kafka_server import a_kafka_cluster, a_topic
 
 pytestmark = [
@@ -254,7 +254,7 @@ _WRITER = """
 import sys
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.open_log import open_writer_log
+from recsys.stores.log.open_log import open_writer_log
 
 log = open_writer_log(Settings.model_validate_json(sys.argv[1]), "killed")
 for batch in range(1_000_000):

@@ -16,10 +16,10 @@ from recsys.data_settings import EventSettings, KafkaSettings
 from recsys.errors import StoreError
 from recsys.events import Engagement, Event, decode_event
 from recsys.settings import Settings
-from recsys.stores.kafka_topic import PASSWORD_VARIABLE
-from recsys.stores.open_log import open_log, open_writer_log
-from recsys.stores.spooling_log import SpoolingLog
-from recsys.stores.topic_retention import longest_kept_ms
+from recsys.stores.log.kafka_topic import PASSWORD_VARIABLE
+from recsys.stores.log.open_log import open_log, open_writer_log
+from recsys.stores.log.topic_retention import longest_kept_ms
+from recsys.stores.spool.spooling_log import SpoolingLog
 from tests.kafka_server import a_kafka_cluster
 from tests.tls_files import Authority, Signed
 

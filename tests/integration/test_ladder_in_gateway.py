@@ -9,7 +9,7 @@ import pytest
 
 from recsys.events import Impression, decode_event
 from recsys.settings import Settings
-from recsys.stores.open_log import open_log
+from recsys.stores.log.open_log import open_log
 from serve_app.gateway import Graph
 from serve_app.stages.ladder import Rung
 from tests.asgi_client import call

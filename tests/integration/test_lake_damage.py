@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import StoreError
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.lake_events import (
     an_archiver,
     lake_rows,
@@ -21,11 +21,11 @@ from tests.lake_events import (
     sqlite_settings,
     turn_all,
 )
-from train_app.lake.ingest import run_ingest
-from train_app.lake.lake_check import check_lake
+from train_app.lake.archiving.ingest import run_ingest
 from train_app.lake.lake_rows import log_mark
 from train_app.lake.lake_schema import LOG_TABLES
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
 
 pytestmark = pytest.mark.integration
 
@@ -132,7 +132,7 @@ PROGRAM = """
 import resource, signal, sys
 from pathlib import Path
 from recsys.errors import StoreError
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.lake_events import an_archiver, sqlite_settings
 folder = Path(sys.argv[1])
 log = SqliteEventLog(folder / "events.sqlite", 2)

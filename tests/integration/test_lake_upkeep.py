@@ -16,7 +16,7 @@ from recsys.bundles.bundle import write_manifest
 from recsys.bundles.registry import Registry
 from recsys.data_settings import LakeSettings
 from recsys.errors import StoreError
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.lake_events import (
     NOW_MS,
     ManualClock,
@@ -27,12 +27,12 @@ from tests.lake_events import (
     sqlite_settings,
     turn_all,
 )
-from train_app.lake.compaction import compact_lake, file_sizes
-from train_app.lake.lake_check import check_lake
-from train_app.lake.lake_history import read_history
-from train_app.lake.lake_retention import pinned_versions, vacuum_lake
 from train_app.lake.lake_tables import Lake
-from train_app.lake.lake_upkeep import TRIM_EVERY_S, LakeUpkeep
+from train_app.lake.upkeep.compaction import compact_lake, file_sizes
+from train_app.lake.upkeep.lake_check import check_lake
+from train_app.lake.upkeep.lake_history import read_history
+from train_app.lake.upkeep.lake_retention import pinned_versions, vacuum_lake
+from train_app.lake.upkeep.lake_upkeep import TRIM_EVERY_S, LakeUpkeep
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.lake_events import some_events
 from train_app.__main__ import main
 

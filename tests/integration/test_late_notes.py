@@ -19,11 +19,11 @@ from tests.lake_events import (
     lake_rows,
     turn_all,
 )
-from train_app.lake.archiver import Archiver
-from train_app.lake.filled_table import FilledTable
+from train_app.lake.archiving.archiver import Archiver
+from train_app.lake.archiving.filled_table import FilledTable
 from train_app.lake.lake_append import Append
-from train_app.lake.lake_check import check_lake
 from train_app.lake.lake_tables import Lake, LakeTable
+from train_app.lake.upkeep.lake_check import check_lake
 
 pytestmark = pytest.mark.integration
 

@@ -16,11 +16,11 @@ from tests.example_lake import DAY, HOUR, MINUTE, NOON, an_impression
 from tests.lake_events import RecordLog, an_archiver, an_engagement, kafka_settings, turn_all
 from train_app.examples.example_schema import open_examples
 from train_app.examples.example_set import make_examples
-from train_app.lake.compaction import compact_lake
-from train_app.lake.lake_forgetting import forget_in_lake
 from train_app.lake.lake_rows import complete_rows
 from train_app.lake.lake_schema import TABLES
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.compaction import compact_lake
+from train_app.lake.upkeep.lake_forgetting import forget_in_lake
 
 pytestmark = pytest.mark.integration
 NEW_COLUMNS = ("dropped", "n_dropped", "experiments")

@@ -11,24 +11,24 @@ import pytest
 from recsys.errors import DataError
 from recsys.events import Forgotten
 from recsys.settings import EventSettings, FeatureSettings, LakeSettings, Settings
-from recsys.stores import feature_draft
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_contents import canonical_bytes
-from recsys.stores.feature_file import replace_contents
-from recsys.stores.feature_store import SqliteFeatureStore
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.features import feature_draft
+from recsys.stores.features.feature_contents import canonical_bytes
+from recsys.stores.features.feature_file import replace_contents
+from recsys.stores.features.feature_store import SqliteFeatureStore
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
+from recsys.stores.log.event_log import SqliteEventLog
 from recsys.types import UserState
 from tests.feature_events import NOW_MS, a_random_event, an_engagement
-from train_app.following import replay_lake
-from train_app.following.feature_fold import fold_rules
-from train_app.following.rebuild_features import rebuild_features
-from train_app.following.replay_lake import find_replay
-from train_app.following.stream_features import FeatureStream
+from train_app.following.features import replay_lake
+from train_app.following.features.feature_fold import fold_rules
+from train_app.following.features.rebuild_features import rebuild_features
+from train_app.following.features.replay_lake import find_replay
+from train_app.following.features.stream_features import FeatureStream
 from train_app.importing.import_history import ImportOptions, run_import
-from train_app.lake.archiver import Archiver
-from train_app.lake.ingest import ingest
-from train_app.lake.lake_forgetting import forget_in_lake
+from train_app.lake.archiving.archiver import Archiver
+from train_app.lake.archiving.ingest import ingest
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_forgetting import forget_in_lake
 
 pytestmark = pytest.mark.integration
 

@@ -12,19 +12,23 @@ import pytest
 from recsys.errors import ConfigError, StoreError
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.feature_contents import canonical_bytes
-from recsys.stores.feature_update import FeatureUpdate, StoredPart
-from recsys.stores.feature_writer import SqliteFeatureWriter
-from recsys.stores.open_features import PASSWORD_VARIABLE, open_feature_writer, open_features
-from recsys.stores.redis_feature_writer import RedisFeatureWriter
-from recsys.stores.redis_features import RedisFeatureStore
-from recsys.stores.redis_link import RedisLink
+from recsys.stores.features.feature_contents import canonical_bytes
+from recsys.stores.features.feature_update import FeatureUpdate, StoredPart
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
+from recsys.stores.features.open_features import (
+    PASSWORD_VARIABLE,
+    open_feature_writer,
+    open_features,
+)
+from recsys.stores.redis_features.redis_feature_writer import RedisFeatureWriter
+from recsys.stores.redis_features.redis_features import RedisFeatureStore
+from recsys.stores.redis_features.redis_link import RedisLink
 from recsys.types import UserState
 from serve_app.user_reads import UserReads
 from tests.fakes_event_log import MemoryEventLog
 from tests.feature_backends import a_state, counting, store, with_redis
 from tests.redis_server import RedisServer, a_redis_server
-from train_app.following.stream_features import FeatureStream
+from train_app.following.features.stream_features import FeatureStream
 
 pytestmark = pytest.mark.integration
 

@@ -8,9 +8,9 @@ from contextlib import closing
 import pytest
 
 from recsys.errors import StoreError
-from recsys.stores.open_features import PASSWORD_VARIABLE
-from recsys.stores.redis_feature_writer import RedisFeatureWriter
-from recsys.stores.redis_features import RedisFeatureStore
+from recsys.stores.features.open_features import PASSWORD_VARIABLE
+from recsys.stores.redis_features.redis_feature_writer import RedisFeatureWriter
+from recsys.stores.redis_features.redis_features import RedisFeatureStore
 from tests.feature_backends import counting
 from tests.lane_ports import free_ports
 from tests.redis_server import a_redis_server

@@ -11,19 +11,20 @@ import pytest
 
 from recsys.errors import ConfigError, DataError, StoreError
 from recsys.settings import Settings
-from recsys.stores import evidence_tables, redis_draft
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_update import FeatureContents
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
-from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.redis_draft import (
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES
+from recsys.stores.evidence import evidence_tables
+from recsys.stores.features.feature_update import FeatureContents
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.log.event_log import SqliteEventLog
+from recsys.stores.redis_features import redis_draft
+from recsys.stores.redis_features.redis_draft import (
     ALIVE,
     ALIVE_S,
     DRAFT,
     RedisFeatureDraft,
     with_database,
 )
-from recsys.stores.redis_link import RedisLink
+from recsys.stores.redis_features.redis_link import RedisLink
 from tests.evidence_by_hand import a_random_log, evidence_by_hand
 from tests.evidence_follower import SETTINGS, stored
 from tests.feature_backends import with_redis

@@ -11,11 +11,11 @@ import pytest
 from recsys.errors import ConfigError, DataError
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores import evidence_tables
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_update import FeatureContents
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES
-from recsys.stores.open_features import open_feature_writer, open_features
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES
+from recsys.stores.evidence import evidence_tables
+from recsys.stores.features.feature_update import FeatureContents
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.log.event_log import SqliteEventLog
 from train_app.following.replay_stores import replay
 from train_app.following.worker_replica import open_follower
 from train_app.importing.import_history import ImportOptions, run_import

@@ -25,18 +25,18 @@ from brokers.kafka_cluster import KafkaCluster
 from cluster.data_facts import worker_facts
 from recsys.events import Engagement, Event
 from recsys.settings import Settings
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.membership import WORKERS, Member, Membership
-from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.open_log import open_log, open_writer_log
+from recsys.stores.control.membership import WORKERS, Member, Membership
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.log.open_log import open_log, open_writer_log
 from recsys.types import HistoryEvent
 from tests.chaos.chaos_events import expected_histories, expected_item_totals
 from tests.chaos.chaos_verdict import day_totals
 from tests.evidence_by_hand import a_random_log, evidence_by_hand
 from tests.evidence_follower import stored
 from tests.kafka_server import a_kafka_cluster, a_topic, kafka_event_settings
-from train_app.lake.lake_check import check_lake
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
 from train_app.workers import APP_NAME
 
 pytestmark = pytest.mark.integration

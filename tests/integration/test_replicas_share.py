@@ -15,14 +15,14 @@ import pytest
 
 from recsys.events import Engagement, Event, Impression, ShownItem
 from recsys.settings import Settings
-from recsys.stores import evidence_tables
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES, Member, Membership
-from recsys.stores.open_features import open_feature_writer
+from recsys.stores.control.membership import ARCHIVER, EVIDENCE, FEATURES, Member, Membership
+from recsys.stores.evidence import evidence_tables
+from recsys.stores.features.open_features import open_feature_writer
+from recsys.stores.log.event_log import SqliteEventLog
 from tests.worker_processes import WorkerProcesses
 from train_app.following.worker_replica import open_follower
-from train_app.lake.lake_check import check_lake
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.lake_check import check_lake
 
 pytestmark = pytest.mark.integration
 

@@ -18,13 +18,13 @@ import pytest
 
 from recsys.bundles.registry import Registry
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.control.control import ControlReader
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
+from recsys.stores.log.event_log import SqliteEventLog
 from recsys.traffic import Arm, TrafficPlan
 from tests.bundles_for_tests import SALT, all_to, publish_small, put_in_force, small_settings
 from tests.graph_server import serving
-from train_app.following.stream_features import FeatureStream
+from train_app.following.features.stream_features import FeatureStream
 
 pytestmark = pytest.mark.integration
 

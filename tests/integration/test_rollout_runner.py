@@ -33,9 +33,9 @@ from recsys.errors import (
 )
 from recsys.features import FeatureSchema
 from recsys.settings import ClusterSettings, ServeSettings, Settings
-from recsys.stores.control import ControlReader, ReadinessReporter
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.evidence_sums import LatencyHistogram, ShadowSums
+from recsys.stores.control.control import ControlReader, ReadinessReporter
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.evidence.evidence_sums import LatencyHistogram, ShadowSums
 from recsys.traffic import TrafficPlan
 
 pytestmark = pytest.mark.integration

@@ -17,7 +17,7 @@ import pytest
 
 from recsys.learning_settings import ScheduleSettings
 from recsys.settings import Settings
-from recsys.stores.training_schedule import ScheduleState, TrainingSchedule
+from recsys.stores.control.training_schedule import ScheduleState, TrainingSchedule
 from tests.example_lake import a_lake, an_engagement
 from train_app.run_directory import one_at_a_time
 from train_app.scheduling.due import MINUTE_MS

@@ -21,9 +21,9 @@ from tests.lake_events import (
 )
 from train_app.checking.lake_views import open_lake_views
 from train_app.checking.table_checks import check_nulls, check_ranges, check_schema
-from train_app.lake.compaction import compact_lake
-from train_app.lake.lake_check import check_lake
 from train_app.lake.lake_tables import Lake
+from train_app.lake.upkeep.compaction import compact_lake
+from train_app.lake.upkeep.lake_check import check_lake
 
 pytestmark = pytest.mark.integration
 

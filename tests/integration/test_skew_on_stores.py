@@ -12,22 +12,22 @@ import pytest
 from recsys.errors import DataRefused
 from recsys.events import Engagement, Event, Impression
 from recsys.settings import ServeSettings, Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.open_features import open_feature_writer, open_features
-from recsys.stores.redis_link import RedisLink
+from recsys.stores.features.open_features import open_feature_writer, open_features
+from recsys.stores.log.event_log import SqliteEventLog
+from recsys.stores.redis_features.redis_link import RedisLink
 from recsys.types import UserState
 from serve_app.answers import impression_of
 from serve_app.asks import Answer, Ask, Chosen, Dropped
 from serve_app.http.recommend_requests import RecommendRequest
 from tests.feature_backends import a_feature_backend
 from train_app.checking.check_commands import check_data
-from train_app.following.rebuild_features import rebuild_features
+from train_app.following.features.rebuild_features import rebuild_features
+from train_app.following.features.stream_features import FeatureStream
 from train_app.following.replay_stores import take_all
-from train_app.following.stream_features import FeatureStream
 from train_app.forgetting import forget
 from train_app.importing.import_history import ImportOptions, run_import
-from train_app.lake.archiver import Archiver
-from train_app.lake.ingest import ingest
+from train_app.lake.archiving.archiver import Archiver
+from train_app.lake.archiving.ingest import ingest
 from train_app.lake.lake_tables import Lake
 
 pytestmark = pytest.mark.integration

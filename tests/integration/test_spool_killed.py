@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from recsys.stores.spool_folder import own_spool
+from recsys.stores.spool.spool_folder import own_spool
 
 _KILLED = """
 import sys
 from pathlib import Path
-from recsys.stores.spool_folder import own_spool
+from recsys.stores.spool.spool_folder import own_spool
 
 spool = own_spool(Path(sys.argv[1]), "killed", 1 << 30)
 number = int(sys.argv[2])

@@ -15,8 +15,8 @@ import pytest
 
 from recsys.errors import ConfigError, StoreError
 from recsys.events import Event, Forgotten
-from recsys.stores.evidence import EvidenceReader, forget_in_evidence
-from recsys.stores.evidence_tables import hashed, open_evidence, read_salt
+from recsys.stores.evidence.evidence import EvidenceReader, forget_in_evidence
+from recsys.stores.evidence.evidence_tables import hashed, open_evidence, read_salt
 from tests.evidence_by_hand import (
     DAY_MS,
     HOUR_MS,
@@ -42,7 +42,7 @@ from tests.evidence_of_old import as_the_first_layout
 from tests.fakes_event_log import MemoryEventLog
 from tests.postgres_server import PostgresServer, a_postgres_server
 from tests.shadow_copies import COPIES, as_record
-from train_app.following.stream_evidence import EvidenceStream
+from train_app.following.evidence.stream_evidence import EvidenceStream
 
 pytestmark = pytest.mark.integration
 

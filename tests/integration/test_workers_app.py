@@ -16,10 +16,10 @@ from ray import serve
 
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.feature_store import SqliteFeatureStore
-from recsys.stores.membership import WORKERS, Membership
+from recsys.stores.control.membership import WORKERS, Membership
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.features.feature_store import SqliteFeatureStore
+from recsys.stores.log.event_log import SqliteEventLog
 from train_app.lake.lake_tables import Lake
 from train_app.workers import APP_NAME, build
 

@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 from tests.bundles_for_tests import all_to, publish_small, put_in_force, small_settings
 from tests.graph_server import serving
 from tests.serving_faults.fault_load import await_that

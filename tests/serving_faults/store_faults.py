@@ -9,7 +9,7 @@ import time
 import httpx
 
 from brokers.kafka_cluster import KafkaCluster
-from recsys.stores.open_log import open_log
+from recsys.stores.log.open_log import open_log
 from tests.bundles_for_tests import all_to, put_in_force
 from tests.redis_server import RedisServer
 from tests.serving_faults.fault import Fault, Run

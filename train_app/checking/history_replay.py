@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from recsys.types import HistoryEvent, UserState
-from train_app.following.feature_fold import merge_imported
+from train_app.following.features.feature_fold import merge_imported
 
 MAX_STEPS = 100_000
 """States that are followed for one user, over all orders of imports."""

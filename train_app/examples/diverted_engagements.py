@@ -1,7 +1,7 @@
 """Engagements that one side of an experiment may not learn from: what other sides' slates brought.
 
 A side learns from its own slates and from all that the experiment did not answer. Credit is given
-as `train_app.following.attribution` gives it.
+as `train_app.following.evidence.attribution` gives it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import duckdb
 
 from recsys.errors import ConfigError
 from train_app.examples.join_database import sql_text
-from train_app.following.attribution import CLOCK_ERROR_MS
+from train_app.following.evidence.attribution import CLOCK_ERROR_MS
 
 
 def stage_diverted(connection: duckdb.DuckDBPyConnection, side: str, window_ms: int) -> int:

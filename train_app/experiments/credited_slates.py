@@ -1,8 +1,8 @@
 """Slates of an experiment's users with what they are credited with, as tables of a DuckDB.
 
-Credit is given as evidence gives it (`train_app.following.attribution`): to the slate of the
-request that an engagement names, else to the newest one before it that showed the item. Knows the
-lake's columns; no statistics.
+Credit is given as evidence gives it (`train_app.following.evidence.attribution`): to the slate of
+the request that an engagement names, else to the newest one before it that showed the item. Knows
+the lake's columns; no statistics.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from recsys.evidence.arm_sample import KindMeanings
 from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.settings import Settings
 from train_app.examples.join_database import sql_text, sql_texts
-from train_app.following.attribution import CLOCK_ERROR_MS
-from train_app.following.user_trail import SIGHT_KINDS
+from train_app.following.evidence.attribution import CLOCK_ERROR_MS
+from train_app.following.evidence.user_trail import SIGHT_KINDS
 
 DAY_MS = 86_400_000
 BEFORE_MS = 14 * DAY_MS

@@ -24,7 +24,7 @@ from train_app.command_outcome import Outcome
 from train_app.experiments.credited_slates import credit_rules
 from train_app.experiments.experiment_users import N_VALUES, ExperimentUsers, read_users
 from train_app.experiments.report_table import report_text
-from train_app.lake.ingest import run_ingest
+from train_app.lake.archiving.ingest import run_ingest
 
 FALSE_COVERAGE = (
     "segments and days are exploratory: the intervals of one segmentation hold together at every "

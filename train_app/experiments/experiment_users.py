@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recsys.evidence.arm_sample import ONE, ArmSample
 from recsys.evidence.experiment_design import ExperimentDesign
 from recsys.evidence.segmented import Labels
-from recsys.stores.evidence_sums import LatencyHistogram
+from recsys.stores.evidence.evidence_sums import LatencyHistogram
 from train_app.checking.lake_views import LakeViews
 from train_app.experiments.credited_slates import DAY_MS, NO_ARM, CreditRules, credit_slates
 

@@ -13,10 +13,10 @@ import msgspec
 
 from recsys.errors import DataError
 from recsys.events import Engagement, Event, Impression, Outcome, ShownItem
-from recsys.stores.event_log import EventLog, LogPosition, LogRecord
-from recsys.stores.log_upkeep import VOID
-from train_app.following.evidence_records import CountedShadow
-from train_app.lake.filled_table import stored_positions
+from recsys.stores.log.event_log import EventLog, LogPosition, LogRecord
+from recsys.stores.log.log_upkeep import VOID
+from train_app.following.evidence.evidence_records import CountedShadow
+from train_app.lake.archiving.filled_table import stored_positions
 from train_app.lake.lake_errors import lake_errors
 from train_app.lake.lake_schema import TABLES
 from train_app.lake.lake_tables import Lake

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from recsys.stores.membership import Member
+from recsys.stores.control.membership import Member
 
 
 def share_of(

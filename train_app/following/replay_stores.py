@@ -14,17 +14,17 @@ from typing import Any
 
 from recsys.errors import ConfigError, DataError
 from recsys.settings import Settings
-from recsys.stores.event_log import EventLog
-from recsys.stores.feature_draft import open_feature_draft
-from recsys.stores.open_features import open_feature_writer
-from recsys.stores.open_log import open_log
+from recsys.stores.features.feature_draft import open_feature_draft
+from recsys.stores.features.open_features import open_feature_writer
+from recsys.stores.log.event_log import EventLog
+from recsys.stores.log.open_log import open_log
 from train_app.command_outcome import Outcome
+from train_app.following.evidence.rebuild_evidence import rebuild_evidence
+from train_app.following.features.rebuild_features import rebuild_features
+from train_app.following.features.stream_features import FeatureStream
 from train_app.following.follow_log import Follower
 from train_app.following.lake_then_log import LakeThenLog
-from train_app.following.rebuild_evidence import rebuild_evidence
-from train_app.following.rebuild_features import rebuild_features
-from train_app.following.stream_features import FeatureStream
-from train_app.lake.ingest import run_ingest
+from train_app.lake.archiving.ingest import run_ingest
 from train_app.lake.lake_tables import Lake
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from recsys.errors import StoreError
-from recsys.stores.membership import Member, Membership
+from recsys.stores.control.membership import Member, Membership
 from train_app.following.partition_share import Sighting, living, share_of, watch_members
 
 _log = logging.getLogger(__name__)

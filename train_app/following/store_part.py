@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from recsys.stores.feature_update import FeatureUpdate, FeatureWriter
-from train_app.following.feature_fold import FoldRules, fold_part
-from train_app.following.feature_records import DecodedPart
+from recsys.stores.features.feature_update import FeatureUpdate, FeatureWriter
+from train_app.following.features.feature_fold import FoldRules, fold_part
+from train_app.following.features.feature_records import DecodedPart
 
 
 def store_part(

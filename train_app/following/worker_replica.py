@@ -12,8 +12,15 @@ from functools import partial
 
 from recsys.errors import ConfigError
 from recsys.settings import Settings
-from recsys.stores.event_log import EventLog
-from recsys.stores.membership import ARCHIVER, EVIDENCE, FEATURES, WORKERS, Member, Membership
+from recsys.stores.control.membership import (
+    ARCHIVER,
+    EVIDENCE,
+    FEATURES,
+    WORKERS,
+    Member,
+    Membership,
+)
+from recsys.stores.log.event_log import EventLog
 from train_app.following.follow_log import Follower, FollowLoop, Progress
 from train_app.following.share_watch import ShareWatch
 
@@ -93,7 +100,7 @@ class Worker:
 
     def _open_follower(self) -> Follower:
         """A follower on a freshly opened log: after a failure either may be at fault."""
-        from recsys.stores.open_log import open_log
+        from recsys.stores.log.open_log import open_log
 
         if self._log is not None:
             self._log.close()
@@ -105,18 +112,18 @@ class Worker:
 def open_follower(worker: str, log: EventLog, settings: Settings) -> Follower:
     """The follower of one of `WORKERS`, on its own store."""
     if worker == FEATURES:
-        from recsys.stores.open_features import open_feature_writer
-        from train_app.following.stream_features import FeatureStream
+        from recsys.stores.features.open_features import open_feature_writer
+        from train_app.following.features.stream_features import FeatureStream
 
         return FeatureStream(log, open_feature_writer(settings), settings)
     if worker == ARCHIVER:
-        from train_app.lake.archiver import Archiver
+        from train_app.lake.archiving.archiver import Archiver
         from train_app.lake.lake_tables import Lake
 
         taken = partial(taken_by_others, settings)
         return Archiver(log, Lake(settings.lake_location), settings, taken_elsewhere=taken)
     if worker == EVIDENCE:
-        from train_app.following.stream_evidence import EvidenceStream
+        from train_app.following.evidence.stream_evidence import EvidenceStream
 
         return EvidenceStream(log, settings.evidence_url, settings)
     raise ConfigError(f"there is no worker '{worker}', expected one of {', '.join(WORKERS)}")
@@ -128,8 +135,8 @@ def taken_by_others(settings: Settings) -> list[dict[int, int]]:
     Raises:
         StoreError: one of them cannot be asked, so nothing is known to be taken.
     """
-    from recsys.stores.evidence import EvidenceReader
-    from recsys.stores.open_features import open_features
+    from recsys.stores.evidence.evidence import EvidenceReader
+    from recsys.stores.features.open_features import open_features
 
     with (
         closing(open_features(settings)) as features,

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from recsys.errors import DataError
 from recsys.settings import Settings
-from recsys.stores.open_features import open_feature_writer
+from recsys.stores.features.open_features import open_feature_writer
 from recsys.types import HistoryEvent
-from train_app.following.load_history import imported_histories, load_histories
+from train_app.following.features.load_history import imported_histories, load_histories
 from train_app.importing.import_entries import import_items, import_users
 from train_app.importing.import_report import (
     EntryCounts,

@@ -22,7 +22,7 @@ from recsys.events import (
     Forgotten,
     decode_event,
 )
-from recsys.stores.event_log import LogRecord
+from recsys.stores.log.event_log import LogRecord
 from train_app.lake.lake_rows import complete_rows
 from train_app.lake.lake_schema import (
     LOG_TABLES,

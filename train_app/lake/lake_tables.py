@@ -1,7 +1,8 @@
 """The lake: Delta tables, read at one version and appended to by one atomic commit.
 
-Its writers are `train_app.lake.archiver` (from the log), `train_app.importing.import_history`
-(from files), `train_app.lake.lake_forgetting` and `train_app.lake.compaction`.
+Its writers are `train_app.lake.archiving.archiver` (from the log),
+`train_app.importing.import_history` (from files), `train_app.lake.upkeep.lake_forgetting` and
+`train_app.lake.upkeep.compaction`.
 """
 
 from __future__ import annotations

@@ -23,22 +23,26 @@ from recsys.settings import Settings
 from recsys.tower_networks import TwoTower
 from recsys.two_tower import UserEncoder, save_towers
 from train_app.examples.interactions import Interactions
-from train_app.learning.adapted_settings import adapted
-from train_app.learning.catch_up import catch_up_job
-from train_app.learning.count_successors import count_successors
 from train_app.learning.divergence import TrainingDiverged
-from train_app.learning.fit_shrinkage import shrink_states
-from train_app.learning.label_free_counts import label_free, label_free_counts
 from train_app.learning.page.joint_step import train_jointly
 from train_app.learning.page.train_page import Pair
-from train_app.learning.planned_towers import planned_towers
-from train_app.learning.scorer_examples import collect_examples, held_back_events, kept_aside
+from train_app.learning.ranking.count_successors import count_successors
+from train_app.learning.ranking.label_free_counts import label_free, label_free_counts
+from train_app.learning.ranking.scorer_examples import (
+    collect_examples,
+    held_back_events,
+    kept_aside,
+)
+from train_app.learning.ranking.train_scorer import train_scorer
 from train_app.learning.slates.scorer_slates import ShownExamples, slate_examples, without_prompts
 from train_app.learning.slates.shown_slates import load_shown_slates, no_slates
-from train_app.learning.tower_job import TowerJob, TrainedTowers, run_tower_job
-from train_app.learning.train_on_ray import train_on_ray
-from train_app.learning.train_scorer import train_scorer
-from train_app.learning.train_towers import Peers
+from train_app.learning.towers.adapted_settings import adapted
+from train_app.learning.towers.catch_up import catch_up_job
+from train_app.learning.towers.fit_shrinkage import shrink_states
+from train_app.learning.towers.planned_towers import planned_towers
+from train_app.learning.towers.tower_job import TowerJob, TrainedTowers, run_tower_job
+from train_app.learning.towers.train_on_ray import train_on_ray
+from train_app.learning.towers.train_towers import Peers
 from train_app.learning.warm_start import (
     learned_until_ms,
     warm_scorer,

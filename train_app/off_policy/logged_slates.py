@@ -28,7 +28,7 @@ from train_app.examples.example_inputs import (
 from train_app.examples.example_rules import ExampleOptions, ExampleRules, rules_of
 from train_app.examples.join_database import sql_text, sql_texts
 from train_app.examples.labelled_impressions import label_moments
-from train_app.following.user_trail import SIGHT_KINDS
+from train_app.following.evidence.user_trail import SIGHT_KINDS
 from train_app.importing.staging import scratch_folder
 
 _OPTIONS = ExampleOptions(n_random=0, with_organic=False)

@@ -19,9 +19,9 @@ from recsys.errors import BundleCorrupt, BundleError, DataRefused
 from recsys.off_policy.lift_calibration import LiftPair
 from recsys.off_policy.ratio_estimate import Estimate
 from recsys.settings import OrderingSettings, Settings
-from recsys.stores.evidence import EvidenceReader
+from recsys.stores.evidence.evidence import EvidenceReader
 from train_app.command_outcome import Outcome
-from train_app.lake.ingest import run_ingest
+from train_app.lake.archiving.ingest import run_ingest
 from train_app.off_policy.logged_slates import LoggedSlates, read_logged_slates
 from train_app.off_policy.off_policy_report import OffPolicyReport
 from train_app.off_policy.policy_value import PolicyValue, on_policy_value, ordering_value

@@ -14,10 +14,10 @@ import numpy as np
 
 from recsys.bundles.bundle import Manifest
 from recsys.off_policy.lift_calibration import Lift, LiftPair, relative_lift
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.evidence_sums import UserColumns
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.evidence.evidence_sums import UserColumns
 from train_app.evaluation.evaluation_table import HR, NDCG
-from train_app.following.evidence_report import Z_95, Ratio, ratio_by_user
+from train_app.following.evidence.evidence_report import Z_95, Ratio, ratio_by_user
 
 DAY_MS = 86_400_000
 BEFORE_DAYS, AFTER_DAYS = 7, 14

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from recsys.learning_settings import ScheduleSettings
-from recsys.stores.training_schedule import ScheduleState, TrainingResult
+from recsys.stores.control.training_schedule import ScheduleState, TrainingResult
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from recsys.errors import DataRefused, RecsysError
 from recsys.settings import Settings
-from recsys.stores.training_schedule import ScheduleState, TrainingResult, TrainingSchedule
+from recsys.stores.control.training_schedule import ScheduleState, TrainingResult, TrainingSchedule
 from train_app.scheduling.due import Decision, begun, due, ended, steady
 from train_app.scheduling.leashed_job import LeashedJob
 from train_app.scheduling.training_sights import Sights

@@ -24,8 +24,8 @@ from train_app.evaluation.evaluation_run import Report, TrainModels
 from train_app.evaluation.evaluation_table import NDCG
 from train_app.evaluation.rankers import PAGE, BundleParts, BundleRanker
 from train_app.examples.interactions import Interactions
-from train_app.learning.adapted_settings import adapted
 from train_app.learning.divergence import TrainingDiverged
+from train_app.learning.towers.adapted_settings import adapted
 from train_app.publish import assemble
 from train_app.run_directory import one_at_a_time
 from train_app.searching.search_space import SPACE, Value, present_values, proposed, shortened

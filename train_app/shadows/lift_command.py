@@ -11,7 +11,7 @@ from collections.abc import Callable
 from recsys.errors import DataRefused
 from recsys.settings import Settings
 from train_app.command_outcome import Outcome
-from train_app.lake.ingest import run_ingest
+from train_app.lake.archiving.ingest import run_ingest
 from train_app.shadows.lift_report import LiftReport
 from train_app.shadows.shadow_slates import read_shadow_slates
 from train_app.shadows.shadow_value import value_shadow

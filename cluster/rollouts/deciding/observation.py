@@ -8,7 +8,7 @@ from dataclasses import replace
 from cluster.rollouts.deciding.rollout_record import BundleHealth, Health
 from recsys.clock_skew import FRESH_MS, Beat, Skew, living_replicas
 from recsys.settings import Settings
-from recsys.stores.control import Readiness
+from recsys.stores.control.control import Readiness
 
 GATEWAY = "gateway"
 

@@ -24,7 +24,7 @@ from cluster.rollouts.storing.control_writer import ControlWriter, Fence, Stored
 from recsys.errors import RolloutConflict, StoreError
 from recsys.evidence.judgement import Judgement
 from recsys.evidence.shadow_sums_json import shadow_sums_to_json
-from recsys.stores.evidence_sums import ShadowSums
+from recsys.stores.evidence.evidence_sums import ShadowSums
 
 BUSY_S = 0.25
 """Between turns of a rollout that moves."""

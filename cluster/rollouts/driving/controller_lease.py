@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from cluster.rollouts.storing.control_transactions import ControlTransactions
-from recsys.stores import control_tables as tables
+from recsys.stores.control import control_tables as tables
 
 CONTROLLER = "rollout-controller"
 LEASE_MS = 10_000

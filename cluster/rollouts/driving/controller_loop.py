@@ -18,8 +18,8 @@ from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import RecsysError
 from recsys.evidence.arm_sample import KIND_MEANINGS, KindMeanings
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
-from recsys.stores.evidence import EvidenceReader
+from recsys.stores.control.control import ControlReader
+from recsys.stores.evidence.evidence import EvidenceReader
 
 UNHEALTHY_S = 60.0
 """A controller that fails for so long asks to be started anew."""

@@ -14,9 +14,9 @@ import numpy as np
 
 from cluster.rollouts.deciding.rollout_record import Rollout
 from recsys.evidence.arm_sample import KIND_MEANINGS, ArmSample, KindMeanings, arm_samples
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.evidence_sums import Arm, LatencyHistogram, UserColumns, VariantEvidence
-from recsys.stores.evidence_tables import DAY_MS, HOUR_MS, MEASURES
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.evidence.evidence_sums import Arm, LatencyHistogram, UserColumns, VariantEvidence
+from recsys.stores.evidence.evidence_tables import DAY_MS, HOUR_MS, MEASURES
 from recsys.traffic import BASELINE, CANARY
 
 BEFORE_DAYS = 14

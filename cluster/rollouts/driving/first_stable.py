@@ -23,7 +23,7 @@ from recsys.bundles.bundle import Manifest
 from recsys.bundles.registry import Registry, bundle_cache
 from recsys.errors import BundleCorrupt, BundleError, FeatureSchemaMismatch
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader, ControlView
+from recsys.stores.control.control import ControlReader, ControlView
 from recsys.traffic import STABLE, TrafficPlan
 
 ADOPT = "adopt"

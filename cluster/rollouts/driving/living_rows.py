@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from cluster.rollouts.deciding.observation import by_our_clock, gateway_epochs
 from recsys.clock_skew import FRESH_MS, Beat, Skew, follow_beats, skewed
-from recsys.stores.control import Readiness
+from recsys.stores.control.control import Readiness
 
 LOOK_S = 0.25
 """Between looks at heartbeats that may still be seen to move."""

@@ -30,7 +30,7 @@ from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.errors import FleetError
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 
 POLL_S = 0.25
 

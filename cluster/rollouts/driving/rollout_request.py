@@ -13,7 +13,7 @@ from recsys.bundles.bundle import Manifest
 from recsys.bundles.registry import Registry
 from recsys.errors import BundleError, ConfigError, FeatureSchemaMismatch, FleetError
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 from recsys.traffic import STABLE
 
 

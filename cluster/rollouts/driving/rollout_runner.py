@@ -28,7 +28,7 @@ from cluster.rollouts.storing.control_writer import ControlWriter, Fence, Stored
 from recsys.bundles.registry import Registry
 from recsys.errors import FleetError, RecsysError, RolloutConflict
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
+from recsys.stores.control.control import ControlReader
 
 TOUCH_MS = 2_000
 """How often its driver says that it still drives."""

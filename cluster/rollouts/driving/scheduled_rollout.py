@@ -17,8 +17,8 @@ from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.bundles.registry import open_registry
 from recsys.errors import ConfigError, FleetError, RecsysError, RolloutConflict, StoreError
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader
-from recsys.stores.training_schedule import ScheduleState, TrainingSchedule
+from recsys.stores.control.control import ControlReader
+from recsys.stores.control.training_schedule import ScheduleState, TrainingSchedule
 from recsys.traffic import STABLE
 
 log = logging.getLogger("cluster.rollouts.driving.scheduled_rollout")

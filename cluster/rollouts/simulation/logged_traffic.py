@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.rollouts.simulation.traffic_shape import TrafficShape
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence
-from recsys.stores.evidence_tables import DAY_MS, HOUR_MS
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.evidence.evidence_sums import LatencyHistogram, UserColumns, VariantEvidence
+from recsys.stores.evidence.evidence_tables import DAY_MS, HOUR_MS
 
 LOOK_BACK_DAYS = 7
 MIN_SLATES = 200

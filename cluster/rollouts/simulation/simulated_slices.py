@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cluster.rollouts.simulation.traffic_shape import Effect, TrafficShape
 from recsys.evidence.arm_sample import ArmSample, arm_samples
-from recsys.stores.evidence_sums import (
+from recsys.stores.evidence.evidence_sums import (
     BUCKET_BASE,
     LatencyHistogram,
     UserColumns,

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from recsys.errors import RolloutConflict, StoreError
-from recsys.stores import control_tables as tables
+from recsys.stores.control import control_tables as tables
 
 SERIALIZATION_FAILURES = {"40001", "40P01"}
 """SQLSTATE of a transaction that lost against a concurrent one."""

@@ -27,7 +27,7 @@ from cluster.rollouts.storing.rollout_rows import (
     turn_columns,
 )
 from recsys.errors import RolloutConflict
-from recsys.stores import control_tables as tables
+from recsys.stores.control import control_tables as tables
 from recsys.traffic import TrafficPlan
 
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from sqlalchemy import Connection, Table, select
 
 from recsys.errors import ConfigError, RolloutConflict, StoreError
-from recsys.stores import control_tables as tables
+from recsys.stores.control import control_tables as tables
 
 
 class RecordBeside(Protocol):

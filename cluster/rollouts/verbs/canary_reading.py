@@ -140,7 +140,7 @@ def emit_status(console: Console, stored: StoredRollout | None, advice: str = ""
     """Write the status of a rollout and of the fleet that the control store tells of."""
     from cluster.rollouts.driving.living_rows import seen_living
     from cluster.rollouts.verbs.canary_view import rollout_document, rollout_page
-    from recsys.stores.control import ControlReader
+    from recsys.stores.control.control import ControlReader
 
     reader = ControlReader(console.settings.control_url)
     view = reader.view()

@@ -169,7 +169,7 @@ def _known_traffic(console: Console, from_log: bool | None) -> tuple[TrafficShap
     """The traffic that was counted, or the usual one; and where it is from."""
     from cluster.rollouts.simulation.logged_traffic import MIN_SLATES, logged_traffic
     from cluster.rollouts.simulation.traffic_shape import TrafficShape
-    from recsys.stores.evidence import EvidenceReader
+    from recsys.stores.evidence.evidence import EvidenceReader
 
     if from_log is False:
         return TrafficShape(), "from options"

@@ -26,8 +26,8 @@ from cluster.findings import (
 )
 from recsys.errors import ConfigError, StoreError
 from recsys.settings import Settings
-from recsys.stores.membership import Member, Membership
-from recsys.stores.spool_file import SUFFIX
+from recsys.stores.control.membership import Member, Membership
+from recsys.stores.spool.spool_file import SUFFIX
 
 
 def free_ports(n_ports: int) -> list[int]:

@@ -21,8 +21,8 @@ from recsys.events import (
     ShownItem,
 )
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.log_upkeep import VOID
+from recsys.stores.log.event_log import SqliteEventLog
+from recsys.stores.log.log_upkeep import VOID
 from tests.fakes_event_log import MemoryEventLog
 
 NOW_MS = 1_790_000_000_000

@@ -15,7 +15,7 @@ from cluster.keys.key_writer import KeyWriter
 from recsys.errors import ConfigError
 from recsys.keys import find_key, new_key
 from recsys.settings import Settings
-from recsys.stores.key_tables import KeyReader
+from recsys.stores.control.key_tables import KeyReader
 
 NOW_MS = 1_760_000_000_000
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cluster.schedule_facts import schedule_facts, schedule_line, schedule_problems
 from recsys.learning_settings import ScheduleSettings
 from recsys.settings import Settings
-from recsys.stores.training_schedule import ScheduleState, TrainingSchedule
+from recsys.stores.control.training_schedule import ScheduleState, TrainingSchedule
 
 NOW_MS = 1_790_000_000_000
 MINUTE_MS = 60_000

@@ -19,8 +19,8 @@ from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.errors import BundleNotFound, ConfigError, FleetError
 from recsys.settings import Settings
-from recsys.stores.evidence import EvidenceReader
-from recsys.stores.evidence_sums import (
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.evidence.evidence_sums import (
     LatencyHistogram,
     ShadowSums,
     VariantEvidence,

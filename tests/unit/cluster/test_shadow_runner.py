@@ -32,7 +32,7 @@ from recsys.errors import (
 )
 from recsys.features import FeatureSchema
 from recsys.settings import Settings
-from recsys.stores.control import ControlReader, ReadinessReporter
+from recsys.stores.control.control import ControlReader, ReadinessReporter
 
 SCHEMA = FeatureSchema(("view",), 10, 16)
 

@@ -30,8 +30,8 @@ from cluster.status_facts import StatusFacts, gather, problems_of
 from recsys.errors import FleetError, WaitTimeout
 from recsys.events import Engagement
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.membership import Member, Membership
+from recsys.stores.control.membership import Member, Membership
+from recsys.stores.log.event_log import SqliteEventLog
 
 
 def an_application(status: str = "RUNNING", message: str = "") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from recsys.features import FeatureSchema
 from recsys.settings import Settings
 from recsys.settings_files import load_settings
 from recsys.shadow_plan import ShadowPlan
-from recsys.stores.spool_segment import parse_segment
+from recsys.stores.spool.spool_segment import parse_segment
 from recsys.traffic import TrafficPlan
 from tests.plain_bundles import a_bundle
 

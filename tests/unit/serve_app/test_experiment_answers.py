@@ -19,7 +19,7 @@ from cluster.experiments.experiment_writer import ExperimentWriter
 from recsys.events import Event, Impression, Outcome, decode_event
 from recsys.experiment_plan import ExperimentArm, Layer
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
+from recsys.stores.log.event_log import SqliteEventLog
 from serve_app.gateway import Graph
 from tests.asgi_client import call
 from tests.bundles_for_tests import all_to, publish_small, put_in_force, small_settings

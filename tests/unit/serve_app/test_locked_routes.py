@@ -15,9 +15,9 @@ from cluster.keys.key_writer import KeyWriter
 from recsys.keys import SCOPES, new_key
 from recsys.security_settings import SecuritySettings
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.feature_update import FeatureUpdate
-from recsys.stores.feature_writer import SqliteFeatureWriter
+from recsys.stores.features.feature_update import FeatureUpdate
+from recsys.stores.features.feature_writer import SqliteFeatureWriter
+from recsys.stores.log.event_log import SqliteEventLog
 from recsys.types import HistoryEvent, UserState
 from recsys.user_hash import user_hash
 from serve_app.gateway import Graph

@@ -11,9 +11,9 @@ import pytest
 
 from recsys.errors import Overloaded, StoreError
 from recsys.events import Engagement, Event
-from recsys.stores.event_log import LogPosition, SqliteEventLog
-from recsys.stores.spool import Spool
-from recsys.stores.spooling_log import SpoolingLog
+from recsys.stores.log.event_log import LogPosition, SqliteEventLog
+from recsys.stores.spool.spool import Spool
+from recsys.stores.spool.spooling_log import SpoolingLog
 from serve_app.log_writer import MAX_EVENTS_PER_COMMIT, LogHealth, LogWriter
 from tests.fakes_event_log import MemoryEventLog
 

@@ -15,7 +15,7 @@ from recsys.errors import DeadlineExceeded, Overloaded, StoreError
 from recsys.feature_definitions import NO_COUNTS, ItemCounts
 from recsys.settings import Settings
 from recsys.stages import stage_names
-from recsys.stores.feature_store import CatalogueView, NeighbourChanges, NeighbourMark
+from recsys.stores.features.feature_store import CatalogueView, NeighbourChanges, NeighbourMark
 from recsys.types import Batch, HistoryEvent, UserState
 from serve_app.answers import impression_of
 from serve_app.asks import Answer, Ask

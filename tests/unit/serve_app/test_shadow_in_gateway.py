@@ -14,8 +14,8 @@ from cluster.shadows.shadow_record import ShadowRecord, ShadowState
 from cluster.shadows.shadow_writer import ShadowWriter
 from recsys.events import Impression, Outcome, ShadowAnswer, decode_event
 from recsys.settings import Settings
-from recsys.stores.event_log import SqliteEventLog
-from recsys.stores.evidence import EvidenceReader
+from recsys.stores.evidence.evidence import EvidenceReader
+from recsys.stores.log.event_log import SqliteEventLog
 from serve_app.gateway import Graph
 from tests.asgi_client import call
 from tests.bundles_for_tests import all_to, publish_small, put_in_force, small_settings

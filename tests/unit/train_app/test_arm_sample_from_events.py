@@ -9,7 +9,7 @@ import pytest
 
 from recsys.events import Event, Impression
 from recsys.evidence.arm_sample import ArmSample, arm_samples
-from recsys.stores.evidence import EvidenceReader
+from recsys.stores.evidence.evidence import EvidenceReader
 from tests.evidence_by_hand import DAY_MS, HOUR_MS, START_MS, a_slate, an_act
 from tests.evidence_follower import a_log, follow, stored
 from tests.evidence_of_old import as_the_second_layout

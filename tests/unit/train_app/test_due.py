@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.learning_settings import ScheduleSettings
-from recsys.stores.training_schedule import ScheduleState
+from recsys.stores.control.training_schedule import ScheduleState
 from train_app.scheduling.due import (
     DAY_MS,
     HOUR_MS,

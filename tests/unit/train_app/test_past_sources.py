@@ -25,7 +25,7 @@ from recsys.feature_definitions import (
 from recsys.settings import RetrievalSettings, Settings
 from recsys.types import NO_ROW, HistoryEvent, Item, Source
 from train_app.examples.interactions import Interactions, interactions_from_columns
-from train_app.learning.scorer_examples import histories_before
+from train_app.learning.ranking.scorer_examples import histories_before
 from train_app.past.past_pairs import past_pairs
 from train_app.past.past_sources import past_extras
 from train_app.past.past_trends import PastTrends, fresh_at

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.off_policy.lift_calibration import Lift, LiftPair, calibrate_lifts, relative_lift
-from recsys.stores.evidence_sums import UserColumns
+from recsys.stores.evidence.evidence_sums import UserColumns
 from train_app.off_policy.rollout_lifts import predicted_lift, realised_lift
 
 

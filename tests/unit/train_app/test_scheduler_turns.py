@@ -12,7 +12,7 @@ import pytest
 from recsys.errors import StoreError
 from recsys.learning_settings import ScheduleSettings
 from recsys.settings import Settings
-from recsys.stores.training_schedule import ScheduleState, TrainingSchedule
+from recsys.stores.control.training_schedule import ScheduleState, TrainingSchedule
 from train_app.scheduling.due import MINUTE_MS, Seen
 from train_app.scheduling.leashed_job import LeashedJob
 from train_app.scheduling.scheduler import Scheduler

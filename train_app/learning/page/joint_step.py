@@ -17,8 +17,8 @@ from recsys.two_tower import UserEncoder
 from train_app.examples.interactions import Interactions
 from train_app.learning.page.page_samples import page_samples
 from train_app.learning.page.train_page import JointFit, PageCheck, Pair, train_page
-from train_app.learning.scorer_examples import ScorerExamples, collect_examples, kept_aside
-from train_app.learning.scorer_validation import calibrated_anew, page_ndcg
+from train_app.learning.ranking.scorer_examples import ScorerExamples, collect_examples, kept_aside
+from train_app.learning.ranking.scorer_validation import calibrated_anew, page_ndcg
 
 MIN_MOMENTS = 200
 """With fewer, towers and scorer stay as each was trained."""

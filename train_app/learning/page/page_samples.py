@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.types import NO_ROW, Batch, FloatArray, RowArray, Source
-from train_app.learning.scorer_examples import ScorerExamples
+from train_app.learning.ranking.scorer_examples import ScorerExamples
 
 _CHUNK = 256
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recsys.scorer import CandidateScorer
 from recsys.scorer_network import Estimates
 from train_app.learning.adam import AdamW
-from train_app.learning.scorer_validation import engaged_with
+from train_app.learning.ranking.scorer_validation import engaged_with
 from train_app.learning.slates.scorer_slates import ShownExamples
 
 _REPORTED = (2, 5, 10)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from recsys.two_tower import UserEncoder
 from recsys.types import NO_ROW
 from train_app.examples.interactions import Interactions
-from train_app.following.user_trail import SIGHT_KINDS
-from train_app.learning.scorer_examples import ScorerExamples, histories_at
+from train_app.following.evidence.user_trail import SIGHT_KINDS
+from train_app.learning.ranking.scorer_examples import ScorerExamples, histories_at
 from train_app.learning.slates.shown_slates import ShownSlates
 
 MAX_SLATES = 20_000

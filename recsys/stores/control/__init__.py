@@ -1,0 +1,1 @@
+"""What should run and what does: plans, readiness, keys, workers' rows, schedules."""

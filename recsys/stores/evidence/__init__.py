@@ -1,0 +1,1 @@
+"""Sums of what came of each variant's slates."""

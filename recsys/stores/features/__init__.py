@@ -1,0 +1,1 @@
+"""The online features: what serving reads of them, and the embedded store."""

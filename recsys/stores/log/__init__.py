@@ -1,0 +1,1 @@
+"""What happened, in order: the log's protocol, the embedded one and Kafka's."""

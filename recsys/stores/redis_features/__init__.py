@@ -1,0 +1,1 @@
+"""The online features in Redis."""

@@ -1,0 +1,1 @@
+"""What the broker cannot take now, on disk until it can."""

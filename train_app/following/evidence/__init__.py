@@ -1,0 +1,1 @@
+"""The follower that counts what came of slates."""

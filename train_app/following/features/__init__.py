@@ -1,0 +1,1 @@
+"""The follower that keeps the live features."""

@@ -1,0 +1,1 @@
+"""From the log to the lake, every record exactly once."""

@@ -1,0 +1,1 @@
+"""The scorer: from what retrieval proposes to calibrated estimates."""

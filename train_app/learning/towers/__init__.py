@@ -1,0 +1,1 @@
+"""Retrieval: both towers, from histories to weights."""
