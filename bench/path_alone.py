@@ -61,7 +61,7 @@ async def _nothing_more() -> dict[str, Any]:  # ruff: ignore[unused-async]  # AS
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-async def _until_ready(graph: Graph) -> None:
+async def until_ready(graph: Graph) -> None:
     deadline_s = time.monotonic() + _READY_S
     while (reason := graph.recommender.why_not_ready()) is not None:
         if time.monotonic() > deadline_s:
@@ -73,7 +73,7 @@ async def _until_ready(graph: Graph) -> None:
 async def _main(settings: Settings, n_callers: int, n_requests: int, n_users: int) -> None:
     graph = Graph(settings, None, "alone", adds_request_id=True)
     await graph.start()
-    await _until_ready(graph)
+    await until_ready(graph)
     callers = Callers(graph, n_callers, n_users)
     await callers.ask(_WARM_TURNS * n_callers)
     callers.n_failed = 0

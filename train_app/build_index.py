@@ -54,7 +54,7 @@ def build_index(
     parameters = []
     for number in range(retrieval.n_shards):
         rows = np.arange(number, len(vectors), retrieval.n_shards, dtype=np.int32)
-        with _native_messages_to(log):
+        with native_messages_to(log):
             shard = build_shard(
                 vectors[rows],
                 rows,
@@ -70,7 +70,7 @@ def build_index(
 
 
 @contextmanager
-def _native_messages_to(path: Path) -> Generator[None]:
+def native_messages_to(path: Path) -> Generator[None]:
     """Send what native code writes to standard error to a file; ScaNN cannot be silenced."""
     kept = os.dup(2)
     try:
