@@ -23,7 +23,7 @@ from tests.serving_faults.fault_services import (
     SINGLES,
     clock_file,
 )
-from tests.serving_faults.memory_slope import WATCH_S, Sample, slope_mb_per_min
+from bench.memory_slope import WATCH_S, Sample, slope_mb_per_min
 
 RUSH_S = 6
 RUSH_CONNECTIONS = 256
