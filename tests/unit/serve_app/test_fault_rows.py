@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import cast
+
+import pytest
 
 from tests.serving_faults.__main__ import carry_out, write_table
 from tests.serving_faults.fault import Fault, Row, Run, row_of, row_of_none, table_of
@@ -45,8 +48,12 @@ def test_the_table_names_what_did_not_hold() -> None:
     assert "- `" not in table_of([a_row(200)])
 
 
-def test_a_fault_whose_service_does_not_come_up_has_a_row_that_misses() -> None:
+def test_a_fault_whose_service_does_not_come_up_has_a_row_that_misses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the reason; the table is as long as the list of faults."""
+    # What the processes said is kept after a miss.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def never(directory: Path) -> None:
         message = "no server here"
