@@ -1,8 +1,8 @@
 """What a service does with three times the load it can bear: `python -m bench.overload`.
 
 The capacity is measured first, with callers who wait for each answer; then requests come at half
-of it, at three times it, and at half again, whatever the answers do. Exits with 1 where a figure
-misses what must hold.
+of it, at three times it, and at half again, whatever the answers do. Then a ladder of loads, of
+which `--pictures` draws goodput and latency. Exits with 1 where a figure misses what must hold.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from rich.table import Table
 
 from bench.event_service import N_USERS, event_service
 from bench.open_loop import Phase, Seen, Times, send_load
+from bench.overload_curves import (
+    LoadStep,
+    goodput_picture,
+    ladder_phases,
+    latency_picture,
+    steps_of,
+)
 from bench.wrk_load import LoadFigures, run_wrk
 from recsys.errors import FleetError, RecsysError
 
@@ -65,7 +72,7 @@ class Overload:
     n_refused_before: int
     """At half of the capacity, where nobody should be."""
     n_failed: int
-    """Neither answered nor refused, during all of it."""
+    """Neither answered nor refused, during all of it, the ladder of loads included."""
     n_unsent: int
     """Requests the client could not send."""
 
@@ -155,8 +162,10 @@ def figures_of(seen: Seen, best: LoadFigures, seconds: float) -> Overload:
     )
 
 
-def run(data_dir: Path, seconds: float, capacity_s: int, console: Console) -> Overload:
-    """Measure one service.
+def run(
+    data_dir: Path, seconds: float, capacity_s: int, console: Console
+) -> tuple[Overload, list[LoadStep]]:
+    """Measure one service: the overload, and the ladder of loads after it.
 
     Raises:
         FleetError: the service or wrk failed.
@@ -177,10 +186,19 @@ def run(data_dir: Path, seconds: float, capacity_s: int, console: Console) -> Ov
             Phase(TIMES * rate, seconds),
             Phase(rate / 2, BESIDE_S),
         ]
+        judged_s = sum(phase.seconds for phase in phases)
+        ladder = ladder_phases(rate)
         address = urlsplit(service.url)
         paths = [PATH % user for user in range(N_USERS)]
-        seen = send_load(str(address.hostname), int(address.port or 80), paths, phases)
-    return figures_of(seen, best, seconds)
+        seen = send_load(str(address.hostname), int(address.port or 80), paths, [*phases, *ladder])
+    return figures_of(seen, best, seconds), steps_of(seen, judged_s, ladder)
+
+
+def draw(folder: Path, steps: Sequence[LoadStep], capacity_per_s: float) -> None:
+    """Write both pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overload-goodput.svg").write_text(goodput_picture(steps, capacity_per_s))
+    (folder / "overload-latency.svg").write_text(latency_picture(steps))
 
 
 def show(console: Console, rows: Sequence[tuple[str, str, bool | None]]) -> None:
@@ -199,13 +217,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
     parser.add_argument("--capacity-seconds", type=int, default=8, help="of load per figure")
     parser.add_argument("--data-dir", type=Path, default=Path("var/bench-overload"))
+    parser.add_argument("--pictures", type=Path, help="folder of overload-*.svg")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     progress = Console(stderr=True)
     data_dir = arguments.data_dir.resolve()
-    found = run(data_dir, arguments.seconds, arguments.capacity_seconds, progress)
+    found, steps = run(data_dir, arguments.seconds, arguments.capacity_seconds, progress)
+    if arguments.pictures:
+        draw(arguments.pictures, steps, found.capacity_per_s)
     if arguments.json:
-        print(json.dumps(asdict(found), indent=2))
+        document = asdict(found) | {"ladder": [asdict(step) for step in steps]}
+        print(json.dumps(document, indent=2))
     show(progress if arguments.json else Console(), found.rows())
     return int(any(holds is False for _, _, holds in found.rows()))
 

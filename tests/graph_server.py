@@ -18,7 +18,7 @@ import httpx
 from recsys.settings import Settings
 from tests.lane_ports import free_ports
 
-READY_TIMEOUT_S = 180
+READY_TIMEOUT_S = 300
 ROOT = Path(__file__).parents[1]
 
 

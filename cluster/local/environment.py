@@ -22,6 +22,12 @@ HEAD_TIMEOUT_S = 10
 """Whoever has not sent the head of a request by then is a slow caller, or none."""
 CLIENT_TIMEOUT_S = 30
 """A caller that neither sends nor reads for so long has gone."""
+MOST_CONNECTIONS = 12_000
+"""Of callers at once: 10,000 that say nothing leave room for those that do."""
+SPARE_FILES = 2_048
+"""For HAProxy's own connections to the gateways; one that says nothing needs one file alone."""
+FEWEST_FILES = 8_192
+"""Where a process may open fewer, Ray's own number of connections stands."""
 INGRESS_MIDDLEWARE = "serve_app.http.ingress_middleware:middlewares"
 TEMP_ROOT = Path("/tmp")
 _TEMP_PREFIX = "fw-"
@@ -146,8 +152,9 @@ def haproxy_wrapper(settings: Settings, binary: Path) -> str:
     """A script to run instead of HAProxy: Ray binds its statistics pages to every interface.
 
     It moves those two binds of the generated configuration to the loopback address, bounds the
-    time of a request's head, for which Ray has no setting, and then becomes HAProxy, so that pid
-    and arguments stay what Ray expects.
+    time of a request's head, for which Ray has no setting, allows as many connections as this
+    process may open files for, and then becomes HAProxy, so that pid and arguments stay what Ray
+    expects.
     """
     ports = (settings.cluster.haproxy_stats_port, settings.cluster.haproxy_metrics_port)
     edits = " ".join(
@@ -158,8 +165,19 @@ def haproxy_wrapper(settings: Settings, binary: Path) -> str:
         f" -e '/timeout http-request {HEAD_TIMEOUT_S}s/d'"
         f" -e 's/^ *option abortonclose *$/&\\n    timeout http-request {HEAD_TIMEOUT_S}s/'"
     )
+    # HAProxy counts two files per connection and ends where it may not open so many; the limits
+    # are known only here, in the process that becomes it.
+    edits += (
+        " -e '/^ *no strict-limits$/d'"
+        ' ${most:+-e "s/^ *maxconn .*/    maxconn $most\\n    no strict-limits/"}'
+    )
     return (
         "#!/bin/sh\n"
+        "most=\n"
+        "files=$(ulimit -Hn)\n"
+        f'if [ "$files" = unlimited ]; then files={MOST_CONNECTIONS + SPARE_FILES}; fi\n'
+        f'if [ "$files" -ge {FEWEST_FILES} ]; then most=$((files - {SPARE_FILES})); fi\n'
+        f'if [ "${{most:-0}}" -gt {MOST_CONNECTIONS} ]; then most={MOST_CONNECTIONS}; fi\n'
         "previous=\n"
         'for argument in "$@"; do\n'
         f'  if [ "$previous" = -f ]; then sed -i {edits} "$argument"; fi\n'

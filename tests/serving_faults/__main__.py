@@ -1,7 +1,7 @@
 """`python -m tests.serving_faults`, which is `make chaos`: every fault of the table, to its end.
 
-Each is done to a service of its own under load. Prints the table; exits with 1 where anything
-that had to hold did not.
+Each is done to a service of its own under load. Prints the table and writes it, after every fault,
+as `faults.md` and `faults.json`; exits with 1 where anything that had to hold did not.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from tests.bundles_for_tests import all_to, put_in_force
-from tests.serving_faults.fault import HEAD, Fault, Row, Run, row_of
+from tests.serving_faults.fault import Fault, Row, Run, row_of, row_of_none, table_of
 from tests.serving_faults.fault_load import under_load
 from tests.serving_faults.fault_place import a_place
 from tests.serving_faults.fault_table import FAULTS
@@ -32,19 +32,22 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{fault.name:<16} {fault.what}" for fault in FAULTS))
         return 0
-    rows, n_broken = carry_out([by_name[name] for name in options.only or by_name])
-    if options.json:
-        print(json.dumps([row.document() for row in rows], indent=2))
-    else:
-        print("\n".join([HEAD, *(row.markdown() for row in rows)]))
-    return int(n_broken > 0 or not all(row.holds for row in rows))
+    chosen = [by_name[name] for name in options.only or by_name]
+    rows = carry_out(chosen, lambda found: write_table(options.out, found))
+    write_table(options.out, rows)
+    print(as_json(rows) if options.json else table_of(rows))
+    return int(not all(row.holds for row in rows))
 
 
-def carry_out(faults: Sequence[Fault]) -> tuple[list[Row], int]:
-    """The rows of faults, and how many did not come to an end; those that need the same service
-    and follow each other share one."""
+def carry_out(faults: Sequence[Fault], told: Callable[[Sequence[Row]], None]) -> list[Row]:
+    """A row for each fault, also for one that was never carried out; faults that need the same
+    service and follow each other share one.
+
+    Args:
+        told: is given the rows so far after each fault.
+    """
     rows: list[Row] = []
-    n_broken = 0
+    reasons: dict[str, str] = {}
     for _, group in groupby(faults, key=lambda fault: fault.service):
         alike = list(group)
         directory = Path(tempfile.mkdtemp(prefix="flywheel-fault-"))
@@ -53,17 +56,33 @@ def carry_out(faults: Sequence[Fault]) -> tuple[list[Row], int]:
             for row in rows_of(alike, directory):
                 rows.append(row)
                 _tell(row)
+                told(rows)
             is_whole = True
         except KeyboardInterrupt:
-            n_broken += 1
             break
         except Exception as error:
             # The others are to be seen all the same.
-            n_broken += 1
+            reasons |= dict.fromkeys((fault.name for fault in alike), repr(error)[:200])
             _say(f"FAILED: {error!r}; what the processes say is in {directory}")
         if is_whole and all(row.holds for row in rows):
             shutil.rmtree(directory, ignore_errors=True)
-    return rows, n_broken
+    done = {row.name for row in rows}
+    missing = [fault for fault in faults if fault.name not in done]
+    return rows + [row_of_none(one, reasons.get(one.name, "the run ended")) for one in missing]
+
+
+def write_table(directory: Path, rows: Sequence[Row]) -> None:
+    """The rows as `faults.md` and `faults.json`; a reader never sees half of one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in (("faults.md", table_of(rows)), ("faults.json", as_json(rows))):
+        part = directory / f"{name}.part"
+        part.write_text(f"{text}\n")
+        part.replace(directory / name)
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """The rows as one document."""
+    return json.dumps([row.document() for row in rows], indent=2)
 
 
 def rows_of(faults: Sequence[Fault], directory: Path) -> Iterator[Row]:
@@ -108,6 +127,9 @@ def _options() -> argparse.Namespace:
     names = [fault.name for fault in FAULTS]
     parser.add_argument("--only", action="append", choices=names, help="one of them; repeatable")
     parser.add_argument("--list", action="store_true", help="say which there are")
+    parser.add_argument(
+        "--out", type=Path, default=Path("var/chaos"), help="folder of faults.md and faults.json"
+    )
     parser.add_argument("--json", action="store_true", help="the table as JSON")
     return parser.parse_args()
 

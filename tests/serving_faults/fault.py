@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,3 +132,21 @@ def row_of(fault: Fault, run: Run) -> Row:
         tuple(run.healed_s),
         tuple(run.findings),
     )
+
+
+def row_of_none(fault: Fault, reason: str) -> Row:
+    """The row of a fault that was not carried out: it holds nothing."""
+    finding = Finding("carried out to its end", reason, holds=False)
+    nothing: Counter[str] = Counter()
+    return Row(fault.name, fault.what, 0, 0, nothing, 0, nothing, 0.0, 0.0, (), (finding,))
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """The table of the docs, and below it what did not hold."""
+    missed = [
+        f"- `{row.name}`: {finding.what}: {finding.value}"
+        for row in rows
+        for finding in row.findings
+        if not finding.holds
+    ]
+    return "\n".join([HEAD, *(row.markdown() for row in rows), *([""] if missed else []), *missed])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
+from bench.memory_slope import WATCH_S, Sample, slope_mb_per_min
 from bench.wrk_load import run_wrk
 from recsys.traffic import Arm, TrafficPlan
 from serve_app.stages.ladder import Rung
@@ -23,7 +24,6 @@ from tests.serving_faults.fault_services import (
     SINGLES,
     clock_file,
 )
-from tests.serving_faults.memory_slope import WATCH_S, Sample, slope_mb_per_min
 
 RUSH_S = 6
 RUSH_CONNECTIONS = 256

@@ -177,3 +177,27 @@ def test_the_serve_configuration_names_its_applications_and_carries_the_settings
         carried = Settings.model_validate(application["args"]["settings"])
         assert carried == absolute_settings(settings)
         assert carried.data_dir.is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("n_files", "expected"),
+    [(9_000, ["maxconn 6952", "no strict-limits"]), (4_096, ["maxconn 4096"])],
+)
+def test_the_wrapper_allows_as_many_connections_as_files_may_be_open(
+    n_files: int, expected: list[str], tmp_path: object
+) -> None:
+    """With some to spare for the gateways; where few may be open, Ray's number stands."""
+    import subprocess
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    config = folder / "haproxy.cfg"
+    config.write_text("global\n    maxconn 4096\n    nbthread 1\ndefaults\n")
+    wrapper = folder / "haproxy"
+    wrapper.write_text(haproxy_wrapper(Settings(), Path("/bin/echo")))
+    wrapper.chmod(0o700)
+    command = f"ulimit -Sn {n_files}; ulimit -Hn {n_files}; '{wrapper}' -f '{config}'"
+    for _ in range(2):
+        subprocess.run(["sh", "-c", command], check=True, capture_output=True)
+    lines = [line.strip() for line in config.read_text().splitlines()]
+    assert lines == ["global", *expected, "nbthread 1", "defaults"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.memory_slope import Sample, slope_mb_per_min
 from tests.serving_faults.fault_load import Load, Seen, is_settled
-from tests.serving_faults.memory_slope import Sample, slope_mb_per_min
 
 
 @settings(deadline=None, max_examples=50)
