@@ -16,8 +16,6 @@ from recsys.errors import FleetError
 if TYPE_CHECKING:
     from recsys.settings import Settings
 
-JOIN_TIMEOUT_S = 60.0
-"""A node has joined by then, or never will."""
 _POLL_S = 0.2
 
 
@@ -33,7 +31,7 @@ def join_nodes(settings: Settings, stop: Event) -> None:
 
     wanted = settings.cluster.nodes
     children = [subprocess.Popen(fleet.join_command(settings)) for _ in range(wanted - 1)]
-    give_up_s = time.monotonic() + JOIN_TIMEOUT_S
+    give_up_s = time.monotonic() + settings.cluster.start_timeout_s
     while (found := fleet.n_living_nodes()) < wanted and not stop.is_set():
         ended = [child.returncode for child in children if child.poll() is not None]
         if ended or time.monotonic() > give_up_s:
