@@ -6,6 +6,7 @@ are over machines.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from threading import Event
@@ -16,6 +17,8 @@ from recsys.errors import FleetError
 if TYPE_CHECKING:
     from recsys.settings import Settings
 
+JOIN_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+"""With the 0 of the profile Ray joins no node; the address that it gives is an argument here."""
 _POLL_S = 0.2
 
 
@@ -30,7 +33,8 @@ def join_nodes(settings: Settings, stop: Event) -> None:
     from cluster.local import fleet
 
     wanted = settings.cluster.nodes
-    children = [subprocess.Popen(fleet.join_command(settings)) for _ in range(wanted - 1)]
+    command, environment = fleet.join_command(settings), os.environ | JOIN_ENVIRONMENT
+    children = [subprocess.Popen(command, env=environment) for _ in range(wanted - 1)]
     give_up_s = time.monotonic() + settings.cluster.start_timeout_s
     while (found := fleet.n_living_nodes()) < wanted and not stop.is_set():
         ended = [child.returncode for child in children if child.poll() is not None]
