@@ -6,7 +6,6 @@ Import it after the environment profile is set; Ray reads its flags at import.
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from recsys.settings import Settings
 
 MIB = 1024 * 1024
-NODE_ADDRESS = "127.0.0.1"
-"""Of every node of a local cluster; see `environment.ray_environment`."""
 
 
 def start_ray(settings: Settings, temp_dir: Path) -> None:
@@ -48,31 +45,6 @@ def start_ray(settings: Settings, temp_dir: Path) -> None:
             f"{settings.cluster.ray_port}; see {temp_dir}/ray/session_latest/logs and run "
             "'cluster doctor'"
         ) from error
-
-
-def join_command(settings: Settings) -> list[str]:
-    """What starts one more Ray node of this machine, in the foreground, and joins it to the head.
-
-    It takes free ports and the head's token; the environment profile has to be set.
-    """
-    return [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--block",
-        f"--address={NODE_ADDRESS}:{settings.cluster.ray_port}",
-        f"--node-ip-address={NODE_ADDRESS}",
-        f"--num-cpus={settings.cluster.logical_cpus}",
-        f"--object-store-memory={settings.cluster.object_store_mb * MIB}",
-        "--dashboard-agent-listen-port=0",
-        "--disable-usage-stats",
-    ]
-
-
-def n_living_nodes() -> int:
-    """Ray nodes that the head counts as alive."""
-    return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
 def start_serve(config: dict[str, Any]) -> None:

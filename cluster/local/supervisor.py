@@ -30,7 +30,6 @@ from cluster.local.environment import (
     serve_config,
     temp_dir_of,
 )
-from cluster.local.further_nodes import join_nodes
 from cluster.local.owned_processes import (
     RUN_ID_VARIABLE,
     ProcessIdentity,
@@ -162,9 +161,6 @@ class Supervision:
             for row in read_process_table().values()
             if row.parent_pid == os.getpid() and row.name in VITAL_NAMES
         )
-        if self.settings.cluster.nodes > 1:
-            self._say("starting", f"joining {self.settings.cluster.nodes - 1} more ray nodes")
-            join_nodes(self.settings, self.stop)
         self._say("starting", "starting ray serve")
         fleet.start_serve(self.config)
         self._say("starting", "deploying applications")
