@@ -57,6 +57,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 _FLAGS = ("--json", "--debug")
 _CONFIG = "--config"
+_VALUED = (_CONFIG, "--context")
 
 
 class LazyGroup(click.Group):
@@ -109,10 +110,21 @@ class LazyGroup(click.Group):
     type=click.Path(path_type=Path),
     help="Settings in TOML; repeatable, later files win. FLYWHEEL_CONFIG names a default.",
 )
+@click.option(
+    "--context",
+    metavar="NAME",
+    help="Another place's settings: NAME.toml in ~/.config/flywheel, or in FLYWHEEL_CONTEXTS.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else.")
 @click.option("--debug", is_flag=True, help="Print the traceback of an error.")
 @click.pass_context
-def cli(ctx: click.Context, config_files: tuple[Path, ...], as_json: bool, debug: bool) -> None:
+def cli(
+    ctx: click.Context,
+    config_files: tuple[Path, ...],
+    context: str | None,
+    as_json: bool,
+    debug: bool,
+) -> None:
     """Flywheel: recommendations that improve themselves.
 
     \b
@@ -120,12 +132,14 @@ def cli(ctx: click.Context, config_files: tuple[Path, ...], as_json: bool, debug
       cluster import data/ml-1m && cluster train --publish
       cluster up --wait && cluster recommend 1
       cluster status --watch
+      cluster --context prod canary status
     """
 
     def load() -> object:
-        from recsys.settings_files import load_settings
+        from recsys.settings_files import context_file, load_settings
 
-        return load_settings(config_files)
+        first = () if context is None else (context_file(context),)
+        return load_settings((*first, *config_files))
 
     ctx.obj = Console(load, as_json=as_json, debug=debug)
 
@@ -140,9 +154,9 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
         if argument == "--":
             rest += [argument, *remaining]
             break
-        if argument in _FLAGS or argument.startswith(f"{_CONFIG}="):
+        if argument in _FLAGS or argument.startswith(tuple(f"{name}=" for name in _VALUED)):
             first.append(argument)
-        elif argument == _CONFIG and remaining:
+        elif argument in _VALUED and remaining:
             first += [argument, remaining.pop(0)]
         else:
             rest.append(argument)

@@ -11,6 +11,7 @@ import click
 from cluster.console import Console, as_text
 from cluster.data_findings import DATA_CHECKS
 from cluster.findings import CHECKS, Finding, run_check
+from cluster.security_findings import SECURITY_CHECKS
 from cluster.stores.bucket_findings import BUCKET_CHECKS
 from cluster.stores.server_findings import SERVER_CHECKS
 
@@ -30,13 +31,13 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 )
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Find what stands in the way: ports, orphans, versions, stores, disk; each with the mend.
+    """Find what stands in the way: ports, orphans, versions, stores, keys, disk; with the mend.
 
     Exit code 1 if anything fails; a warning does not.
     """
     console: Console = ctx.obj
     settings = console.settings
-    checks = (*CHECKS, *DATA_CHECKS, *SERVER_CHECKS, *BUCKET_CHECKS)
+    checks = (*CHECKS, *DATA_CHECKS, *SECURITY_CHECKS, *SERVER_CHECKS, *BUCKET_CHECKS)
     findings = [finding for check in checks for finding in run_check(check, settings)]
     is_sound = not any(finding.level == "fail" for finding in findings)
     document = {"sound": is_sound, "findings": [asdict(finding) for finding in findings]}

@@ -25,6 +25,8 @@ from recsys.settings import Settings
 CONFIG_VARIABLE = "FLYWHEEL_CONFIG"
 """Names the settings file that is read when no other is given."""
 VARIABLE_PREFIX = "FLYWHEEL__"
+CONTEXTS_VARIABLE = "FLYWHEEL_CONTEXTS"
+"""Names the folder of contexts, where that is not `~/.config/flywheel`."""
 
 _Tree: TypeAlias = dict[str, Any]
 _Key: TypeAlias = tuple[str, ...]
@@ -68,6 +70,23 @@ def load_settings(paths: Sequence[Path] = (), environ: Mapping[str, str] = os.en
         except ValidationError as error:
             problems = [_problem(details, origins) for details in error.errors()]
     raise ConfigError("; ".join(dict.fromkeys(problems)))
+
+
+def context_file(name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """The settings file of a context: where an operator keeps how another place is reached.
+
+    Raises:
+        ConfigError: there is none of that name; those there are are named.
+    """
+    chosen = environ.get(CONTEXTS_VARIABLE)
+    folder = Path(chosen) if chosen else Path.home() / ".config" / "flywheel"
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise ConfigError(
+            f"context '{name}' is not in {folder}, expected one of {', '.join(known) or 'none'}; "
+            f"put the settings of that place into {folder}/NAME.toml"
+        )
+    return folder / f"{name}.toml"
 
 
 def settings_variables(settings: Settings) -> dict[str, str]:

@@ -45,6 +45,8 @@ class Loop:
         self.url = f"http://127.0.0.1:{ports['SERVE__PORT']}"
         chosen = {**SMALL_MODEL, **ports, "DATA_DIR": str(data_dir), **settings}
         self.environment = os.environ | {f"FLYWHEEL__{key}": value for key, value in chosen.items()}
+        self.directory: Path | None = None
+        """Where commands run; None is where this process does."""
         self.headers: dict[str, str] = {}
         """What requests of `recommend` and `post_events` carry beside their bodies."""
 
@@ -53,6 +55,7 @@ class Loop:
         done = subprocess.run(
             [sys.executable, "-m", "cluster", *arguments],
             env=self.environment,
+            cwd=self.directory,
             capture_output=True,
             text=True,
             timeout=timeout_s,

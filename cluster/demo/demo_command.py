@@ -23,6 +23,7 @@ import click
 from cluster.console import Console, as_text
 
 if TYPE_CHECKING:
+    from cluster.demo.demo_verbs import Verbs
     from recsys.settings import Settings
 
 DEMO_SETTINGS = Path(__file__).parents[2] / "configs" / "demo.toml"
@@ -69,6 +70,7 @@ def demo(console: Console, data: Path | None, minutes: float | None, once: bool)
     stays = not once and not console.as_json and sys.stdout.isatty()
     _refuse_running_service(settings)
     with _ended_by_signals(), _fresh_place(settings.data_dir, lambda: verbs.run("down")):
+        _take_a_key(settings, verbs)
         loop = DemoLoop(settings, verbs, console.note)
         findings = loop.run(data, minutes)
         console.emit(document_of(findings), as_text(*tables_of(findings)))
@@ -113,6 +115,18 @@ def _refuse_running_service(settings: Settings) -> None:
             f"the control store has a traffic plan (epoch {plan.epoch}), expected the demo's "
             "stores to be empty; name other databases, topic and Redis in the settings"
         )
+
+
+def _take_a_key(settings: Settings, verbs: Verbs) -> None:
+    """Where requests need a key, make one for the demo's users and show it from now on."""
+    from cluster.endpoint import KEY_VARIABLE
+    from recsys.keys import SCOPES
+    from recsys.security_settings import demands_keys
+
+    if demands_keys(settings.security, settings.serve.host):
+        scopes = [word for scope in SCOPES for word in ("--scope", scope)]
+        made = verbs.run("keys", "create", *scopes, "--client", "demo", "--expires-days", "1")
+        os.environ[KEY_VARIABLE] = str(made.document["key"])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cluster.findings import Check, Finding
 from cluster.stores.server_findings import mend_of
+from recsys.bundles.bucket_reports import plain_place
 from recsys.errors import RecsysError, StoreError
 
 if TYPE_CHECKING:
@@ -41,16 +42,17 @@ def check_object_store(settings: Settings) -> Iterable[Finding]:
         if "://" not in location or location.startswith("file://"):
             continue
         yield from _endpoint_findings(subject, os.environ)
+        place = plain_place(location)
         try:
             is_conditional = ask_bucket(location)
         except (RecsysError, OSError) as error:
             mend = mend_of(str(error), S3_MENDS, "check AWS_ENDPOINT_URL, AWS_REGION and the keys")
-            yield Finding("fail", subject, f"{location} cannot be used: {error}", mend)
+            yield Finding("fail", subject, f"{place} cannot be used: {error}", mend)
             continue
         if is_conditional:
-            yield Finding("ok", subject, f"{location} can be read, written and deleted in")
+            yield Finding("ok", subject, f"{place} can be read, written and deleted in")
         else:
-            detail = f"{location} overwrites what a condition forbids: two commits become one"
+            detail = f"{place} overwrites what a condition forbids: two commits become one"
             mend = "use a store that holds 'If-None-Match: *' on a put"
             yield Finding("fail", subject, detail, mend)
 
@@ -87,10 +89,10 @@ def ask_bucket(url: str) -> bool:
 def _endpoint_findings(subject: str, environ: Mapping[str, str]) -> Iterable[Finding]:
     """What the variables of the environment lack, or say in clear text."""
     endpoint = environ.get("AWS_ENDPOINT_URL", "")
-    host = endpoint.partition("://")[2].partition(":")[0].partition("/")[0]
+    host = plain_place(endpoint).partition("://")[2].partition(":")[0].partition("/")[0]
     if endpoint.startswith("http://") and host not in {"127.0.0.1", "localhost", ""}:
         mend = "give the store a certificate and use https:// in AWS_ENDPOINT_URL"
-        yield Finding("warn", subject, f"{endpoint} is spoken to in clear text", mend)
+        yield Finding("warn", subject, f"{plain_place(endpoint)} is spoken to in clear text", mend)
 
 
 BUCKET_CHECKS: tuple[Check, ...] = (check_object_store,)

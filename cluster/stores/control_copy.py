@@ -25,12 +25,13 @@ TRANSIENT = frozenset({
 def kept_tables() -> list[Table]:
     """The tables of the control store that a copy holds, whoever writes them."""
     from cluster.bundles.pins import pin_table
-    from recsys.stores.control import control_schema, gap_table, schedule_tables
+    from recsys.stores.control import control_schema, gap_table, key_tables, schedule_tables
 
     tables = [
         *control_schema.metadata.sorted_tables,
         gap_table.gaps,
         schedule_tables.schedule,
+        key_tables.api_keys,
         pin_table,
     ]
     return [table for table in tables if table.name not in TRANSIENT]

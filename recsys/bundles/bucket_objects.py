@@ -7,20 +7,19 @@ Names are relative to the prefix, with `/` between their parts. Whatever a store
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from recsys.bundles.bucket_reports import plain_place, plain_report
 from recsys.errors import ConfigError
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "az", "abfs", "abfss"})
 """Schemes of obstore, which shares library and environment variables with Delta Lake."""
 _RETRIES: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
 _CLIENT: dict[str, Any] = {"connect_timeout": "3s", "timeout": "10min"}
-_CODE = re.compile(r"<Code>(\w+)</Code>")
 _CHUNK_BYTES = 8 * 1024**2
 
 
@@ -73,9 +72,9 @@ def open_objects(url: str) -> BucketObjects:
         return StoreObjects(url) if scheme in OBJECT_STORES else FileSystemObjects(url)
     except (ImportError, ValueError, OSError) as error:
         raise ConfigError(
-            f"registry_url '{url}' cannot be opened: {error}; expected a directory, s3://, gs:// "
-            "or az:// with credentials in the environment, or an fsspec URL whose driver is "
-            "installed"
+            f"registry_url '{plain_place(url)}' cannot be opened: {plain_report(str(error))}; "
+            "expected a directory, s3://, gs:// or az:// with credentials in the environment, "
+            "or an fsspec URL whose driver is installed"
         ) from error
 
 
@@ -242,11 +241,4 @@ def _as_os_errors(name: str) -> Generator[None]:
     except AlreadyExistsError as error:
         raise FileExistsError(f"{name} is there already") from error
     except BaseError as error:
-        raise OSError(_line(str(error))) from error
-
-
-def _line(report: str) -> str:
-    """The first line of a report, with the error code of the answer that it goes on with."""
-    line = report.strip().partition("\n")[0].partition("<?xml")[0].rstrip()
-    code = _CODE.search(report)
-    return f"{line} {code[1]}" if code is not None and code[1] not in line else line
+        raise OSError(plain_report(str(error))) from error

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from recsys.bundles.bucket_objects import open_objects
+from recsys.bundles.bucket_reports import plain_place
 from recsys.bundles.bundle import MANIFEST_NAME, Manifest, parse_manifest, verify_bundle
 from recsys.bundles.registry_directory import finish_directory, unfinished_directory
 from recsys.errors import BundleCorrupt, BundleError, StoreError
@@ -161,7 +162,7 @@ class BucketStore:
 
     def _unreachable(self, error: OSError) -> StoreError:
         return StoreError(
-            f"registry {self._url} cannot be used: {error}; "
+            f"registry {plain_place(self._url)} cannot be used: {error}; "
             "check the setting registry_url, the credentials in the environment and the network"
         )
 

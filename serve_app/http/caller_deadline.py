@@ -9,7 +9,7 @@ from serve_app.http.recommend_requests import RecommendRequest
 
 DEADLINE_HEADER = b"x-request-deadline"
 """Milliseconds since 1970, by the clock of whoever asks."""
-_MAX_DIGITS = 15
+MAX_DIGITS = 15
 
 
 def within_deadline(
@@ -26,7 +26,7 @@ def within_deadline(
     """
     if deadline is None:
         return request
-    if not deadline.isdigit() or len(deadline) > _MAX_DIGITS:
+    if not deadline.isdigit() or len(deadline) > MAX_DIGITS:
         raise RequestError(
             f"x-request-deadline is {deadline[:32]!r}, expected milliseconds since 1970; "
             "send such a moment, or deadline_ms in the request",

@@ -9,6 +9,7 @@ import msgspec
 from recsys.events import MAX_EVENTS_PER_REQUEST, MAX_ID_BYTES
 from recsys.settings import ServeSettings
 from serve_app.answers import AnswerBody
+from serve_app.http.caller_deadline import DEADLINE_HEADER, MAX_DIGITS
 from serve_app.http.recommend_requests import (
     DEFAULT_K,
     MAX_CONTEXT_ENTRIES,
@@ -72,6 +73,7 @@ def _recommend_post(settings: ServeSettings) -> Json:
     return {
         "operationId": "recommend",
         "summary": "What this user should see now; an unknown user gets an answer too",
+        "parameters": [_deadline_header()],
         "requestBody": _body(
             _ref("RecommendRequest"), RECOMMEND_EXAMPLE, f"at most {settings.max_body_bytes} bytes"
         ),
@@ -93,6 +95,7 @@ def _recommend_get() -> Json:
             _query("explain", {"type": "boolean"}, "Say why each item stands where it stands"),
             _query("deadline_ms", deadline, "Give up after so many milliseconds"),
             _query("context.NAME", {"type": "string"}, "An entry of the context, by its name"),
+            _deadline_header(),
         ],
         "responses": _responses({200: ("The slate", _ref("AnswerBody"))}, 400, 422, 503, 504),
     }
@@ -255,6 +258,18 @@ def _query(name: str, schema: Json, description: str, *, required: bool = False)
         "required": required,
         "description": description,
         "schema": schema,
+    }
+
+
+def _deadline_header() -> Json:
+    moment = {"type": "string", "pattern": f"^[0-9]{{1,{MAX_DIGITS}}}$"}
+    return {
+        "name": DEADLINE_HEADER.decode(),
+        "in": "header",
+        "required": False,
+        "description": "The moment until which the caller waits, in milliseconds since 1970; the "
+        "earlier of it and deadline_ms holds, and one that has passed is answered 504",
+        "schema": moment,
     }
 
 

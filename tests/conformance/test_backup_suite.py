@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pyarrow as pa
 import pytest
 
 from cluster.bundles.pins import Pin, Pins
+from cluster.keys.key_writer import KeyWriter
 from cluster.rollouts.storing.control_writer import ControlWriter, HistoryEntry
 from cluster.stores.backup import BackupFacts, create_backup, restore_backup
 from recsys.bundles.bucket_objects import open_objects
 from recsys.bundles.bundle import verify_bundle
 from recsys.bundles.registry import Registry
 from recsys.errors import ConfigError, DataError
+from recsys.keys import new_key
 from recsys.settings import Settings
 from recsys.stores.control.control import ControlReader, ReadinessReporter
 from recsys.traffic import TrafficPlan
@@ -69,6 +72,9 @@ def fill(settings: Settings, folder: Path) -> None:
     pins = Pins(settings.control_url)
     pins.add(Pin("b2", 7, "bob", "audit"))
     pins.close()
+    keys = KeyWriter(settings.control_url)
+    keys.add(new_key(["read"], 7, random.Random(7).randbytes, client="shop").key, 7)
+    keys.close()
     ReadinessReporter(settings.control_url).report("g1", "gateway", {"b1": ("ready", "")}, 1, 1)
     for bundle_id in ("b1", "b2"):
         staging = a_staging(folder / bundle_id, bundle_id)

@@ -217,3 +217,22 @@ def test_a_job_that_cannot_start_is_no_success() -> None:
     exit_code, document = run_learning(Console(Settings()), ["no-such-verb"], reads_result=True)
     assert exit_code != 0
     assert document == {}
+
+
+def test_a_context_is_a_settings_file_that_others_are_laid_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may stand after the verb; one that is not there is refused, naming those there are."""
+    monkeypatch.setenv("FLYWHEEL_CONTEXTS", str(tmp_path))
+    url = f"sqlite:///{tmp_path / 'away.sqlite'}"
+    (tmp_path / "prod.toml").write_text(f'control_store_url = "{url}"\n[serve]\nport = 9001\n')
+    over = tmp_path / "over"
+    over.write_text("[serve]\nport = 9002\n")
+    key = ("keys", "create", "--scope", "read", "--client", "far")
+    assert run(["--context", "prod", "--config", str(over), "--json", *key]) == 0
+    capsys.readouterr()
+    assert run(["keys", "list", "--json", "--context=prod"]) == 0
+    assert [row["client"] for row in json.loads(capsys.readouterr().out)["keys"]] == ["far"]
+    for wrong in ("prodd", "../prod", ""):
+        assert run(["--context", wrong, "keys", "list"]) == 2
+        assert "expected one of prod" in capsys.readouterr().err

@@ -14,14 +14,19 @@ from cluster.demo.demo_command import (
     MARKER,
     _fresh_place,
     _refuse_running_service,
+    _take_a_key,
     demo_settings,
 )
 from cluster.demo.demo_verbs import Verbs, _last_document, verb_environment
 from cluster.demo.spoiled_bundle import spoil_weights
+from cluster.endpoint import KEY_VARIABLE, key_headers
 from cluster.rollouts.storing.control_writer import ControlWriter
 from recsys.errors import ConfigError, RecsysError
+from recsys.keys import SCOPES
+from recsys.security_settings import SecuritySettings
 from recsys.settings import Settings
 from recsys.settings_files import load_settings
+from recsys.stores.control.key_tables import KeyReader
 from recsys.traffic import TrafficPlan
 
 
@@ -115,3 +120,17 @@ def test_spoiling_puts_nan_in_every_weight_and_keeps_the_rest(tmp_path: Path) ->
         assert file.get_tensor("w").shape == (2, 3)
         assert file.get_tensor("n").tolist() == [0, 1, 2]
         assert file.metadata() == {"format": "x"}
+
+
+@pytest.mark.parametrize("keys", ["required", "auto"])
+def test_where_keys_are_asked_for_the_demo_shows_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    """It opens everything the demo's users do; elsewhere none is made."""
+    monkeypatch.setenv(KEY_VARIABLE, "")
+    security = SecuritySettings.model_validate({"keys": keys})
+    settings = Settings(data_dir=tmp_path, security=security)
+    _take_a_key(settings, Verbs(verb_environment(settings, os.environ), lambda _: None))
+    made = KeyReader(settings.control_url).read()
+    assert [set(key.scopes) for key in made] == ([set(SCOPES)] if keys == "required" else [])
+    assert bool(key_headers()) == (keys == "required")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,19 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
     assert "openapi.json" in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_the_header_of_a_deadline_is_named_with_what_it_takes() -> None:
+    """Both ways to ask for a slate read it; its pattern takes a moment, and nothing else."""
+    for verb in ("get", "post"):
+        named = {one["name"]: one for one in DOCUMENT["paths"]["/v1/recommend"][verb]["parameters"]}
+        header = named["x-request-deadline"]
+        assert (header["in"], header["required"]) == ("header", False)
+        pattern = re.compile(header["schema"]["pattern"])
+        for value, is_taken in (
+            ("1700000000000", True),
+            ("", False),
+            ("-1", False),
+            ("soon", False),
+        ):
+            assert bool(pattern.search(value)) == is_taken
