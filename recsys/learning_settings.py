@@ -35,7 +35,7 @@ class TowerSettings(Branch):
     epochs: Positive = 20
     max_steps: Annotated[int, Field(ge=0)] = 0
     """The schedule ends after so many steps if the epochs have not ended before; 0 is no limit."""
-    max_minutes: Annotated[float, Field(ge=0)] = 30.0
+    max_minutes: Annotated[float, Field(ge=0)] = 40.0
     """The schedule ends after this time if the epochs have not ended before; 0 is no limit, and
     then the same data and seed give the same weights."""
     catch_up: Share = 0.05
