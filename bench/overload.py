@@ -29,7 +29,7 @@ from bench.overload_curves import (
     latency_picture,
     steps_of,
 )
-from bench.wrk_load import LoadFigures, run_wrk
+from bench.wrk_load import LoadFigures, need_wrk, run_wrk
 from recsys.errors import FleetError, RecsysError
 
 PATH = "/v1/recommend?user_id=%d"
@@ -220,6 +220,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, help="folder of overload-*.svg")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    need_wrk()
     progress = Console(stderr=True)
     data_dir = arguments.data_dir.resolve()
     found, steps = run(data_dir, arguments.seconds, arguments.capacity_seconds, progress)

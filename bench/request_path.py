@@ -20,7 +20,7 @@ from bench.must_reach import GRAPH, must_reach, show_bars
 from bench.tables import best, document, show
 from bench.variants import bare_numerics, fastapi_service, free_port, graph, naive_graph
 from bench.workload import prepare
-from bench.wrk_load import CONNECTIONS, LoadFigures, run_wrk, run_wrk_at
+from bench.wrk_load import CONNECTIONS, LoadFigures, need_wrk, run_wrk, run_wrk_at
 from recsys.errors import RecsysError
 
 PATH = "/v1/recommend?user_id=%d&k=20"
@@ -113,7 +113,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Measure, print the tables, then every figure as JSON."""
-    print(json.dumps(measure(parse_arguments(), Console(stderr=True)), indent=2))
+    asked = parse_arguments()
+    need_wrk()
+    print(json.dumps(measure(asked, Console(stderr=True)), indent=2))
     return 0
 
 

@@ -27,7 +27,7 @@ from bench.cpu_clocks import command_line, elapsed, read_clocks
 from bench.tables import machine
 from bench.variants import free_port, graph
 from bench.workload import DIM, HISTORY, prepare
-from bench.wrk_load import LoadFigures, run_wrk
+from bench.wrk_load import LoadFigures, need_wrk, run_wrk
 from cluster.local.owned_processes import owned_now, read_record
 from cluster.local.run_files import RunFiles
 from recsys.errors import FleetError, RecsysError
@@ -132,6 +132,7 @@ def main() -> int:
     # Whoever ends this ends the graph with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = parse_arguments()
+    need_wrk()
     data_dir = chosen.data_dir.resolve()
     if not chosen.prepared:
         shutil.rmtree(data_dir, ignore_errors=True)

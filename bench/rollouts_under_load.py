@@ -23,7 +23,7 @@ from rich.table import Table
 from bench.event_service import N_USERS, event_service
 from bench.second_bundle import publish_pair
 from bench.slate_probes import MOST_ABORT_S, Mixed, Probes, learn_slates
-from bench.wrk_load import LoadFigures, run_wrk
+from bench.wrk_load import LoadFigures, need_wrk, run_wrk
 from cluster.rollouts.deciding.rollout_plan import RolloutPlan
 from cluster.rollouts.deciding.rollout_plan_file import parse_plan
 from cluster.rollouts.deciding.rollout_record import Phase
@@ -261,6 +261,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("var/bench-rollouts"))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    need_wrk()
     found = run(arguments.data_dir.resolve(), arguments.swaps, max(1, arguments.steady))
     if arguments.json:
         print(json.dumps({"cores": os.cpu_count(), **asdict(found)}, indent=2))

@@ -33,7 +33,7 @@ from bench.open_loop import Phase, Seen, send_load
 from bench.process_watch import ProcessWatch
 from bench.second_bundle import publish_pair
 from bench.soak_figures import ProcessGrowth, Soak, growth_of, p99_of
-from bench.wrk_load import run_wrk
+from bench.wrk_load import need_wrk, run_wrk
 from cluster.rollouts.driving.rollout_actions import Operator
 from cluster.rollouts.driving.rollout_runner import RolloutRunner
 from cluster.rollouts.storing.control_writer import ControlWriter
@@ -222,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("var/bench-soak"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    need_wrk()
     progress = Console(stderr=True)
     found = run(options.data_dir.resolve(), options.minutes, progress)
     if options.json:

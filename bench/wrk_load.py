@@ -71,6 +71,16 @@ def parse_wrk(output: str, connections: int) -> LoadFigures:
     )
 
 
+def need_wrk() -> None:
+    """Ask for the load generator, which benches do before they start a service for it.
+
+    Raises:
+        FleetError: wrk is not installed.
+    """
+    if shutil.which("wrk") is None:
+        raise FleetError("wrk is not installed; install it, as in 'apt-get install wrk'")
+
+
 def run_wrk(
     address: str,
     path: str,
@@ -87,8 +97,7 @@ def run_wrk(
     Raises:
         FleetError: wrk is not installed, or it could not connect.
     """
-    if shutil.which("wrk") is None:
-        raise FleetError("wrk is not installed; install it, as in 'apt-get install wrk'")
+    need_wrk()
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_SCRIPT.format(path=path, n_users=n_users))
         if pause_ms > 0:
