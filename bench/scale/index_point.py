@@ -112,7 +112,7 @@ async def search(
     own = psutil.Process()
     before_mb = own.memory_info().rss / 2**20
     index = Index(folder, n_shards, psutil.cpu_count() or 1)
-    exact = np.load(folder / _EXACT_FILE)
+    exact = np.load(folder / _EXACT_FILE, allow_pickle=False)
     queries, bounds = exact["queries"], exact["scores"][:, -1]
     hits = []
     for query, bound in zip(queries, bounds, strict=True):
