@@ -13,13 +13,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.path_cost import adopt, path_cost
 from bench.quality_table import machine
-from bench.scale.capacity import Policy, StageCost, greatest_rate
-from bench.scale.costs import SHARD, stage_costs, transport_of
-from bench.scale.model import RATES, SIZES, Planned, one_process, planned, predicted
+from bench.scale.capacity import Policy, StageCost
+from bench.scale.costs import SHARD, slowed, stage_costs, transport_of
+from bench.scale.model import RATES, SIZES, Planned, accounted_rate, one_process, planned, predicted
 from bench.scale.report import missed, page, pictures
 from bench.workload import prepare
 from recsys.errors import FleetError, RecsysError
@@ -29,7 +29,7 @@ MOST_IN_SHARD = 2_500_000
 """Items of a measured shard; four of them are the ten million."""
 N_PATH_ITEMS, N_USERS = 50_000, 5_000
 LOADS = (0.3, 0.6)
-"""Of what one process answers at most in full batches."""
+"""Of what one process answers at most."""
 
 
 def measure_index(n_items: int, asked: argparse.Namespace) -> dict[str, Any]:
@@ -54,9 +54,18 @@ def measure_index(n_items: int, asked: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def measure_path(
-    folder: Path, seconds: float, transport_us: Mapping[str, float]
-) -> tuple[dict[str, StageCost], list[dict[str, float]]]:
+class PathFound(NamedTuple):
+    """What was measured of the request path."""
+
+    costs: dict[str, StageCost]
+    checks: list[dict[str, float]]
+    greatest_rate: float
+    """Requests per second of one process."""
+    slowness: float
+    """Time by the clock over the accounted processor time, when as many as can be are answered."""
+
+
+def measure_path(folder: Path, seconds: float, transport_us: Mapping[str, float]) -> PathFound:
     """The cost account of the path alone, and its latency beside the simulation's."""
     print("the request path in one process", file=sys.stderr)
     prepare(folder, N_PATH_ITEMS, N_USERS)
@@ -65,16 +74,17 @@ def measure_path(
     adopt(settings)
     alone = path_cost(settings_file, 1, 800, N_USERS)
     together = path_cost(settings_file, 64, 3_200, N_USERS)
+    words = [str(settings_file), str(N_USERS), str(seconds), *map(str, LOADS)]
+    seen = _json_of("bench.scale.graph_point", *words)
     bare = stage_costs(alone, together, {})
-    process = one_process(bare, settings.serve.max_batch)
-    whole = StageCost("process", process.fixed_s * 1e6, process.each_s * 1e6)
-    rates = [share * greatest_rate(whole, settings.serve.max_batch) for share in LOADS]
-    words = [str(settings_file), str(N_USERS), str(seconds), *map(str, rates)]
-    checks = _json_of("bench.scale.graph_point", *words)
+    slowness = accounted_rate(bare, settings.serve.max_batch) / seen["greatest_rate"]
+    process = one_process(slowed(bare, slowness), settings.serve.max_batch)
+    checks = seen["points"]
     for check in checks:
         p50_ms, p99_ms = predicted(process, check["requests_per_s"])
         check |= {"simulated_p50_ms": p50_ms, "simulated_p99_ms": p99_ms}
-    return stage_costs(alone, together, transport_us), checks
+    costs = slowed(stage_costs(alone, together, transport_us), slowness)
+    return PathFound(costs, checks, seen["greatest_rate"], slowness)
 
 
 def _json_of(module: str, *words: str) -> Any:
@@ -120,19 +130,21 @@ def main() -> int:
     if asked.profile.exists():
         transport_us = transport_of(json.loads(asked.profile.read_text())["rows"])
     with tempfile.TemporaryDirectory(prefix="flywheel-scale-") as folder:
-        costs, checks = measure_path(Path(folder), asked.seconds, transport_us)
+        path = measure_path(Path(folder), asked.seconds, transport_us)
     sizes = sorted(asked.items or (100_000, 1_000_000, 10_000_000))
     points = [measure_index(n_items, asked) for n_items in sizes]
     policy = Policy()
-    plans = plan_all(costs, points, policy)
+    plans = plan_all(path.costs, points, policy)
     document = {
         "machine": machine(),
         "index": points,
         "rate": asked.rate,
         "k": 200,
-        "costs": {name: asdict(cost) for name, cost in costs.items()},
+        "costs": {name: asdict(cost) for name, cost in path.costs.items()},
         "transport_us": transport_us,
-        "checks": checks,
+        "greatest_rate": path.greatest_rate,
+        "slowness": path.slowness,
+        "checks": path.checks,
         "policy": asdict(policy),
         "plans": [asdict(one) for one in plans],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bench.path_cost import PathCost
 from bench.scale.capacity import StageCost
@@ -55,6 +56,14 @@ def stage_costs(
         each_us += transport_us.get(stage, 0.0)
         costs[stage] = StageCost(stage, fixed_us, each_us, ITEM_BYTES.get(stage, 0.0))
     return costs
+
+
+def slowed(costs: Mapping[str, StageCost], factor: float) -> dict[str, StageCost]:
+    """The same with all times longer: threads wait for each other and the log beside their work."""
+    return {
+        name: replace(cost, fixed_us=cost.fixed_us * factor, each_us=cost.each_us * factor)
+        for name, cost in costs.items()
+    }
 
 
 def transport_of(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:

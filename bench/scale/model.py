@@ -74,6 +74,12 @@ def one_process(costs: Mapping[str, StageCost], max_batch: int) -> Station:
     return Station("process", fixed_us / 1e6, each_us / 1e6, 1, max_batch=max_batch)
 
 
+def accounted_rate(costs: Mapping[str, StageCost], max_batch: int) -> float:
+    """Requests per second of one process that only waits for the processor, in full batches."""
+    process = one_process(costs, max_batch)
+    return max_batch / (process.fixed_s + process.each_s * max_batch)
+
+
 def predicted(station: Station, requests_per_s: float) -> tuple[float, float]:
     """p50 and p99 in ms of one station at a rate."""
     return _simulated([station], requests_per_s)

@@ -43,7 +43,10 @@ def page(document: Mapping[str, Any], plans: Sequence[Planned], policy: Policy) 
         _cost_note(document),
         _cost_table(document["costs"]),
         "## Measured beside simulated: all stages in one process",
-        "The same costs in the simulation of queues, for a rate of Poisson arrivals.",
+        f"It answers {document['greatest_rate']:,.0f} requests a second at most, by the clock "
+        f"{document['slowness']:.2f} times the accounted processor time; the costs above are "
+        "scaled by that. The same costs in the simulation of queues, for 30 % and 60 % of the "
+        "greatest rate as Poisson arrivals:",
         _check_table(document["checks"]),
         "## Modelled: what a load needs",
         f"At most {policy.utilisation:.0%} of a replica's greatest rate, micro-batches of up to "

@@ -58,12 +58,14 @@ class Place:
     def learn_sides(self) -> None:
         """Every user's sides by the stored plans, once gateways follow the newest one.
 
-        Who is asked for that takes part: an `early` user of the treatment of the newest.
+        Who is asked for that takes part: an `early` user of the treatment of the newest, and of
+        nothing else, so that what he was shown before it was followed counts for nobody.
         """
         experiments = self.experiments
         newest = experiments.plans[-1]
         early = (f"early{n}" for n in range(1_000))
-        seen = next(user for user in early if (newest, newest.arms[1]) in experiments.of_user(user))
+        only = [(newest, newest.arms[1])]
+        seen = next(user for user in early if list(experiments.of_user(user)) == only)
         for user in (*USERS, seen):
             parts = experiments.of_user(user)
             self.sides[user] = {one.layer: (one.experiment_id, arm.name) for one, arm in parts}

@@ -8,8 +8,8 @@ import pytest
 
 from bench.path_cost import PathCost
 from bench.scale.capacity import Policy, StageCost
-from bench.scale.costs import GATEWAY, ORDERING, SCORER, SHARD, stage_costs, transport_of
-from bench.scale.model import one_process, planned, predicted
+from bench.scale.costs import GATEWAY, ORDERING, SCORER, SHARD, slowed, stage_costs, transport_of
+from bench.scale.model import accounted_rate, one_process, planned, predicted
 from bench.scale.report import missed, page, pictures
 
 ALONE = PathCost(1, 6_000.0, {"encode": 1_700.0, "score": 1_600.0, "pipeline": 2_000.0}, 800, 0)
@@ -45,6 +45,14 @@ def test_transport_is_what_the_path_alone_does_not_have() -> None:
     assert transport_of(rows) == {GATEWAY: 120.0, SCORER: 7.0}
 
 
+def test_times_by_the_clock_are_longer_than_the_account() -> None:
+    """Then fewer requests are answered, by the same factor; memory stays."""
+    costs = stage_costs(ALONE, TOGETHER, {})
+    longer = slowed(costs, 1.25)
+    assert accounted_rate(longer, 64) == pytest.approx(accounted_rate(costs, 64) / 1.25)
+    assert longer[SCORER].item_bytes == costs[SCORER].item_bytes
+
+
 def test_the_simulation_of_one_process_knows_all_its_costs() -> None:
     """Far below its capacity a request takes what a lone one costs."""
     p50_ms, p99_ms = predicted(one_process(stage_costs(ALONE, TOGETHER, {}), 64), 1.0)
@@ -70,7 +78,7 @@ def test_the_report_holds_what_was_measured_and_says_what_was_not() -> None:
     document = {
         "machine": {"cores": 2}, "index": [POINT], "rate": 50.0, "k": 200,
         "costs": {"scorer": {"fixed_us": 2_740.0, "each_us": 560.0, "item_bytes": 256.0}},
-        "transport_us": {},
+        "transport_us": {}, "greatest_rate": 690.0, "slowness": 1.2,
         "checks": [{
             "requests_per_s": 200.0, "p50_ms": 9.0, "p99_ms": 30.0, "n_requests": 4_000.0,
             "n_failed": 0.0, "simulated_p50_ms": 8.0, "simulated_p99_ms": 22.0,
