@@ -23,7 +23,6 @@ from recsys.settings import Settings
 from serve_app.gateway import Graph
 from serve_app.kept_memory import keep_freed_memory
 
-
 _WARM_S = 2.0
 
 
