@@ -20,7 +20,7 @@ from recsys.scorer import load_scorer
 from recsys.settings import OrderingSettings, RetrievalSettings, Settings
 from recsys.simulated.simulated_population import DAY_MS
 from recsys.simulated.simulation import HistoryColumns, World
-from recsys.slate import order_slates
+from recsys.slate import ItemFacts, order_slates
 from recsys.two_tower import UserEncoder, load_towers
 from recsys.types import NO_ROW, Batch, RowArray, Source
 from train_app.evaluation.baselines import popularity
@@ -138,12 +138,10 @@ class PageMaker:
         scored = self._scorer.score(
             {**batch, "rows": found.rows, "sources": found.sources, "ranks": found.ranks}
         )
-        nothing = np.full(found.rows.shape, -1, np.int32)
         slates = order_slates(
             scored["utility"],
-            None,
-            nothing,
-            nothing,
+            found.rows,
+            ItemFacts.nothing(int(found.rows.max(initial=0)) + 1),
             np.full(len(found.rows), PAGE, np.int32),
             np.random.default_rng(seed).integers(0, 2**63, len(found.rows), np.uint64),
             ordering,

@@ -1,6 +1,6 @@
 """Draws from what the index found and the merge cut away: negatives between retrieval and scorer.
 
-NumPy over a whole batch; knows neither models nor logs. A draw depends on the request's seed and
+A whole batch at once; knows neither models nor logs. A draw depends on the request's seed and
 its own candidates, never on its neighbours in the batch.
 """
 
@@ -13,15 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import CandidateSet
-from recsys.seeded_draws import uniform_draws
-from recsys.types import NO_ROW, FloatArray, RowArray, Source
-
-_SALT = np.uint64(0xD1B5_4A32_D192_ED03)
-"""Apart from the draws of the slate, which come from the same seed."""
-_SLOTS_PER_ROW = 8
-"""Of the table that rows are looked up in; more slots, fewer rows that share one."""
-_NO_ENTRY = -2
-_ROW_BITS, _BITS_OF_THE_FEW = 31, 7
+from recsys.dropped_kernel import fill_draws
+from recsys.row_table import flat_lists
+from recsys.types import NO_ROW, FloatArray, RowArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,76 +62,33 @@ def draw_dropped(
         seeds: one random seed per request, [B].
     """
     n_requests, width = index_rows.shape
-    requests = np.arange(n_requests)
-    n_kept = np.count_nonzero(candidates.sources == Source.INDEX, axis=1)
-    last = np.where(n_kept > 0, candidates.ranks[requests, n_kept - 1], -1)
-    first = int(last.min(initial=width)) + 1
-    if not n_drawn or first >= width:
+    if not n_drawn or not width:
         return no_draw(n_requests)
-    tail = index_rows[:, first:]
-    beside = candidates.rows[:, int(n_kept.min()) :]
-    is_dropped = (tail >= 0) & (np.arange(first, width, dtype=np.int32) > last[:, None])
-    is_dropped &= ~_are_named(tail, beside, excluded)
-    if blocked is not None and len(blocked):
-        is_dropped &= ~(blocked.take(tail, mode="clip") & (tail < len(blocked)))
-    n_dropped = np.count_nonzero(is_dropped, axis=1)
-    places = _subsets(n_dropped, seeds, min(n_drawn, width))
-    is_drawn = places < n_dropped[:, None]
-    starts = np.cumsum(n_dropped) - n_dropped
-    flat = np.append(np.flatnonzero(is_dropped), 0)  # never empty
-    chosen = first + flat[np.where(is_drawn, starts[:, None] + places, -1)] % tail.shape[1]
-    own = requests[:, None]
-    return DroppedDraw(
-        rows=np.where(is_drawn, index_rows[own, chosen], NO_ROW).astype(np.int32),
-        ranks=np.where(is_drawn, chosen, -1).astype(np.int32),
-        retrieval_scores=np.where(is_drawn, index_scores[own, chosen], 0).astype(np.float32),
-        n_dropped=n_dropped.astype(np.int32),
+    shape = (n_requests, min(n_drawn, width))
+    draw = DroppedDraw(
+        rows=np.full(shape, NO_ROW, np.int32),
+        ranks=np.full(shape, -1, np.int32),
+        retrieval_scores=np.zeros(shape, np.float32),
+        n_dropped=np.zeros(n_requests, np.int32),
     )
+    fill_draws(
+        np.ascontiguousarray(index_rows, np.int32),
+        np.ascontiguousarray(index_scores, np.float32),
+        np.ascontiguousarray(candidates.rows),
+        np.ascontiguousarray(candidates.sources),
+        np.ascontiguousarray(candidates.ranks),
+        *flat_lists(excluded),
+        np.zeros(0, np.bool_) if blocked is None else blocked,
+        np.ascontiguousarray(seeds),
+        draw.rows,
+        draw.ranks,
+        draw.retrieval_scores,
+        draw.n_dropped,
+    )
+    return draw
 
 
 def no_draw(n_requests: int) -> DroppedDraw:
     """The draw from nothing."""
     empty = np.empty((n_requests, 0), np.int32)
     return DroppedDraw(empty, empty, empty.astype(np.float32), np.zeros(n_requests, np.int32))
-
-
-def _are_named(rows: RowArray, beside: RowArray, excluded: Sequence[RowArray]) -> NDArray[np.bool_]:
-    """Where a request's row is in its part of `beside` or of `excluded`.
-
-    Every request has a table of slots, chosen by bits of a row, that holds the row itself: what
-    is found there is named. Of rows that share a slot one is kept, the others come again.
-    """
-    lengths = np.array([len(one) for one in excluded], dtype=np.intp)
-    own = np.arange(len(rows), dtype=np.int32)
-    named = np.concatenate([beside.ravel(), *excluded])
-    owner = np.concatenate([np.repeat(own, beside.shape[1]), np.repeat(own, lengths)])
-    found = np.zeros(rows.shape, dtype=np.bool_)
-    shift, bits = 0, (_SLOTS_PER_ROW * int(lengths.max() + beside.shape[1])).bit_length()
-    while len(named):
-        low = np.int32((1 << bits) - 1)
-        slots = ((named >> shift) & low) + (owner << bits)
-        table = np.full(len(rows) << bits, _NO_ENTRY, dtype=np.int32)
-        table[slots] = named
-        found |= table.take(((rows >> shift) & low) + (own << bits)[:, None]) == rows
-        lost = np.flatnonzero(table.take(slots) != named)
-        named, owner = named[lost], owner[lost]
-        # What shares a slot shares these bits, and differs in others.
-        shift, bits = (shift + bits) % _ROW_BITS, _BITS_OF_THE_FEW
-    return found
-
-
-def _subsets(sizes: NDArray[np.intp], seeds: NDArray[np.uint64], n: int) -> NDArray[np.intp]:
-    """Random subsets [B, n] of 0..size-1, rising; a size below `n` is taken whole.
-
-    Places beyond a request's size hold the largest integer.
-    """
-    draws = uniform_draws(seeds ^ _SALT, n)
-    none = np.iinfo(np.intp).max
-    picked = np.full((len(sizes), n), none, dtype=np.intp)
-    for step in range(n):
-        last = sizes - (n - step)
-        drawn = (draws[:, step] * (last + 1)).astype(np.intp)
-        is_taken = (picked[:, :step] == drawn[:, None]).any(axis=1)
-        picked[:, step] = np.where(last < 0, none, np.where(is_taken, last, drawn))
-    picked.sort(axis=1)
-    return picked

@@ -8,13 +8,13 @@ Legend: N items, E entries, B requests, C candidates, L history length.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.successor_kernel import fill_log_chances
 from recsys.types import FloatArray, RowArray
 
 REACH = 10
@@ -48,26 +48,21 @@ class ItemSuccessors:
             items: [B, L] histories, oldest first, -1 is padding.
             candidates: [B, C] rows, -1 is padding.
         """
-        n_candidates = candidates.shape[1]
-        chances = np.zeros(candidates.shape, np.float64)
-        for request, (history, rows) in enumerate(zip(items, candidates, strict=True)):
-            entries, weights = self._followed(history)
-            is_row = rows >= 0
-            columns, own = _columns_of(self.rows[entries], rows, is_row, self.n_items)
-            hit = columns >= 0
-            found = weights[hit] * self.shares[entries[hit]]
-            chances[request, is_row] = np.bincount(columns[hit], found, n_candidates)[own]
-        prior = self.prior[np.maximum(candidates, 0)]
-        return np.log(chances / _NORMALISER + _PRIOR_WEIGHT * prior).astype(np.float32)
-
-    def _followed(self, history: RowArray) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Entries of the newest different items of one history, each with its item's weight."""
-        newest = [row for row in history[: -_LOOKED_AT - 1 : -1].tolist() if row >= 0]
-        distinct = np.array(list(dict.fromkeys(newest))[:REACH], np.int64)
-        begins, sizes = self.offsets[distinct], np.diff(self.offsets)[distinct]
-        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        weights = 1.0 / np.arange(1, len(distinct) + 1)
-        return np.repeat(begins, sizes) + within, np.repeat(weights, sizes)
+        chances = np.empty(candidates.shape, np.float32)
+        fill_log_chances(
+            self.offsets,
+            self.rows,
+            self.shares,
+            self.prior,
+            np.ascontiguousarray(items, np.int32),
+            np.ascontiguousarray(candidates, np.int32),
+            REACH,
+            _LOOKED_AT,
+            _NORMALISER,
+            _PRIOR_WEIGHT,
+            chances,
+        )
+        return chances
 
     def in_order(self, own_rows: NDArray[np.int64]) -> ItemSuccessors:
         """The table for another list of items.
@@ -128,25 +123,3 @@ class ItemSuccessors:
                 f"successors of {n_items} items hold {n_entries} entries that do not fit them"
             )
         return table
-
-
-_scratch = threading.local()
-"""Per thread one array that is -1 everywhere between two uses: a catalogue may have millions of
-items, and a request touches hundreds."""
-
-
-def _columns_of(
-    wanted: RowArray, rows: RowArray, is_row: NDArray[np.bool_], n_items: int
-) -> tuple[RowArray, RowArray]:
-    """The place of every wanted row among `rows`, -1 where it is none, and of each row that is one.
-
-    A row that is there more than once has one place, for all of its copies.
-    """
-    column_of: RowArray | None = getattr(_scratch, "column_of", None)
-    if column_of is None or len(column_of) < n_items:
-        column_of = _scratch.column_of = np.full(n_items, -1, np.int32)
-    own = rows[is_row]
-    column_of[own] = np.flatnonzero(is_row)
-    places = column_of[wanted], column_of[own]
-    column_of[own] = -1
-    return places

@@ -1,7 +1,7 @@
 """The neighbours of what a user engaged with last, as candidates: item-to-item over a whole batch.
 
-NumPy only; knows neither stores nor what neighbours are made of. Legend: S seeds per request,
-M neighbours kept per item, W = S * M + L columns that compete.
+Knows neither stores nor what neighbours are made of. Legend: S seeds per request, M neighbours
+kept per item.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidates import best_columns
 from recsys.features import FIRST_KIND
-from recsys.types import NO_ROW, Batch, FloatArray, RowArray
+from recsys.neighbour_kernels import fill_neighbours, fill_seeds
+from recsys.types import NO_ROW, Batch, RowArray
 
 SEED_DECAY = 0.85
 """What a seed's neighbours weigh against those of the next newer seed."""
-_HALF = np.uint64(32)
-_LOW_BITS = np.uint64(0xFFFF_FFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +59,9 @@ def newest_seeds(history: Batch, is_seed_kind: NDArray[np.bool_], n_seeds: int) 
         history: "items" and "kinds" [B, L] as `recsys.features.history_arrays` makes them.
         is_seed_kind: see `seed_kinds`.
     """
-    newest_first = history["items"][:, ::-1]
-    rows = np.where(is_seed_kind[history["kinds"][:, ::-1]], newest_first, NO_ROW)
-    names, places, is_first = _grouped(rows)
-    # Where each row's newest column is marked, the marks up to it number the seeds.
-    is_newest = np.zeros(rows.shape, np.bool_)
-    is_newest.ravel()[places[is_first & (names >= 0)]] = True
-    number = np.cumsum(is_newest, axis=1, dtype=np.int32)
-    is_newest &= number <= n_seeds
-    number += np.arange(len(rows), dtype=np.int32)[:, None] * n_seeds - 1
-    seeds = np.full((len(rows), n_seeds), NO_ROW, np.int32)
-    seeds.ravel()[number[is_newest]] = rows[is_newest]
+    items = np.ascontiguousarray(history["items"])
+    seeds = np.full((len(items), n_seeds), NO_ROW, np.int32)
+    fill_seeds(items, np.ascontiguousarray(history["kinds"]), is_seed_kind, seeds)
     return seeds
 
 
@@ -89,43 +79,12 @@ def neighbour_candidates(
         seeds: newest first, [B, S], -1 for padding.
         history: rows the user has seen, [B, L], in any order, -1 for padding.
     """
-    n_requests = len(seeds)
-    if not n_requests or not seeds.shape[1] or not table.rows.size:
-        return np.full((n_requests, n_candidates), NO_ROW, np.int32)
-    rows, weights = _weighted(table, seeds)
-    rows = np.concatenate([rows, history], axis=1)  # [B, W]
-    weights = np.concatenate([weights, np.full(history.shape, -np.inf, np.float32)], axis=1)
-    names, places, is_first = _grouped(rows)
-    at = np.flatnonzero(is_first)
-    worth = np.full(rows.shape, -np.inf, np.float32)
-    worth.ravel()[at] = np.add.reduceat(weights.take(places).ravel(), at)
-    best = best_columns(worth, n_candidates)
-    requests = np.arange(n_requests)[:, None]
-    found = np.full((n_requests, n_candidates), NO_ROW, np.int32)
-    is_found = worth[requests, best] > -np.inf
-    found[:, : best.shape[1]] = np.where(is_found, names[requests, best], NO_ROW)
+    found = np.full((len(seeds), n_candidates), NO_ROW, np.int32)
+    if not seeds.size or not table.rows.size:
+        return found
+    rows = table.rows[seeds]  # [B, S, M]
+    rows[seeds < 0] = NO_ROW
+    scores = table.scores[seeds].astype(np.float32)
+    weights = SEED_DECAY ** np.arange(seeds.shape[1], dtype=np.float32)
+    fill_neighbours(rows, scores, weights, np.ascontiguousarray(history), found)
     return found
-
-
-def _grouped(rows: RowArray) -> tuple[RowArray, NDArray[np.int64], NDArray[np.bool_]]:
-    """Each request's rows in order, where each stood in `rows.ravel()`, and where a row begins.
-
-    Equal rows stand in the order of their columns, padding at the end.
-    """
-    columns = np.arange(rows.size, dtype=np.uint64).reshape(rows.shape)
-    keys = np.sort((rows.view(np.uint32).astype(np.uint64) << _HALF) | columns, axis=1)
-    names = (keys >> _HALF).astype(np.uint32).view(np.int32)
-    is_first = np.ones(rows.shape, np.bool_)
-    is_first[:, 1:] = names[:, 1:] != names[:, :-1]
-    return names, (keys & _LOW_BITS).astype(np.int64), is_first
-
-
-def _weighted(table: NeighbourTable, seeds: RowArray) -> tuple[RowArray, FloatArray]:
-    """Every seed's neighbours and what each is worth, [B, S * M]; -inf for padding."""
-    n_requests, n_seeds = seeds.shape
-    decay = SEED_DECAY ** np.arange(n_seeds, dtype=np.float32)
-    rows = table.rows[seeds]
-    weights = table.scores[seeds].astype(np.float32) * decay[:, None]
-    no_seed = seeds < 0
-    rows[no_seed], weights[no_seed] = NO_ROW, -np.inf
-    return rows.reshape(n_requests, -1), weights.reshape(n_requests, -1)

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from recsys.bundles.item_table import ITEMS_FILE, ItemCodes, read_item_codes
+from recsys.bundles.item_table import ITEMS_FILE, read_item_codes
 from recsys.bundles.scorer_space import SCORER_SPACE, SCORER_SPACE_FILES
-from recsys.candidates import best_columns
 from recsys.errors import BundleError, FeatureSchemaMismatch
 from recsys.features import FeatureSchema
 from recsys.ordering_overrides import OVERRIDES, put_over
 from recsys.settings import OrderingSettings, Settings
-from recsys.slate import order_slates
-from recsys.types import NO_ROW, Batch, FloatArray, RowArray
+from recsys.slate import ItemFacts, order_slates
+from recsys.types import Batch, RowArray
 
 if TYPE_CHECKING:
     from recsys.index import Shard
@@ -201,11 +200,10 @@ class ShardStage:
 class OrderingStage:
     """`order`: scored candidates to a slate with exact propensities."""
 
-    def __init__(self, vectors: FloatArray, codes: ItemCodes, settings: OrderingSettings) -> None:
-        self._vectors = vectors
-        self._codes = codes
+    def __init__(self, facts: ItemFacts, settings: OrderingSettings) -> None:
+        self._facts = facts
         self._settings = settings
-        self.nbytes = vectors.nbytes + codes.categories.nbytes + codes.creators.nbytes
+        self.nbytes = facts.nbytes
 
     @classmethod
     def load(cls, bundle_dir: Path, settings: OrderingSettings) -> OrderingStage:
@@ -219,7 +217,7 @@ class OrderingStage:
                 f"{bundle_dir / ITEMS_FILE} has {len(codes.categories)} items, "
                 f"{VECTORS_FILE} has {len(vectors)}; publish the bundle again"
             )
-        return cls(vectors, codes, settings)
+        return cls(ItemFacts(vectors, codes.categories, codes.creators), settings)
 
     def __call__(self, method: str, batch: Batch) -> Batch:
         """`order`: `rows`, `utility` [B, C], `k`, `seeds` [B] to `picked`, `propensity` [B, K].
@@ -231,27 +229,10 @@ class OrderingStage:
         settings = self._settings
         if OVERRIDES in batch:
             settings = put_over(settings, batch[OVERRIDES].tobytes())
-        usable = np.isfinite(batch["utility"]) & (batch["rows"] >= 0)
-        utility = np.where(usable, batch["utility"], -np.inf).astype(np.float32)
-        # Only the widest pool's vectors are gathered: candidates beyond it cannot be shown.
-        n_pool = max(settings.pool, int(batch["k"].max(initial=0)))
-        best = best_columns(utility, n_pool)  # [B, P] column of C
-        requests = np.arange(len(best))[:, None]
-        rows = np.maximum(batch["rows"][requests, best], 0)
         slates = order_slates(
-            utility[requests, best],
-            self._vectors[rows] if settings.diversity > 0 else None,
-            self._codes.categories[rows],
-            self._codes.creators[rows],
-            batch["k"],
-            batch["seeds"],
-            settings,
+            batch["utility"], batch["rows"], self._facts, batch["k"], batch["seeds"], settings
         )
-        if best.shape[1] == 0:
-            return {"picked": slates.picked, "propensity": slates.propensity}
-        columns = best[requests, np.maximum(slates.picked, 0)]
-        picked = np.where(slates.picked >= 0, columns, NO_ROW).astype(np.int32)
-        return {"picked": picked, "propensity": slates.propensity}
+        return {"picked": slates.picked, "propensity": slates.propensity}
 
 
 def sink_unusable(scored: Batch, rows: RowArray) -> Batch:

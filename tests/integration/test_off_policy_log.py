@@ -14,7 +14,7 @@ from recsys.bundles.registry import Registry
 from recsys.errors import BundleNotFound, DataRefused
 from recsys.features import FeatureSchema, history_arrays
 from recsys.settings import OrderingSettings, RetrievalSettings, Settings
-from recsys.slate import order_slates
+from recsys.slate import ItemFacts, order_slates
 from recsys.stages import SCORER, VECTORS_FILE, load_stage, sink_unusable
 from recsys.types import HistoryEvent, Source
 from tests.bundles_for_tests import publish_small
@@ -61,9 +61,8 @@ class Page:
         utility = sink_unusable(self._scorer("score", batch), rows)["utility"]
         slates = order_slates(
             utility,
-            self._vectors[rows],
-            self._codes.categories[rows],
-            self._codes.creators[rows],
+            rows,
+            ItemFacts(self._vectors, self._codes.categories, self._codes.creators),
             np.full(shape[0], N_POSITIONS, np.int32),
             np.arange(shape[0], dtype=np.uint64),
             ORDERING,

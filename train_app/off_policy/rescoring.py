@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from recsys.bundles.bundle import Manifest, read_manifest
-from recsys.bundles.item_table import ItemCodes, ItemTable, read_item_codes
+from recsys.bundles.item_table import ItemTable, read_item_codes
 from recsys.bundles.registry import bundle_cache, open_registry
-from recsys.candidates import CandidateSet, best_columns, merge_sources, merge_top_k
+from recsys.candidates import CandidateSet, merge_sources, merge_top_k
 from recsys.features import FeatureSchema, history_arrays
 from recsys.off_policy.ratio_estimate import Values
 from recsys.off_policy.reordering import NotInLog, PolicyRatios
 from recsys.settings import OrderingSettings, Settings
-from recsys.slate import slate_propensities
+from recsys.slate import ItemFacts, slate_propensities
 from recsys.stages import SCORER, VECTORS_FILE, Stage, load_stage, shard_stage_name
 from recsys.types import NO_ROW, Batch, FloatArray, RowArray, Source
 from train_app.off_policy.logged_histories import ServedMoment, read_moments
@@ -47,8 +47,9 @@ class OfflinePage:
         self._retrieval = settings.retrieval
         self._schema = FeatureSchema.from_json(dict(manifest.feature_schema))
         self._items = ItemTable.read(bundle_dir)
-        self._codes: ItemCodes = read_item_codes(bundle_dir)
-        self._vectors: FloatArray = load_file(bundle_dir / VECTORS_FILE)["vectors"]
+        codes = read_item_codes(bundle_dir)
+        vectors: FloatArray = load_file(bundle_dir / VECTORS_FILE)["vectors"]
+        self._facts = ItemFacts(vectors, codes.categories, codes.creators)
         self._scorer: Stage = load_stage(SCORER, bundle_dir, manifest, settings)
         self._shards = [
             load_stage(shard_stage_name(number), bundle_dir, manifest, settings)
@@ -75,16 +76,11 @@ class OfflinePage:
         seen = [self._items.rows_of([e.item_id for e in history]) for history in histories]
         candidates = self._candidates(features["user_emb"], seen)
         utility = self._utility(features, candidates)
-        best = best_columns(utility, max(self._ordering.pool, n_positions))  # [B, P]
-        at = np.arange(len(best))[:, None]
-        rows = candidates.rows[at, best]
-        safe = np.maximum(rows, 0)
         return slate_propensities(
-            np.where(rows >= 0, utility[at, best], -np.inf).astype(np.float32),
-            self._vectors[safe] if self._ordering.diversity > 0 else None,
-            self._codes.categories[safe],
-            self._codes.creators[safe],
-            self._columns_of(moments, rows, n_positions),
+            utility,
+            candidates.rows,
+            self._facts,
+            self._columns_of(moments, candidates.rows, n_positions),
             self._ordering,
         )
 

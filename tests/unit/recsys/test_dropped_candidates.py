@@ -125,5 +125,6 @@ def test_nothing_is_drawn_where_there_is_nothing_or_none_is_wanted(width: int, n
     found = np.arange(2 * width, dtype=np.int32).reshape(2, width)
     nothing = [np.empty(0, np.int32)] * 2
     drawn = draw(found, merged(found, found[:, :0], nothing, 10), nothing, n)
-    assert drawn.rows.shape == (2, 0)
+    assert (drawn.rows == -1).all()
+    assert (drawn.ranks == -1).all()
     assert drawn.n_dropped.tolist() == [0, 0]

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.bundles.item_table import ItemCodes
 from recsys.errors import ConfigError
 from recsys.ordering_overrides import (
     NO_OVERRIDES,
@@ -20,6 +19,7 @@ from recsys.ordering_overrides import (
     put_over,
 )
 from recsys.settings import OrderingSettings
+from recsys.slate import ItemFacts
 from recsys.stages import OrderingStage
 from recsys.types import Batch
 
@@ -40,7 +40,7 @@ def a_stage(policy: OrderingSettings, n_items: int = 40) -> OrderingStage:
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((n_items, 8)).astype(np.float32)
     codes = rng.integers(-1, 4, (2, n_items)).astype(np.int32)
-    return OrderingStage(vectors, ItemCodes(codes[0], codes[1]), policy)
+    return OrderingStage(ItemFacts(vectors, codes[0], codes[1]), policy)
 
 
 def a_batch(utility: np.ndarray, k: int, n_seeds: int) -> Batch:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recsys.settings import OrderingSettings
-from recsys.slate import Slates, order_slates
+from recsys.slate import ItemFacts, Slates, order_slates
 from recsys.types import FloatArray
+from tests.slates_for_tests import order_candidates
 
 
 def order(
@@ -25,10 +26,10 @@ def order(
     categories: list[list[int]] | None = None,
     creators: list[list[int]] | None = None,
 ) -> Slates:
-    """`order_slates` with everything a test does not name left empty."""
+    """Slates with everything a test does not name left empty."""
     n, width = utility.shape
     nothing = np.full((n, width), -1, dtype=np.int32)
-    return order_slates(
+    return order_candidates(
         utility,
         vectors,
         nothing if categories is None else np.array(categories, dtype=np.int32),
@@ -254,3 +255,16 @@ def test_no_request_and_no_candidate_are_answered() -> None:
     assert empty.picked.shape == (0, 0)
     bare = order(np.empty((2, 0), dtype=np.float32), OrderingSettings(), k=3)
     assert bare.picked.tolist() == [[-1] * 3] * 2
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
+    """The compiled loops check no bounds."""
+    utility, k = np.zeros((2, 3), np.float32), np.full(2, 2, np.int32)
+    rows, seeds = np.zeros((2, 3), np.int32), np.zeros(2, np.uint64)
+    facts = ItemFacts.nothing(4)
+    with pytest.raises(ValueError, match="do not fit"):
+        order_slates(utility, rows[:, :2], facts, k, seeds, OrderingSettings())
+    with pytest.raises(ValueError, match="do not fit"):
+        order_slates(utility, rows, facts, k[:1], seeds, OrderingSettings())
+    with pytest.raises(ValueError, match="beyond the 4 items"):
+        order_slates(utility, rows + 4, facts, k, seeds, OrderingSettings())

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.bundles.bundle import read_manifest
-from recsys.bundles.item_table import ItemCodes
 from recsys.errors import BundleError, FeatureSchemaMismatch, SpaceMismatch
 from recsys.settings import OrderingSettings, Settings
-from recsys.slate import order_slates
+from recsys.slate import ItemFacts
 from recsys.stages import (
     OrderingStage,
     load_stage,
@@ -23,19 +22,19 @@ from recsys.stages import (
 )
 from recsys.types import Batch
 from tests.bundles_for_tests import Draft, build_bundle, small_settings
+from tests.slates_for_tests import order_candidates
 
 N_ITEMS = 50
 DIM = 8
 
 
-def an_ordering(policy: OrderingSettings) -> tuple[OrderingStage, np.ndarray, ItemCodes]:
+def an_ordering(policy: OrderingSettings) -> tuple[OrderingStage, ItemFacts]:
     """An ordering stage over random vectors."""
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((N_ITEMS, DIM)).astype(np.float32)
-    codes = ItemCodes(
-        rng.integers(-1, 4, N_ITEMS).astype(np.int32), rng.integers(-1, 6, N_ITEMS).astype(np.int32)
-    )
-    return OrderingStage(vectors, codes, policy), vectors, codes
+    codes = [rng.integers(-1, top, N_ITEMS).astype(np.int32) for top in (4, 6)]
+    facts = ItemFacts(vectors, *codes)
+    return OrderingStage(facts, policy), facts
 
 
 def a_scored_batch(seed: int, n_requests: int, n_candidates: int) -> Batch:
@@ -58,18 +57,18 @@ def a_scored_batch(seed: int, n_requests: int, n_candidates: int) -> Batch:
 def test_the_ordering_stage_is_the_policy_over_all_candidates(
     seed: int, pool: int, diversity: float
 ) -> None:
-    """Gathering only the pool's vectors changes no slate."""
+    """What is usable and where an item's facts stand is all that the stage adds."""
     policy = OrderingSettings(pool=pool, diversity=diversity, exploration=0.3, max_per_category=2)
-    stage, vectors, codes = an_ordering(policy)
+    stage, facts = an_ordering(policy)
     batch = a_scored_batch(seed, n_requests=4, n_candidates=30)
     answer = stage("order", batch)
     usable = (batch["rows"] >= 0) & np.isfinite(batch["utility"])
     safe = np.maximum(batch["rows"], 0)
-    expected = order_slates(
+    expected = order_candidates(
         np.where(usable, batch["utility"], -np.inf).astype(np.float32),
-        vectors[safe],
-        codes.categories[safe],
-        codes.creators[safe],
+        facts.vectors[safe],
+        facts.categories[safe],
+        facts.creators[safe],
         batch["k"],
         batch["seeds"],
         policy,
@@ -82,7 +81,7 @@ def test_the_ordering_stage_is_the_policy_over_all_candidates(
 @settings(deadline=None, max_examples=30)
 def test_a_slate_does_not_depend_on_its_batch_neighbours(seed: int) -> None:
     """Batching must not change an answer."""
-    stage, _, _ = an_ordering(OrderingSettings(pool=8, exploration=0.5))
+    stage, _ = an_ordering(OrderingSettings(pool=8, exploration=0.5))
     batch = a_scored_batch(seed, n_requests=5, n_candidates=30)
     together = stage("order", batch)
     for i in range(5):
@@ -94,7 +93,7 @@ def test_a_slate_does_not_depend_on_its_batch_neighbours(seed: int) -> None:
 
 def test_ordering_nothing_answers_empty_slates() -> None:
     """A request without candidates gets an empty slate, not an error."""
-    stage, _, _ = an_ordering(OrderingSettings())
+    stage, _ = an_ordering(OrderingSettings())
     empty = {
         "rows": np.empty((2, 0), np.int32),
         "utility": np.empty((2, 0), np.float32),

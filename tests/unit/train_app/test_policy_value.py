@@ -9,7 +9,7 @@ from recsys.off_policy.ratio_estimate import Bootstrap
 from recsys.off_policy.reordering import NotInLog, SlateRecords
 from recsys.off_policy.weight_support import SupportRules, ThinSupport
 from recsys.settings import OrderingSettings
-from recsys.slate import order_slates
+from tests.slates_for_tests import order_candidates
 from train_app.off_policy.logged_slates import LoggedSlates
 from train_app.off_policy.policy_value import on_policy_value, ordering_value
 
@@ -26,7 +26,7 @@ def served(policy: OrderingSettings, n_slates: int, seed: int) -> LoggedSlates:
     nothing = np.full(utility.shape, -1, np.int32)
     k = np.full(n_slates, N_POSITIONS, np.int32)
     seeds = np.arange(n_slates, dtype=np.uint64) + np.uint64(1_000_003 * seed)
-    slates = order_slates(utility, vectors, nothing, nothing, k, seeds, policy)
+    slates = order_candidates(utility, vectors, nothing, nothing, k, seeds, policy)
     scores = np.take_along_axis(utility, slates.picked, axis=1).astype(np.float64)
     rest = utility.copy()
     np.put_along_axis(rest, slates.picked, -np.inf, axis=1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.off_policy.reordering import NotInLog, PolicyRatios, SlateRecords, reordered
 from recsys.settings import OrderingSettings
-from recsys.slate import order_slates, slate_propensities
+from tests.slates_for_tests import candidate_propensities, order_candidates
 
 N_SLATES, N_CANDIDATES = 30, 12
 
@@ -33,7 +33,7 @@ def both_ways(
     codes = rng.integers(-1, 3, utility.shape).astype(np.int32)
     k = rng.integers(1, 6, N_SLATES).astype(np.int32)
     seeds = np.arange(N_SLATES, dtype=np.uint64) + np.uint64(seed)
-    slates = order_slates(utility, vectors, codes, codes, k, seeds, logging)
+    slates = order_candidates(utility, vectors, codes, codes, k, seeds, logging)
     shown = slates.picked >= 0
     scores = np.take_along_axis(utility, np.maximum(slates.picked, 0), axis=1)
     rest = utility.copy()
@@ -46,7 +46,7 @@ def both_ways(
         lengths=shown.sum(axis=1),
     )
     exact = [
-        slate_propensities(utility, vectors, codes, codes, slates.picked, policy)
+        candidate_propensities(utility, vectors, codes, codes, slates.picked, policy)
         for policy in (logging, target)
     ]
     ratios = np.where(shown, exact[1] / np.where(shown, exact[0], 1.0), 1.0)

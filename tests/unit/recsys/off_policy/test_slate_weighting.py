@@ -19,8 +19,8 @@ from recsys.off_policy.slate_weighting import (
     whole_slate,
 )
 from recsys.settings import OrderingSettings
-from recsys.slate import order_slates, slate_propensities
 from recsys.types import FloatArray
+from tests.slates_for_tests import candidate_propensities, order_candidates
 
 QUIET = Bootstrap(n_resamples=0)
 N_ITEMS, N_POSITIONS = 4, 3
@@ -40,7 +40,7 @@ def propensities(seed: int, policy: OrderingSettings, slates: NDArray[np.int32])
     """Those of slates that all come from the same candidates."""
     n = len(slates)
     utility, vectors, categories = candidates(seed, n)
-    return slate_propensities(utility, vectors, categories, categories, slates, policy)
+    return candidate_propensities(utility, vectors, categories, categories, slates, policy)
 
 
 def candidates(seed: int, n: int) -> tuple[FloatArray, FloatArray, NDArray[np.int32]]:
@@ -70,10 +70,10 @@ def test_a_drawn_slate_has_the_propensities_it_was_logged_with(
     n = 20
     utility, vectors, categories = candidates(seed, n)
     k = np.random.default_rng(seed).integers(1, N_ITEMS + 1, n).astype(np.int32)
-    drawn = order_slates(
+    drawn = order_candidates(
         utility, vectors, categories, categories, k, np.arange(n, dtype=np.uint64), policy
     )
-    found = slate_propensities(utility, vectors, categories, categories, drawn.picked, policy)
+    found = candidate_propensities(utility, vectors, categories, categories, drawn.picked, policy)
     np.testing.assert_allclose(found, drawn.propensity, rtol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_what_the_policy_cannot_show_has_no_chance_and_nothing_after_it_has() ->
     utility = np.tile(np.array([4.0, 3.0, 2.0, 1.0], np.float32), (3, 1))
     nothing = np.full((3, 4), -1, np.int32)
     slates = np.array([[0, 3, 1], [0, 0, 1], [1, -1, -1]], np.int32)
-    found = slate_propensities(utility, None, nothing, nothing, slates, policy)
+    found = candidate_propensities(utility, None, nothing, nothing, slates, policy)
     assert (found > 0.0).tolist() == [[True, False, False]] * 3
 
 
