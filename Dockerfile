@@ -16,6 +16,8 @@ COPY --chown=root:root cluster cluster
 COPY --chown=root:root configs configs
 # Nothing is fetched here: what the code needs is in the lock.
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation . && cluster --help > /dev/null
+# Compiled here once, for processors of the kind that builds the image; others compile at their start.
+RUN cd / && python -m recsys.kernels
 
 ENV RAY_USAGE_STATS_ENABLED=0 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 1000

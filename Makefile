@@ -32,6 +32,8 @@ $(READY): requirements.lock requirements-setup.lock requirements-oracle.lock pyp
 	@# What only tests compare with, and whose own pins are older than ours.
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements-oracle.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@# Now, and not when a service starts.
+	@$(BIN)/python -m recsys.kernels
 	@touch $@
 
 fmt: $(READY) ## format the code and fix what the linter can

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidate_kernels import fill_lists, merge_runs
-from recsys.row_table import flat_lists
+from recsys.kernels.candidate_lists import fill_lists, merge_runs
+from recsys.kernels.row_table import flat_lists
 from recsys.types import NO_ROW, FloatArray, RowArray, Source
 
 _LOW_BITS = np.uint64(0xFFFF_FFFF)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.successor_kernel import fill_log_chances
+from recsys.kernels.log_chances import fill_log_chances
 from recsys.types import FloatArray, RowArray
 
 REACH = 10
@@ -47,7 +47,12 @@ class ItemSuccessors:
         Args:
             items: [B, L] histories, oldest first, -1 is padding.
             candidates: [B, C] rows, -1 is padding.
+
+        Raises:
+            IndexError: a row is beyond the items it was made for.
         """
+        if max(items.max(initial=0), candidates.max(initial=0)) >= self.n_items:
+            raise IndexError(f"a request names an item beyond the {self.n_items} of the successors")
         chances = np.empty(candidates.shape, np.float32)
         fill_log_chances(
             self.offsets,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.features import FIRST_KIND
-from recsys.neighbour_kernels import fill_neighbours, fill_seeds
+from recsys.kernels.neighbours import fill_neighbours, fill_seeds
 from recsys.types import NO_ROW, Batch, RowArray
 
 SEED_DECAY = 0.85

@@ -101,7 +101,7 @@ class CandidateScorer:
             recent=recent * config.vector_scale,
             recent_kinds=self._kinds(batch),
             recent_gaps=torch.from_numpy(gap_buckets(since_newest_s).astype(np.int64)),
-            chances=self._chances(batch),
+            chances=torch.from_numpy(self.chances(batch)),
         )
         return inputs, retrieval_scores
 
@@ -132,14 +132,16 @@ class CandidateScorer:
         probabilities = action_probabilities(self.network(inputs), self.config)
         return probabilities, probabilities @ self._weights
 
-    def _chances(self, batch: Batch) -> Tensor:
+    def chances(self, batch: Batch) -> FloatArray:
         """Log chances [B, C] by the newest items alone, in standard units; 0 if it reads none."""
         config = self.config
         if self.successors is None or not config.reads_successors:
-            return torch.zeros(batch["rows"].shape)
+            return np.zeros(batch["rows"].shape, np.float32)
         items = wanted_items(batch["items"], batch["kinds"], config.is_negative)
-        chances = torch.from_numpy(self.successors.log_chances(items, batch["rows"]))
-        return (chances - config.chance_center) / config.chance_spread
+        chances = self.successors.log_chances(items, batch["rows"])
+        chances -= np.float32(config.chance_center)
+        chances /= np.float32(config.chance_spread)
+        return chances
 
     def _side(self, batch: Batch, rows: Tensor, scores: Tensor) -> Tensor:
         """Score, popularity, and per source whether it brought the candidate and at what rank.

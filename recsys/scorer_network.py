@@ -102,7 +102,7 @@ class ScorerNetwork(nn.Module):
         super().__init__()
         dim, first = config.embedding_dim, config.hidden_dims[0]
         n_kinds = len(config.actions) + FIRST_KIND
-        self._reads_successors = config.reads_successors
+        self.reads_successors = config.reads_successors
         self.score_gain = nn.Parameter(torch.ones(()))
         self.user_layer = nn.Linear(dim, first)
         self.item_weight = nn.Parameter(torch.randn(dim, first) * dim**-0.5)
@@ -133,7 +133,7 @@ class ScorerNetwork(nn.Module):
         hidden = torch.baddbmm(self.user_layer(user)[:, None], vectors, weight)
         hidden = torch.baddbmm(hidden, self._attention(inputs), self._values(inputs))
         hidden = hidden + inputs.side @ self.side_weight
-        if self._reads_successors:
+        if self.reads_successors:
             hidden = hidden + inputs.chances[..., None] * self.chance_weight
         hidden = torch.relu(hidden)
         for layer in self.deeper:
@@ -141,7 +141,7 @@ class ScorerNetwork(nn.Module):
         hidden = self.dropout(hidden)
         base = inputs.scores * self.score_gain.clamp_min(1e-3)
         residual = self.residual_head(hidden)[..., 0]
-        if self._reads_successors:
+        if self.reads_successors:
             residual = residual + self.chance_gain * inputs.chances
         return Estimates(base, residual, self.action_head(hidden))
 

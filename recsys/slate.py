@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.kernels.slates import fill_slates
 from recsys.settings import OrderingSettings
-from recsys.slate_kernel import fill_slates
 from recsys.types import NO_ROW, FloatArray, RowArray
 
 

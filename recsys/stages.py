@@ -1,8 +1,8 @@
 """A stage as one pure function over arrays, loaded from a bundle directory.
 
 Serving runs stages in any placement, training runs the same ones for offline evaluation and for
-golden answers. Knows nothing of batching, timeouts or where it runs. Torch and ScaNN are loaded
-only with the stage that needs them.
+golden answers. Knows nothing of batching, timeouts or where it runs. Torch, ScaNN and compiled
+loops are loaded only with the stage that needs them.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from recsys.bundles.item_table import ITEMS_FILE, read_item_codes
 from recsys.bundles.scorer_space import SCORER_SPACE, SCORER_SPACE_FILES
 from recsys.errors import BundleError, FeatureSchemaMismatch
 from recsys.features import FeatureSchema
 from recsys.ordering_overrides import OVERRIDES, put_over
 from recsys.settings import OrderingSettings, Settings
-from recsys.slate import ItemFacts, order_slates
-from recsys.types import Batch, RowArray
+from recsys.types import Batch
 
 if TYPE_CHECKING:
     from recsys.index import Shard
     from recsys.scorer import CandidateScorer
+    from recsys.slate import ItemFacts
     from recsys.two_tower import UserEncoder
 
 SCORER = "scorer"
@@ -118,9 +116,18 @@ class ScorerStage:
         nbytes: int = 0,
         scorer_encoder: UserEncoder | None = None,
     ) -> None:
+        import torch
+
+        from recsys.served.served_scorer import ServedScorer
+        from recsys.served.served_tower import ServedTower
+
+        n_threads = torch.get_num_threads()
         self._encoder = encoder
         self._scorer = scorer
         self._scorer_encoder = scorer_encoder
+        self._tower = ServedTower(encoder, n_threads)
+        self._served = ServedScorer(scorer, n_threads)
+        self._scorer_tower = scorer_encoder and ServedTower(scorer_encoder, n_threads)
         self.nbytes = nbytes
 
     @classmethod
@@ -150,9 +157,9 @@ class ScorerStage:
     def __call__(self, method: str, batch: Batch) -> Batch:
         """`encode` histories to `user_emb` [B, D], `score` candidates, or `attribute` them."""
         if method == "encode":
-            return {"user_emb": self._encoder.encode(batch)}
+            return {"user_emb": self._tower.encode(batch)}
         if method == "score":
-            return sink_unusable(self._score(batch), batch["rows"])
+            return self._score(batch)
         if method == "attribute":
             from recsys.leave_one_out import attribute
 
@@ -165,9 +172,9 @@ class ScorerStage:
         What is told of retrieval is the retrieval's all the same, so that shown and dropped
         candidates are logged on one scale.
         """
-        if self._scorer_encoder is None:
-            return self._scorer.score(batch)
-        scored = self._scorer.score({**batch, "user_emb": self._scorer_encoder.encode(batch)})
+        if self._scorer_tower is None:
+            return self._served.score(batch)
+        scored = self._served.score({**batch, "user_emb": self._scorer_tower.encode(batch)})
         retrieved = self._encoder.inner_products(batch["user_emb"], batch["rows"])
         return {**scored, "retrieval_scores": retrieved}
 
@@ -201,6 +208,9 @@ class OrderingStage:
     """`order`: scored candidates to a slate with exact propensities."""
 
     def __init__(self, facts: ItemFacts, settings: OrderingSettings) -> None:
+        from recsys.slate import order_slates
+
+        self._order_slates = order_slates
         self._facts = facts
         self._settings = settings
         self.nbytes = facts.nbytes
@@ -209,6 +219,8 @@ class OrderingStage:
     def load(cls, bundle_dir: Path, settings: OrderingSettings) -> OrderingStage:
         """Load the vectors that measure similarity and the codes that caps count."""
         from safetensors.numpy import load_file
+
+        from recsys.slate import ItemFacts
 
         vectors = load_file(bundle_dir / VECTORS_FILE)["vectors"]
         codes = read_item_codes(bundle_dir)
@@ -229,17 +241,10 @@ class OrderingStage:
         settings = self._settings
         if OVERRIDES in batch:
             settings = put_over(settings, batch[OVERRIDES].tobytes())
-        slates = order_slates(
+        slates = self._order_slates(
             batch["utility"], batch["rows"], self._facts, batch["k"], batch["seeds"], settings
         )
         return {"picked": slates.picked, "propensity": slates.propensity}
-
-
-def sink_unusable(scored: Batch, rows: RowArray) -> Batch:
-    """The scores with the utility of padding and of non-finite estimates set to -inf."""
-    usable = (rows >= 0) & np.isfinite(scored["utility"])
-    utility = np.where(usable, scored["utility"], -np.inf).astype(np.float32)
-    return {**scored, "utility": utility}
 
 
 def _size_of(bundle_dir: Path, names: tuple[str, ...]) -> int:

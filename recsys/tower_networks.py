@@ -18,9 +18,9 @@ from torch.nn import functional
 from recsys.transformer import CausalTransformer
 from recsys.types import FloatArray, RowArray
 
-_GAP_BOUNDS_MS = (300_000, 3_600_000, 43_200_000, 259_200_000, 1_209_600_000, 7_776_000_000)
+GAP_BOUNDS_MS = (300_000, 3_600_000, 43_200_000, 259_200_000, 1_209_600_000, 7_776_000_000)
 """Five minutes, an hour, half a day, three days, two weeks, three months."""
-N_GAP_BUCKETS = len(_GAP_BOUNDS_MS) + 2
+N_GAP_BUCKETS = len(GAP_BOUNDS_MS) + 2
 _INITIAL_SCALE = 0.02
 """Small, so that the first steps of Adam already decide where a vector points."""
 _ROWS_AT_ONCE = 16_384
@@ -57,7 +57,7 @@ def gap_buckets(gaps_s: NDArray[np.float64] | FloatArray) -> NDArray[np.uint8]:
     of the request.
     """
     gaps_ms = np.rint(np.asarray(gaps_s, np.float64) * 1000.0)
-    buckets = np.searchsorted(_GAP_BOUNDS_MS, gaps_ms, side="right") + 1
+    buckets = np.searchsorted(GAP_BOUNDS_MS, gaps_ms, side="right") + 1
     return np.where(np.isnan(gaps_s), 0, buckets).astype(np.uint8)
 
 

@@ -33,8 +33,8 @@ class UserEncoder:
 
     def __init__(self, config: TowerConfig, tower: UserTower, vectors: Tensor) -> None:
         self.config = config
-        self._tower = tower
-        self._vectors = vectors
+        self.tower = tower
+        self.vectors = vectors
 
     @classmethod
     def of(cls, model: TwoTower) -> UserEncoder:
@@ -44,7 +44,7 @@ class UserEncoder:
     @property
     def nbytes(self) -> int:
         """Memory of the weights, in bytes."""
-        tensors = [self._vectors, *self._tower.parameters()]
+        tensors = [self.vectors, *self.tower.parameters()]
         return sum(tensor.nbytes for tensor in tensors)
 
     def encode(self, batch: Batch) -> FloatArray:
@@ -54,29 +54,29 @@ class UserEncoder:
             batch: "items" int32 [B, L] newest last, -1 padding; "kinds" uint8 [B, L]; "ages_s"
                 float64 [B, L]. An empty history gives the learned cold-start embedding.
         """
-        return self._read(batch, self._tower.embedding)
+        return self._read(batch, self.tower.embedding)
 
     def newest_states(self, batch: Batch) -> FloatArray:
         """What an embedding is made of: the newest state and the one before, [B, 2, D]."""
-        return self._read(batch, self._tower.newest_states)
+        return self._read(batch, self.tower.newest_states)
 
     def _read(
         self, batch: Batch, read: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     ) -> FloatArray:
         items, kinds, gaps, lengths = left_aligned(batch, self.config.history_length)
-        was_training = self._tower.training
+        was_training = self.tower.training
         if was_training:
-            self._tower.eval()
+            self.tower.eval()
         with torch.inference_mode():
             rows = torch.from_numpy(np.maximum(items, 0).astype(np.int64))
             found = read(
-                self._vectors[rows],
+                self.vectors[rows],
                 torch.from_numpy(kinds.astype(np.int64)),
                 torch.from_numpy(gaps.astype(np.int64)),
                 torch.from_numpy(lengths),
             )
         if was_training:
-            self._tower.train()
+            self.tower.train()
         return found.numpy()
 
     def inner_products(self, user_emb: FloatArray, rows: RowArray) -> FloatArray:
@@ -86,7 +86,7 @@ class UserEncoder:
             user_emb: of this tower.
         """
         with torch.inference_mode():
-            vectors = self._vectors[torch.from_numpy(np.maximum(rows, 0).astype(np.int64))]
+            vectors = self.vectors[torch.from_numpy(np.maximum(rows, 0).astype(np.int64))]
             scores: FloatArray = torch.bmm(vectors, torch.from_numpy(user_emb)[:, :, None])[
                 ..., 0
             ].numpy()

@@ -15,7 +15,7 @@ from recsys.errors import BundleNotFound, DataRefused
 from recsys.features import FeatureSchema, history_arrays
 from recsys.settings import OrderingSettings, RetrievalSettings, Settings
 from recsys.slate import ItemFacts, order_slates
-from recsys.stages import SCORER, VECTORS_FILE, load_stage, sink_unusable
+from recsys.stages import SCORER, VECTORS_FILE, load_stage
 from recsys.types import HistoryEvent, Source
 from tests.bundles_for_tests import publish_small
 from tests.example_lake import HOUR, MINUTE, NOON, a_lake, an_engagement, an_impression
@@ -58,7 +58,7 @@ class Page:
         ranks = np.tile(np.arange(N_ITEMS, dtype=np.int32), (shape[0], 1))[is_new].reshape(shape)
         sources = np.full(shape, Source.INDEX, np.int8)
         batch = {**features, "rows": rows, "sources": sources, "ranks": ranks}
-        utility = sink_unusable(self._scorer("score", batch), rows)["utility"]
+        utility = self._scorer("score", batch)["utility"]
         slates = order_slates(
             utility,
             rows,

@@ -17,7 +17,6 @@ from recsys.stages import (
     OrderingStage,
     load_stage,
     shard_stage_name,
-    sink_unusable,
     stage_names,
 )
 from recsys.types import Batch
@@ -101,15 +100,6 @@ def test_ordering_nothing_answers_empty_slates() -> None:
         "seeds": np.asarray([1, 2], np.uint64),
     }
     assert (stage("order", empty)["picked"] == -1).all()
-
-
-def test_padding_and_non_finite_estimates_sink() -> None:
-    """A NaN from the scorer never reaches a slate."""
-    rows = np.asarray([[0, 1, 2, -1]], np.int32)
-    utility = np.asarray([[1.0, np.nan, np.inf, 5.0]], np.float32)
-    sunk = sink_unusable({"utility": utility, "probabilities": np.zeros((1, 4, 2))}, rows)
-    assert sunk["utility"].tolist() == [[1.0, -np.inf, -np.inf, -np.inf]]
-    assert "probabilities" in sunk
 
 
 @pytest.fixture(scope="module")

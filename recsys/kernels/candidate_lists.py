@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.compiled import BOOL, FLOAT, INT, NOTHING, compiled, given, written
-from recsys.row_table import EMPTY, n_slots, slot_of
+from recsys.kernels.compiled import BOOL, FLOAT, INT, NOTHING, compiled, given, several, written
+from recsys.kernels.row_table import EMPTY, n_slots, slot_of
 from recsys.types import FloatArray, RowArray
+
+Number: TypeAlias = float | np.floating[Any]
 
 _REMOVED = -2
 """Value of a row that the request must not name."""
@@ -18,9 +21,9 @@ _NO_COLUMN = -1
 
 
 @compiled(BOOL, FLOAT, INT, FLOAT, INT)
-def goes_first(score: float, row: int, other_score: float, other_row: int) -> bool:
+def goes_first(score: Number, row: int, other_score: Number, other_row: int) -> bool:
     """The order of candidates: by falling score, then by rising row."""
-    return score > other_score or (score == other_score and row < other_row)
+    return bool(score > other_score or (score == other_score and row < other_row))
 
 
 @compiled(
@@ -116,7 +119,7 @@ def is_blocked(row: int, blocked: NDArray[np.bool_]) -> bool:
 
 
 @compiled(
-    numba.types.Tuple((INT, INT)),
+    several(INT, INT),
     given(numba.int32, 1),
     INT,
     given(numba.int32, 1),

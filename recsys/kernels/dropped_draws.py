@@ -6,10 +6,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidate_kernels import is_blocked
-from recsys.compiled import BOOL, INT, NOTHING, WORD, compiled, given, written
-from recsys.row_table import EMPTY, n_slots, slot_of
-from recsys.seeded_draws import uniform_draw
+from recsys.kernels.candidate_lists import is_blocked
+from recsys.kernels.compiled import BOOL, INT, NOTHING, WORD, compiled, given, written
+from recsys.kernels.row_table import EMPTY, n_slots, slot_of
+from recsys.kernels.seeded_draws import uniform_draw
 from recsys.types import FloatArray, RowArray
 
 _INDEX = 0
@@ -70,7 +70,7 @@ def _fill_subset(size: int, n: int, seed: np.uint64, places: NDArray[np.int64]) 
         last = size - (n - step)
         if last < 0:
             continue
-        drawn = np.int64(uniform_draw(seed ^ _SALT, step) * (last + 1))
+        drawn = int(uniform_draw(seed ^ _SALT, step) * (last + 1))
         places[n_drawn] = last if _holds(places, n_drawn, drawn) else drawn
         n_drawn += 1
     places[:n_drawn].sort()

@@ -10,6 +10,11 @@ from typing import Any, TypeVar
 
 import numba
 
+from recsys.kernels.kept_code import kept_code_folder
+
+if not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = str(kept_code_folder() or "")  # type: ignore[attr-defined]
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 Type = Any
 """A type as numba knows it."""
@@ -31,30 +36,37 @@ def written(dtype: Type, n_dims: int) -> Type:
     return numba.types.Array(dtype, n_dims, "C")
 
 
+def several(*types: Type) -> Type:
+    """A tuple of these."""
+    return numba.types.Tuple(types)  # type: ignore[no-untyped-call]
+
+
 def compiled(
     result: Type, *arguments: Type, reorders: bool = False
 ) -> Callable[[FunctionT], FunctionT]:
     """Compile a function for given types when its module is loaded, so that no request waits.
 
     Other types are refused. Nothing else is checked inside: whoever calls it answers for shapes
-    and bounds. Machine code is kept beside the module, or where NUMBA_CACHE_DIR says, so that only
-    the first process on a machine compiles.
+    and bounds. Machine code is kept, see `kept_code`, or where NUMBA_CACHE_DIR says.
 
     Args:
         result: of the function.
         arguments: of the function.
         reorders: let sums be taken in any order, which is what makes them fast.
     """
-    options: dict[str, object] = {"nogil": True, "error_model": "numpy"}
-    if reorders:
-        options["fastmath"] = {"reassoc", "contract"}
+    signature = result(*arguments)
+    freedom: bool | set[str] = {"reassoc", "contract"} if reorders else False
 
     def compile_it(function: FunctionT) -> FunctionT:
-        signature = result(*arguments)
+        def made(is_kept: bool) -> Any:
+            return numba.njit(
+                signature, cache=is_kept, nogil=True, error_model="numpy", fastmath=freedom
+            )(function)
+
         try:
-            made: FunctionT = numba.njit(signature, cache=True, **options)(function)
+            kept: FunctionT = made(is_kept=True)
         except RuntimeError:  # nowhere to keep it: a read-only file system
-            made = numba.njit(signature, **options)(function)
-        return made
+            kept = made(is_kept=False)
+        return kept
 
     return compile_it

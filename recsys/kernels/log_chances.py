@@ -8,8 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.compiled import FLOAT, INT, NOTHING, compiled, given, written
-from recsys.row_table import EMPTY, n_slots, slot_of
+from recsys.kernels.compiled import FLOAT, INT, NOTHING, compiled, given, written
+from recsys.kernels.row_table import EMPTY, n_slots, slot_of
 from recsys.types import FloatArray, RowArray
 
 

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.compiled import INT, compiled, given
+from recsys.kernels.compiled import INT, compiled, given
 from recsys.types import RowArray
 
 EMPTY = -1
@@ -37,7 +37,7 @@ def slot_of(slots: RowArray, row: int) -> int:
     slot = ((np.uint64(row) * _MULTIPLIER) >> _HALF) & mask
     while slots[slot] != EMPTY and slots[slot] != row:
         slot = (slot + np.uint64(1)) & mask
-    return np.int64(slot)
+    return int(slot)
 
 
 def flat_lists(lists: Sequence[RowArray]) -> tuple[RowArray, NDArray[np.int64]]:

@@ -12,8 +12,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.compiled import BOOL, FLOAT, INT, NOTHING, WORD, compiled, given, written
-from recsys.seeded_draws import uniform_draw
+from recsys.kernels.compiled import (
+    BOOL,
+    FLOAT,
+    INT,
+    NOTHING,
+    WORD,
+    compiled,
+    given,
+    several,
+    written,
+)
+from recsys.kernels.seeded_draws import uniform_draw
 from recsys.types import FloatArray, RowArray
 
 Values: TypeAlias = NDArray[np.float64]
@@ -185,7 +195,7 @@ def _refresh(logits: Values, feasible: Flags, reference: float, weights: Values)
 
 
 @compiled(
-    numba.types.Tuple((INT, FLOAT)),
+    several(INT, FLOAT),
     given(numba.boolean, 1),
     given(numba.float64, 1),
     given(numba.float64, 1),

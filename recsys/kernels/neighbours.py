@@ -6,9 +6,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidate_kernels import goes_first
-from recsys.compiled import INT, NOTHING, compiled, given, written
-from recsys.row_table import EMPTY, n_slots, slot_of
+from recsys.kernels.candidate_lists import goes_first
+from recsys.kernels.compiled import INT, NOTHING, compiled, given, written
+from recsys.kernels.row_table import EMPTY, n_slots, slot_of
 from recsys.types import FloatArray, RowArray
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.compiled import FLOAT, INT, WORD, compiled
+from recsys.kernels.compiled import FLOAT, INT, WORD, compiled
 
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 _MIX_1 = np.uint64(0xBF58_476D_1CE4_E5B9)

@@ -1,0 +1,1 @@
+"""Loops over arrays, compiled to machine code: what a request pays that NumPy is slow at."""

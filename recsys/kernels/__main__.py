@@ -1,0 +1,25 @@
+"""`python -m recsys.kernels` compiles what is not compiled yet: for a set-up or an image."""
+
+from recsys.kernels import (
+    candidate_lists,
+    dropped_draws,
+    log_chances,
+    neighbours,
+    row_table,
+    scorer_arrays,
+    seeded_draws,
+    slates,
+    tower_tokens,
+)
+
+__all__ = [
+    "candidate_lists",
+    "dropped_draws",
+    "log_chances",
+    "neighbours",
+    "row_table",
+    "scorer_arrays",
+    "seeded_draws",
+    "slates",
+    "tower_tokens",
+]

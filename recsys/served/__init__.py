@@ -1,0 +1,1 @@
+"""Networks as they answer requests: run by ONNX Runtime, between compiled loops."""
