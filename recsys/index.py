@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scann.scann_ops.py import scann_ops_pybind
 
 from recsys.errors import BundleCorrupt, BundleError, SpaceMismatch
+from recsys.kernels.found import fill_found
 from recsys.types import NO_ROW, FloatArray, RowArray
 
 TUNED_K = 100
@@ -91,9 +92,12 @@ class Shard:
         n_found = min(k, len(self))
         if n_queries and n_found:
             found, found_scores = self._call(user_emb, n_found)
-            rows[:, :n_found], scores[:, :n_found] = _by_score_then_row(
-                np.where(np.isnan(found_scores), NO_ROW, self.rows[found]),
-                np.where(np.isnan(found_scores), -np.inf, found_scores),
+            fill_found(
+                np.ascontiguousarray(found, np.uint32),
+                np.ascontiguousarray(found_scores, np.float32),
+                self.rows,
+                rows,
+                scores,
             )
         return rows, scores
 
@@ -111,7 +115,7 @@ class Shard:
                 min(len(self), max(k, ceil(tuned.n_reordered * scale))),
                 min(tuned.n_leaves, ceil(tuned.leaves_to_search * sqrt(scale))),
             )
-        return found, scores + np.float32(0)  # -0.0 becomes 0.0
+        return found, scores
 
     def save(self, directory: Path) -> None:
         """Write the searcher's own files, paths relative, so that the directory can move."""
@@ -244,11 +248,6 @@ def _checked(vectors: FloatArray, rows: RowArray) -> tuple[FloatArray, RowArray]
     in_order = bool((np.diff(order) == 1).all())
     chosen = vectors if in_order else vectors[order]
     return np.ascontiguousarray(chosen, np.float32), rows
-
-
-def _by_score_then_row(rows: RowArray, scores: FloatArray) -> tuple[RowArray, FloatArray]:
-    order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
 
 class _Probe:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.candidates import best_columns
 from recsys.dropped_candidates import DroppedDraw
 from recsys.history_columns import item_ids_of
+from recsys.kernels.chosen import fill_chosen
 from recsys.list_traits import ListTraits
 from recsys.settings import Settings
 from recsys.types import NO_ROW, RowArray, Source, UserState
@@ -29,14 +29,7 @@ def answers_of(
     settings: Settings,
 ) -> list[Answer]:
     """One answer per request; coverage, degraded reasons and timings are the caller's to add."""
-    by_score = best_columns(columns.scores.utility, columns.scores.utility.shape[1])
-    ranks = np.empty_like(by_score)
-    requests = np.arange(len(by_score))[:, None]
-    ranks[requests, by_score] = np.arange(by_score.shape[1], dtype=np.int32)
-    shown = _choose(bundle, columns, ranks, columns.ordered.picked)
-    unshown = _choose(
-        bundle, columns, ranks, _unshown(columns, by_score, settings.serve.log_unshown)
-    )
+    shown, unshown = _chosen(bundle, columns, settings.serve.log_unshown)
     dropped = _dropped(bundle, columns.dropped)
     propensities = columns.ordered.propensity.tolist()
     diversities, novelties = traits_of_slates(
@@ -98,61 +91,52 @@ def traits_of_slates(
     return said(traits.diversity(lists)), said(traits.novelty(lists))
 
 
-def _choose(
-    bundle: GatewayBundle, columns: BatchColumns, ranks: RowArray, picked: RowArray
-) -> list[Chosen]:
-    """The picked columns [B, K] of every request, padding (-1, at the end) left out."""
-    if picked.shape[1] == 0 or columns.candidates.rows.shape[1] == 0:
-        return [Chosen([], [], [], [], [], []) for _ in picked]
-    lengths = (picked >= 0).sum(axis=1).tolist()
-    safe = np.maximum(picked, 0)
-    requests = np.arange(len(picked))[:, None]
+def _chosen(
+    bundle: GatewayBundle, columns: BatchColumns, n_unshown: int
+) -> tuple[list[Chosen], list[Chosen]]:
+    """What each slate shows, and the best-scored candidates that it does not."""
+    found, picked = columns.candidates, np.ascontiguousarray(columns.ordered.picked)
+    n_requests, n_positions = picked.shape
+    n_candidates = found.rows.shape[1]
+    if int(picked.max(initial=NO_ROW)) >= n_candidates:
+        raise IndexError(f"a slate names column {picked.max()} of {n_candidates} candidates")
+    width = n_positions + n_unshown
+    told = np.zeros((4, n_requests, width), np.int64)
+    scores = np.zeros((2, n_requests, width))
+    lengths = np.zeros((n_requests, 2), np.int64)
+    fill_chosen(
+        np.ascontiguousarray(found.rows),
+        np.ascontiguousarray(found.sources),
+        np.ascontiguousarray(found.ranks),
+        np.ascontiguousarray(columns.scores.retrieval_scores, np.float32),
+        np.ascontiguousarray(columns.scores.utility, np.float32),
+        picked,
+        n_unshown,
+        told,
+        scores,
+        lengths,
+    )
+    lists = (*told.tolist(), *scores.tolist())
+    shown, unshown = [], []
+    for i, (n_shown, n_others) in enumerate(lengths.tolist()):
+        own = [values[i] for values in lists]
+        shown.append(_named(bundle, own, 0, n_shown))
+        unshown.append(_named(bundle, own, n_positions, n_positions + n_others))
+    return shown, unshown
 
-    def taken(values: NDArray[Any]) -> list[list[Any]]:
-        listed: list[list[Any]] = values[requests, safe].tolist()
-        return listed
 
-    def finite(values: NDArray[Any]) -> list[list[Any]]:
-        # JSON has no infinity and no NaN; they stand only where a stage was away.
-        chosen = values[requests, safe]
-        listed: list[list[Any]] = np.where(np.isfinite(chosen), chosen, 0.0).tolist()
-        return listed
-
-    rows = taken(columns.candidates.rows)
-    scores = finite(columns.scores.utility)
-    retrieval = finite(columns.scores.retrieval_scores)
-    sources = taken(columns.candidates.sources)
-    source_ranks = taken(columns.candidates.ranks)
-    score_ranks = taken(ranks)
+def _named(bundle: GatewayBundle, own: Sequence[list[Any]], begin: int, end: int) -> Chosen:
+    """A part of what `fill_chosen` tells of one request, with names for rows and sources."""
+    rows, sources, ranks, score_ranks, scores, retrieval = [values[begin:end] for values in own]
     item_ids = bundle.items.item_ids
-    return [
-        Chosen(
-            item_ids=[item_ids[row] for row in rows[i][:n]],
-            scores=scores[i][:n],
-            sources=[SOURCE_NAMES[source] for source in sources[i][:n]],
-            retrieval_scores=retrieval[i][:n],
-            retrieval_ranks=source_ranks[i][:n],
-            score_ranks=score_ranks[i][:n],
-        )
-        for i, n in enumerate(lengths)
-    ]
-
-
-def _unshown(columns: BatchColumns, by_score: RowArray, n_unshown: int) -> RowArray:
-    """The best-scored columns [B, n] that no slate shows, -1 where there are no more."""
-    utility = columns.scores.utility
-    if not n_unshown or not utility.shape[1]:
-        return np.empty((len(utility), 0), np.int32)
-    rest = utility.copy()
-    picked = columns.ordered.picked
-    requests, positions = np.nonzero(picked >= 0)
-    rest[requests, picked[requests, positions]] = -np.inf
-    width = min(n_unshown + picked.shape[1], by_score.shape[1])
-    head = by_score[:, :width]
-    rows = np.arange(len(head))[:, None]
-    alive = np.isfinite(rest[rows, head])
-    first = np.argsort(~alive, axis=1, kind="stable")[:, :n_unshown]
-    return np.where(alive[rows, first], head[rows, first], NO_ROW).astype(np.int32)
+    return Chosen(
+        item_ids=[item_ids[row] for row in rows],
+        scores=scores,
+        sources=[SOURCE_NAMES[source] for source in sources],
+        retrieval_scores=retrieval,
+        retrieval_ranks=ranks,
+        score_ranks=score_ranks,
+    )
 
 
 def _dropped(bundle: GatewayBundle, drawn: DroppedDraw) -> list[Dropped]:

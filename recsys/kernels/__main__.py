@@ -2,7 +2,9 @@
 
 from recsys.kernels import (
     candidate_lists,
+    chosen,
     dropped_draws,
+    found,
     log_chances,
     neighbours,
     row_table,
@@ -14,7 +16,9 @@ from recsys.kernels import (
 
 __all__ = [
     "candidate_lists",
+    "chosen",
     "dropped_draws",
+    "found",
     "log_chances",
     "neighbours",
     "row_table",
