@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.kernels.log_chances import fill_log_chances
-from recsys.types import FloatArray, RowArray
+from recsys.types import NO_ROW, FloatArray, RowArray
 
 REACH = 10
 """So many items on, and so many items back, one is a successor of the other."""
@@ -51,7 +51,7 @@ class ItemSuccessors:
         Raises:
             IndexError: a row is beyond the items it was made for.
         """
-        if max(items.max(initial=0), candidates.max(initial=0)) >= self.n_items:
+        if max(items.max(initial=NO_ROW), candidates.max(initial=NO_ROW)) >= self.n_items:
             raise IndexError(f"a request names an item beyond the {self.n_items} of the successors")
         chances = np.empty(candidates.shape, np.float32)
         fill_log_chances(

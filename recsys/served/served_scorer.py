@@ -79,7 +79,7 @@ class ServedScorer:
         user_emb = np.ascontiguousarray(batch["user_emb"], np.float32)
         candidates = np.empty((*rows.shape, self._n_columns), np.float32)
         n_items = len(self._vectors)
-        if int(items.max(initial=0)) >= n_items or not fill_candidates(
+        if int(items.max(initial=-1)) >= n_items or not fill_candidates(
             rows,
             user_emb,
             np.ascontiguousarray(batch["sources"], np.int8),
