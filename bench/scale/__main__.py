@@ -39,10 +39,11 @@ def measure_index(n_items: int, asked: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="flywheel-scale-") as scratch:
         folder = Path(asked.keep or scratch) / str(n_items)
         built_file = folder / "built.json"
+        target = ["--recall-target", str(asked.recall_target)]
         size = ["--items", str(n_items), "--shards", str(n_shards)]
         if not built_file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            built = _json_of("bench.scale.index_point", "build", str(folder), *size)
+            built = _json_of("bench.scale.index_point", "build", str(folder), *size, *target)
             built_file.write_text(json.dumps(built))
         load = ["--rate", str(asked.rate), "--seconds", str(asked.seconds)]
         found = _json_of("bench.scale.index_point", "search", str(folder), *size, *load)
@@ -118,6 +119,9 @@ def main() -> int:
     """Measure, model, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("--items", type=int, action="append", help="100 k, 1 M and 10 M if absent")
+    parser.add_argument(
+        "--recall-target", type=float, default=0.95, help="`retrieval.recall_target` of the shards"
+    )
     parser.add_argument("--rate", type=float, default=50.0, help="searches a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
     parser.add_argument(
@@ -139,6 +143,7 @@ def main() -> int:
         "machine": machine(),
         "index": points,
         "rate": asked.rate,
+        "recall_target": asked.recall_target,
         "k": 200,
         "costs": {name: asdict(cost) for name, cost in path.costs.items()},
         "transport_us": transport_us,

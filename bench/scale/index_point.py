@@ -32,7 +32,9 @@ _EXACT_FILE = "exact.npz"
 _EXACT_BATCH = 32
 
 
-def build(folder: Path, n_items: int, n_shards: int, dim: int) -> dict[str, Any]:
+def build(
+    folder: Path, n_items: int, n_shards: int, dim: int, recall_target: float
+) -> dict[str, Any]:
     """Build and save every shard, one at a time, and what exact search finds in all of them."""
     space, settings = space_of(n_items, dim, SEED), RetrievalSettings()
     tuned_on = space.users(N_QUERIES, np.random.default_rng((SEED, 1)))
@@ -47,7 +49,7 @@ def build(folder: Path, n_items: int, n_shards: int, dim: int) -> dict[str, Any]
             shard = build_shard(
                 vectors,
                 rows,
-                recall_target=settings.recall_target,
+                recall_target=recall_target,
                 exact_below=settings.exact_below,
                 seed=number,
                 queries=tuned_on,
@@ -166,12 +168,13 @@ def main() -> int:
     parser.add_argument("--items", type=int, required=True)
     parser.add_argument("--shards", type=int, required=True)
     parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--recall-target", type=float, default=0.95)
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--candidates", type=int, default=200)
     asked = parser.parse_args()
     if asked.step == "build":
-        found = build(asked.folder, asked.items, asked.shards, asked.dim)
+        found = build(asked.folder, asked.items, asked.shards, asked.dim, asked.recall_target)
     else:
         found = asyncio.run(
             search(asked.folder, asked.shards, asked.rate, asked.seconds, asked.candidates)

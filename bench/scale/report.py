@@ -36,7 +36,8 @@ def page(document: Mapping[str, Any], plans: Sequence[Planned], policy: Policy) 
         "## Measured: the index",
         f"Vectors of width 64 in clusters (`bench/scale/item_vectors.py`), shards searched side "
         f"by side in one process for {document['k']} candidates, one query at a time, "
-        f"{document['rate']:g} Poisson arrivals a second. Recall is of queries that the index was "
+        f"{document['rate']:g} Poisson arrivals a second. Tuned to `retrieval.recall_target` "
+        f"{document['recall_target']:g}. Recall is of queries that the index was "
         "not tuned on.",
         _index_table(document["index"]),
         "## Measured: what a request costs",
