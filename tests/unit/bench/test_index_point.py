@@ -14,7 +14,7 @@ from bench.scale.item_vectors import space_of
 
 def test_an_index_is_built_found_again_and_recalls_what_exact_search_finds(tmp_path: Path) -> None:
     """Shards below the tree's bound are exact, so nothing is lost."""
-    built = build(tmp_path, 3_000, 2, 16)
+    built = build(tmp_path, 3_000, 2, 16, 0.97)
     assert built["build_s"] > 0 and built["tuned_recall"] == 1.0
     found = asyncio.run(search(tmp_path, 2, rate=200.0, seconds=0.5, k=50))
     assert found["recall"] == pytest.approx(1.0)

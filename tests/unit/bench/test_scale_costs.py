@@ -76,7 +76,8 @@ def test_a_plan_is_simulated_with_its_own_replicas() -> None:
 def test_the_report_holds_what_was_measured_and_says_what_was_not() -> None:
     """And marks what is modelled."""
     document = {
-        "machine": {"cores": 2}, "index": [POINT], "rate": 50.0, "k": 200,
+        "machine": {"cores": 2}, "index": [POINT], "rate": 50.0,
+        "recall_target": 0.95, "k": 200,
         "costs": {"scorer": {"fixed_us": 2_740.0, "each_us": 560.0, "item_bytes": 256.0}},
         "transport_us": {}, "greatest_rate": 690.0, "slowness": 1.2,
         "checks": [{
