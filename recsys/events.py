@@ -5,10 +5,11 @@ Every event is keyed by its user id, so that one user's events keep their order.
 
 from __future__ import annotations
 
-import uuid
 from typing import TypeAlias
 
 import msgspec
+
+from recsys.random_ids import random_id
 
 SCHEMA_VERSION = 1
 MAX_ID_BYTES = 256
@@ -240,4 +241,4 @@ def event_key(event: Event) -> str:
 
 def new_event_id() -> str:
     """A fresh event id: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+    return random_id()
