@@ -1,6 +1,6 @@
-"""What a list of items is like beside being right: how novel and how diverse its items are.
+"""What items are described with beside being right: how novel and of which categories they are.
 
-Knows the items' counts and categories by row; nothing of targets, users or stores.
+Lists of them are described by `recsys.slate_traits`. Nothing of targets, users or stores.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recsys.types import NO_ROW, FloatArray, RowArray
+from recsys.types import NO_ROW, FloatArray
 
 Values: TypeAlias = NDArray[np.float64]
 MAX_CATEGORIES = 256
 """Rarer categories say nothing about how alike two items are."""
 _MIN_SHARE_WITH_CATEGORIES = 0.5
-_LISTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +47,6 @@ class ListTraits:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return self.bits.nbytes + self.category_bits.nbytes
-
-    def novelty(self, lists: RowArray) -> Values:
-        """Mean self-information of a list's items in bits, [Q]; 0 for an empty list.
-
-        Zhou et al., Solving the apparent diversity-accuracy dilemma of recommender systems,
-        PNAS 2010.
-        """
-        filled = lists >= 0
-        total = np.where(filled, self.bits[np.where(filled, lists, 0)], 0.0).sum(axis=1)
-        return np.asarray(total / np.maximum(filled.sum(axis=1), 1))
-
-    def diversity(self, lists: RowArray) -> Values | None:
-        """1 - mean cosine of the category sets of all pairs in a list, [Q]; None without any."""
-        if not self.category_bits.shape[1]:
-            return None
-        found = np.empty(len(lists))
-        for start in range(0, len(lists), _LISTS_AT_ONCE):
-            part = lists[start : start + _LISTS_AT_ONCE]
-            sets = self.category_bits[np.maximum(part, 0).ravel()]
-            directions = np.unpackbits(sets, axis=1).astype(np.float32)
-            places = np.arange(part.size).reshape(part.shape)
-            found[start : start + len(part)] = diversity(directions, places, part >= 0)
-        return found
 
 
 def self_information(n_engaged: ArrayLike, n_all: float) -> Values:

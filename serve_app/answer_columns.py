@@ -13,6 +13,7 @@ from recsys.history_columns import item_ids_of
 from recsys.kernels.chosen import fill_chosen
 from recsys.list_traits import ListTraits
 from recsys.settings import Settings
+from recsys.slate_traits import diversity_of, novelty_of
 from recsys.types import NO_ROW, RowArray, Source, UserState
 from serve_app.asks import Answer, Ask, Chosen, Dropped
 from serve_app.explanations import BatchColumns, explain_shown, to_attribute
@@ -88,7 +89,7 @@ def traits_of_slates(
             one if is_shown else None for one, is_shown in zip(values.tolist(), shows, strict=True)
         ]
 
-    return said(traits.diversity(lists)), said(traits.novelty(lists))
+    return said(diversity_of(traits, lists)), said(novelty_of(traits, lists))
 
 
 def _chosen(

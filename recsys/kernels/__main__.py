@@ -12,6 +12,7 @@ from recsys.kernels import (
     seeded_draws,
     slates,
     tower_tokens,
+    traits,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "seeded_draws",
     "slates",
     "tower_tokens",
+    "traits",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.list_traits import ListTraits
+from recsys.slate_traits import diversity_of, novelty_of
 from recsys.types import RowArray
 from train_app.evaluation.breakdown.query_traits import DEBIASED, PER_ITEM, QueryTraits
 from train_app.evaluation.breakdown.report_section import Cell, Section, table_text
@@ -150,8 +151,8 @@ def measure(lists: RowArray, targets: RowArray, traits: ListTraits | None = None
         MRR: reciprocal_rank(gains),
     }
     if traits is not None:
-        per_query[NOVELTY] = traits.novelty(page)
-        diversity = traits.diversity(page)
+        per_query[NOVELTY] = novelty_of(traits, page)
+        diversity = diversity_of(traits, page)
         if diversity is not None:
             per_query[DIVERSITY] = diversity
     is_found = gains.any(axis=1)

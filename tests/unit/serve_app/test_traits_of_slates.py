@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.bundles.item_table import ItemTable, write_item_table
+from recsys.slate_traits import diversity_of, novelty_of
 from recsys.types import Item
 from serve_app.answer_columns import traits_of_slates
 from train_app.evaluation.breakdown.held_out_traits import held_out_traits
@@ -39,10 +40,10 @@ def test_a_gateway_and_the_evaluation_describe_a_list_alike(tmp_path: Path) -> N
     lists = np.array([[3, 0, 2], [2, 0, -1], [0, -1, -1]], np.int32)
     table = a_table(tmp_path, [2.0, 1.0, 1.0, 0.0])
     diversity, novelty = traits_of_slates(table.traits, CANDIDATES, picked)
-    expected = evaluated.diversity(lists)
+    expected = diversity_of(evaluated, lists)
     assert expected is not None
     assert diversity == pytest.approx(expected.tolist())
-    assert novelty == pytest.approx(evaluated.novelty(lists).tolist())
+    assert novelty == pytest.approx(novelty_of(evaluated, lists).tolist())
 
 
 def test_the_figures_are_those_made_by_hand(tmp_path: Path) -> None:

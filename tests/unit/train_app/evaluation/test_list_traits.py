@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.list_traits import ListTraits, diversity
+from recsys.slate_traits import diversity_of, novelty_of
 from recsys.types import Item
 from train_app.evaluation.breakdown.held_out_traits import held_out_traits
 from train_app.evaluation.evaluation_protocols import hold_out
@@ -27,17 +28,17 @@ def test_rare_items_are_novel_and_padding_is_not_counted() -> None:
     traits = traits_of({"a": (), "b": (), "c": (), "d": ()})
     lists = np.array([[0, 1, -1], [2, 3, 1], [-1, -1, -1]], np.int32)
     assert traits.bits.tolist() == pytest.approx([0.0, 1.0, 2.0, 2.0])
-    assert traits.novelty(lists).tolist() == pytest.approx([0.5, 5 / 3, 0.0])
+    assert novelty_of(traits, lists).tolist() == pytest.approx([0.5, 5 / 3, 0.0])
 
 
 def test_lists_of_one_category_are_not_diverse() -> None:
     """Same sets 0, disjoint sets 1, half shared 1/2; a list of one item has no pairs."""
     traits = traits_of({"a": ("x",), "b": ("x",), "c": ("y",), "d": ("x", "y")})
     lists = np.array([[0, 1], [0, 2], [3, -1]], np.int32)
-    found = traits.diversity(lists)
+    found = diversity_of(traits, lists)
     assert found is not None
     assert found.tolist() == pytest.approx([0.0, 1.0, 0.0])
-    three = traits.diversity(np.array([[0, 2, 3]], np.int32))
+    three = diversity_of(traits, np.array([[0, 2, 3]], np.int32))
     assert three is not None
     assert three[0] == pytest.approx(1 - (0 + np.sqrt(0.5) + np.sqrt(0.5)) / 3)
 
@@ -45,7 +46,7 @@ def test_lists_of_one_category_are_not_diverse() -> None:
 def test_a_catalogue_without_categories_has_no_diversity() -> None:
     """Nothing is made up."""
     traits = traits_of({"a": (), "b": (), "c": (), "d": ("x",)})
-    assert traits.diversity(np.array([[0, 1]], np.int32)) is None
+    assert diversity_of(traits, np.array([[0, 1]], np.int32)) is None
 
 
 def test_diversity_is_one_minus_the_mean_cosine_of_all_pairs() -> None:
