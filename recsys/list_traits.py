@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recsys.types import NO_ROW, FloatArray
+from recsys.types import NO_ROW
 
 Values: TypeAlias = NDArray[np.float64]
 MAX_CATEGORIES = 256
@@ -55,33 +55,6 @@ def self_information(n_engaged: ArrayLike, n_all: float) -> Values:
     One more engagement and one more of all than there were, so that an unknown item is finite.
     """
     return np.asarray(-np.log2((np.asarray(n_engaged, np.float64) + 1) / (n_all + 1)))
-
-
-def diversity(
-    directions: FloatArray, places: NDArray[np.intp], filled: NDArray[np.bool_]
-) -> Values:
-    """1 - mean cosine of all pairs of a list, [Q]; 0 for a list of fewer than two items.
-
-    Args:
-        directions: [S, D]; a row of zeros is like nothing.
-        places: [Q, K] the row of `directions` of each item.
-        filled: [Q, K] false is padding.
-    """
-    lengths = np.sqrt(np.einsum("sd,sd->s", directions, directions))
-    weights = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    weights = np.where(filled, weights[places], 0.0).astype(np.float32)  # [Q, K]
-    # The sum over all ordered pairs is |sum|^2 less the sum of each one's own square, 1 or 0.
-    totals = np.matmul(weights[:, None, :], directions[places])[:, 0]  # [Q, D]
-    own = np.count_nonzero(weights, axis=1)
-    n_filled = filled.sum(axis=1)
-    n_pairs = n_filled * (n_filled - 1)
-    alike = np.divide(
-        np.einsum("qd,qd->q", totals, totals, dtype=np.float64) - own,
-        n_pairs,
-        out=np.ones(len(places)),
-        where=n_pairs > 0,
-    )
-    return np.asarray(1.0 - alike)
 
 
 def _category_bits(categories: Sequence[Sequence[str]]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recsys.list_traits import ListTraits, diversity
+from recsys.list_traits import ListTraits
 from recsys.slate_traits import diversity_of, novelty_of
 from recsys.types import Item
 from train_app.evaluation.breakdown.held_out_traits import held_out_traits
@@ -52,11 +52,16 @@ def test_a_catalogue_without_categories_has_no_diversity() -> None:
 def test_diversity_is_one_minus_the_mean_cosine_of_all_pairs() -> None:
     """The sum of squares equals the pairs counted one by one."""
     rng = np.random.default_rng(0)
-    directions, places = rng.normal(size=(20, 5)).astype(np.float32), rng.integers(0, 20, (7, 6))
-    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    for found, chosen in zip(diversity(directions, places, places >= 0), places, strict=True):
+    sets = rng.random((20, 11)) < 0.3
+    sets[:, 0] |= ~sets.any(axis=1)
+    names = [tuple(f"c{one}" for one in np.flatnonzero(own)) for own in sets]
+    places = rng.integers(0, 20, (7, 6)).astype(np.int32)
+    found = diversity_of(ListTraits.of(names, np.ones(20), 20.0), places)
+    assert found is not None
+    units = sets / np.linalg.norm(sets, axis=1, keepdims=True)
+    for one, chosen in zip(found, places, strict=True):
         cosines = (units[chosen] @ units[chosen].T)[np.triu_indices(6, 1)]
-        assert found == pytest.approx(1 - cosines.mean(), abs=1e-5)
+        assert one == pytest.approx(1 - cosines.mean(), abs=1e-9)
 
 
 def test_gini_is_0_for_equal_and_near_1_for_one() -> None:
