@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from recsys.link_certificates import LinkCertificates
 from recsys.types import Batch
 from serve_app.links.handshake import LinkAddress
 from serve_app.links.link_pool import LinkPool, Roster
@@ -25,10 +26,13 @@ class Replica:
     """A stage replica in this process; says who answered."""
 
     name: str
+    certificates: LinkCertificates | None = None
     n_calls: int = 0
     bundles: list[str] = field(default_factory=list)
     """Asked for, in the order they were."""
     lacking: set[str] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+    """The reason of each connection that came to no link."""
     server: LinkServer = field(init=False)
     address: LinkAddress = field(init=False)
 
@@ -48,7 +52,7 @@ class Replica:
 
     async def start(self) -> None:
         """Listen."""
-        self.server = LinkServer(self.run, self.name)
+        self.server = LinkServer(self.run, self.name, self.certificates, self.refused.append)
         self.address = await self.server.start(HOST)
 
 
@@ -69,9 +73,11 @@ class Fleet:
 
 
 @asynccontextmanager
-async def a_fleet(n_replicas: int) -> AsyncGenerator[Fleet]:
-    """Some replicas and a started pool; all is closed at the end."""
-    replicas = [Replica(f"r{n}") for n in range(n_replicas)]
+async def a_fleet(
+    n_replicas: int, certificates: LinkCertificates | None = None
+) -> AsyncGenerator[Fleet]:
+    """Some replicas and a started pool, all at one node; all is closed at the end."""
+    replicas = [Replica(f"r{n}", certificates) for n in range(n_replicas)]
     for replica in replicas:
         await replica.start()
     listed = [replica.address for replica in replicas]
@@ -83,7 +89,9 @@ async def a_fleet(n_replicas: int) -> AsyncGenerator[Fleet]:
         return Roster(heard, len(listed) - len(heard))
 
     hedged: list[str] = []
-    pool = LinkPool("scorer", find, random.Random(5), lambda: hedged.append("scorer"))
+    pool = LinkPool(
+        "scorer", find, random.Random(5), lambda: hedged.append("scorer"), certificates
+    )
     await pool.start()
     try:
         yield Fleet(replicas, listed, silent, pool, hedged)
