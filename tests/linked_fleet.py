@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import uvloop
 
 from recsys.link_certificates import LinkCertificates
 from recsys.types import Batch
@@ -19,6 +20,9 @@ from serve_app.links.link_server import LinkServer
 from serve_app.stages.placement import RemoteStage
 
 HOST = "127.0.0.1"
+
+Go = Callable[[Callable[[], Coroutine[None, None, None]]], None]
+"""Runs a scenario to its end."""
 
 
 @dataclass
@@ -89,9 +93,7 @@ async def a_fleet(
         return Roster(heard, len(listed) - len(heard))
 
     hedged: list[str] = []
-    pool = LinkPool(
-        "scorer", find, random.Random(5), lambda: hedged.append("scorer"), certificates
-    )
+    pool = LinkPool("scorer", find, random.Random(5), lambda: hedged.append("scorer"), certificates)
     await pool.start()
     try:
         yield Fleet(replicas, listed, silent, pool, hedged)
@@ -99,6 +101,25 @@ async def a_fleet(
         await pool.stop()
         for replica in replicas:
             await replica.server.stop(0.0)
+
+
+def runs_on(loop: str) -> Go:
+    """Runs scenarios on the loop of either kind of replica, but none for ever.
+
+    Args:
+        loop: `asyncio` or `uvloop`.
+    """
+    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+
+    def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(20):
+                await scenario()
+
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(bounded())
+
+    return run
 
 
 async def until(is_true: Callable[[], bool]) -> None:

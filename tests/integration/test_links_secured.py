@@ -6,13 +6,11 @@ import asyncio
 import shutil
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvloop
 
 from recsys.link_certificates import LinkCertificates
 from recsys.security_settings import LinkTlsSettings
@@ -20,28 +18,16 @@ from serve_app.links import link_server, secured_listener
 from serve_app.links.frames import Kind, pack_frame
 from serve_app.links.handshake import LinkAddress
 from serve_app.links.link import Link, LinkLost, open_link
-from tests.linked_fleet import HOST, Fleet, Replica, a_fleet, ask, until, who
+from tests.linked_fleet import HOST, Fleet, Go, Replica, a_fleet, ask, runs_on, until, who
 from tests.tls_files import Authority, Signed
 
 pytestmark = pytest.mark.integration
-
-Go = Callable[[Callable[[], Coroutine[None, None, None]]], None]
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def go(request: pytest.FixtureRequest) -> Go:
     """Runs a scenario on the loop of either kind of replica, but not for ever."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(30):
-                await scenario()
-
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(bounded())
-
-    return run
+    return runs_on(request.param)
 
 
 @dataclass(frozen=True)
@@ -289,9 +275,7 @@ def test_a_peer_that_shows_a_certificate_and_then_nothing_is_let_go(
     go(scenario)
 
 
-def test_a_renewed_authority_is_taken_without_a_restart(
-    go: Go, node: Node, tmp_path: Path
-) -> None:
+def test_a_renewed_authority_is_taken_without_a_restart(go: Go, node: Node, tmp_path: Path) -> None:
     """New links are made with the new certificates; those that were made go on."""
     other = Authority(tmp_path, "next")
     new = Node(other, other.sign("renewed"))

@@ -73,9 +73,7 @@ def test_a_file_that_is_not_named_missing_or_no_pem_is_refused_by_name(
     words = tmp_path / "words.pem"
     words.write_text("no certificate")
     words.chmod(0o600)
-    assert f"security.link_tls.{name} {words}" in refusal(
-        tls.model_copy(update={name: str(words)})
-    )
+    assert f"security.link_tls.{name} {words}" in refusal(tls.model_copy(update={name: str(words)}))
 
 
 def test_a_key_that_others_may_read_is_refused(tls: LinkTlsSettings) -> None:
