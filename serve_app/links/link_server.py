@@ -105,10 +105,7 @@ class LinkServer:
         if self._server is None:
             return
         self.is_stopping = True
-        if isinstance(self._server, SecuredListener):
-            await self._server.stop()
-        else:
-            self._server.close()
+        self._server.close()
         for link in tuple(self.links):
             link.leave()
         deadline_s = asyncio.get_running_loop().time() + grace_s

@@ -44,7 +44,6 @@ class SecuredListener:
         self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
 
     def start(self, host: str) -> int:
@@ -52,35 +51,35 @@ class SecuredListener:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, 0), family=family, backlog=_BACKLOG)
         listening.setblocking(False)
-        self._listening = listening
         self._accepting = self._loop.create_task(self._accept(listening))
         return int(listening.getsockname()[1])
 
-    async def stop(self) -> None:
+    def close(self) -> None:
         """Listen no more, and let go of who has not shown a certificate; links go on."""
-        tasks = {*self._handshakes, *filter(None, (self._accepting,))}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        if self._listening is not None:
-            self._listening.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
+        for handshake in self._handshakes:
+            handshake.cancel()
 
     async def _accept(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = await self._loop.sock_accept(listening)
-            except OSError as error:
-                logger.warning("no link could be accepted: %s", error)
-                await asyncio.sleep(_REST_S)
-                continue
-            if len(self._handshakes) >= MAX_HANDSHAKES:
-                connection.close()
-                self._on_refused("crowd")
-                continue
-            handshake = self._loop.create_task(self._secure(connection))
-            self._handshakes.add(handshake)
-            handshake.add_done_callback(self._handshakes.discard)
+        with listening:
+            while True:
+                try:
+                    connection, _ = await self._loop.sock_accept(listening)
+                except OSError as error:
+                    logger.warning("no link could be accepted: %s", error)
+                    await asyncio.sleep(_REST_S)
+                else:
+                    self._begin(connection)
+
+    def _begin(self, connection: socket.socket) -> None:
+        if len(self._handshakes) >= MAX_HANDSHAKES:
+            connection.close()
+            self._on_refused("crowd")
+            return
+        handshake = self._loop.create_task(self._secure(connection))
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
 
     async def _secure(self, connection: socket.socket) -> None:
         try:

@@ -354,6 +354,7 @@ def test_whoever_does_not_know_the_token_is_turned_away(go: Go) -> None:
                         pass
                     raise ConnectionResetError
                 writer.close()
+            await until(lambda: fleet.replicas[0].refused == ["greeting"] * 3)
             assert fleet.replicas[0].n_calls == 0
             impostor = LinkServer(fleet.replicas[0].run, "r0")
             theirs = await impostor.start(HOST)
