@@ -14,7 +14,7 @@ S3_GATEWAY := $(HOME)/.cache/flywheel/versitygw
 
 .DEFAULT_GOAL := help
 .PHONY: help setup servers stores fmt check test test-unit test-conformance test-integration e2e \
-  test-events-chaos chaos test-api-fuzz test-k8s kafka demo bench bench-profile lock clean \
+  test-events-chaos chaos test-api-fuzz test-k8s kafka demo bench bench-peer bench-profile lock clean \
   k8s-render k8s-tools image sbom
 
 help: ## list the doors
@@ -122,10 +122,16 @@ stores: $(READY) servers ## Kafka, Redis, Postgres and an S3 gateway for configs
 demo: $(READY) ## the whole loop on simulated data; ONCE=1 stops after the summary
 	@$(BIN)/cluster demo $(if $(ONCE),--once)
 
+# A baseline's own packages, most of whose pins differ from the service's: it runs with ours.
+PEER := var/bench-peer
 bench: $(READY) ## the speed tables, against the baselines; writes bench/results.json
 	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -y -qq wrk) >&2 || \
 	  { echo "error: wrk is missing and could not be installed; install it, as in 'apt-get install wrk'" >&2; exit 1; }
 	@$(BIN)/python -m bench
+
+bench-peer: $(READY) ## install BentoML for bench alone, beside the service's packages, so that it is measured too
+	@rm -rf $(PEER)
+	$(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements-peer.lock --python $(BIN)/python --target $(PEER)
 
 bench-profile: $(READY) ## where a request's processor time goes; writes bench/cost_profile.md, .json and .svg
 	@command -v wrk >/dev/null || (apt-get update -qq && apt-get install -y -qq wrk) >&2 || \
@@ -139,6 +145,8 @@ lock: ## compile the locked requirements anew, from pyproject.toml and the versi
 	  --no-annotate --no-emit-index-url --python-version 3.11 -o requirements-setup.lock
 	grep -o '^gbstats==[^ ]*' requirements-oracle.lock | $(BIN)/uv pip compile - --no-deps --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url -o requirements-oracle.lock
+	grep -o '^[a-z0-9-]*==[^ ]*' requirements-peer.lock | $(BIN)/uv pip compile - --no-deps --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --python-version 3.11 --python-platform linux -o requirements-peer.lock
 
 clean: ## remove what was built; stores under var/ stay
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

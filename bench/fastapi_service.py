@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 
-from bench.one_process import OneProcess
+from bench.one_process import OneProcess, slate_document
 from recsys.settings import Settings
 from recsys.stores.log.event_log import SqliteEventLog
 from serve_app.log_writer import LogWriter
@@ -32,17 +32,4 @@ async def recommend(user_id: str, k: int = 20) -> dict[str, Any]:
     """One slate."""
     impression = service.answer([user_id])[0]
     writer.offer(impression)
-    return {
-        "request_id": impression.request_id,
-        "bundle_id": impression.bundle_id,
-        "items": [
-            {
-                "item_id": item.item_id,
-                "position": item.position,
-                "score": item.score,
-                "propensity": item.propensity,
-                "source": item.source,
-            }
-            for item in impression.slate[:k]
-        ],
-    }
+    return slate_document(impression, k)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,24 @@ def impression_of(
         variant="stable",
         slate=tuple(shown),
     )
+
+
+def slate_document(impression: Impression, k: int = SLATE_LENGTH) -> dict[str, Any]:
+    """What the HTTP baselines answer, as JSON values."""
+    return {
+        "request_id": impression.request_id,
+        "bundle_id": impression.bundle_id,
+        "items": [
+            {
+                "item_id": item.item_id,
+                "position": item.position,
+                "score": item.score,
+                "propensity": item.propensity,
+                "source": item.source,
+            }
+            for item in impression.slate[:k]
+        ],
+    }
 
 
 class OneProcess:

@@ -18,12 +18,22 @@ from rich.console import Console
 
 from bench.must_reach import GRAPH, must_reach, show_bars
 from bench.tables import best, document, show
-from bench.variants import bare_numerics, fastapi_service, free_port, graph, naive_graph
+from bench.variants import (
+    bare_numerics,
+    bentoml_service,
+    fastapi_service,
+    free_port,
+    graph,
+    has_bentoml,
+    naive_graph,
+)
 from bench.workload import prepare
 from bench.wrk_load import CONNECTIONS, LoadFigures, need_wrk, run_wrk, run_wrk_at
 from recsys.errors import RecsysError
 
 PATH = "/v1/recommend?user_id=%d&k=20"
+BENTOML = "bentoml"
+_BENTOML_PATH, _BENTOML_BODY = "/recommend", '{"user_ids": ["%d"]}'
 _CONNECTIONS_AT_HALF = 64
 
 
@@ -33,11 +43,12 @@ def _load(
     """The runs of a variant, and of the graph one at half of its best rate."""
     at_half = None
     console.print(f"[dim]starting {name}[/dim]")
+    path, body = (_BENTOML_PATH, _BENTOML_BODY) if name == BENTOML else (PATH, "")
     with service as address:
-        run_wrk(address, PATH, arguments.users, 32, 3)
+        run_wrk(address, path, arguments.users, 32, 3, body=body)
         runs = []
-        for connections in CONNECTIONS:
-            run = run_wrk(address, PATH, arguments.users, connections, arguments.seconds)
+        for connections in arguments.connections or CONNECTIONS:
+            run = run_wrk(address, path, arguments.users, connections, arguments.seconds, body=body)
             console.print(
                 f"[dim]{name} at {connections}: {run.requests_per_s:,.0f} req/s, "
                 f"p99 {run.p99_ms:.0f} ms, {run.n_errors} errors[/dim]"
@@ -55,6 +66,13 @@ def _load(
     return runs, at_half
 
 
+def measurable(wanted: Sequence[str], is_peer_there: bool) -> tuple[list[str], str]:
+    """The variants that can be measured here, and the name of the one that cannot, if any."""
+    if is_peer_there or BENTOML not in wanted:
+        return list(wanted), ""
+    return [name for name in wanted if name != BENTOML], BENTOML
+
+
 def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Load every variant asked for; every figure as one document, its tables printed."""
     data_dir = arguments.data_dir.resolve()
@@ -68,8 +86,11 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         "graph fused": graph(data_dir, free_port(), "fused"),
         "naive": naive_graph(data_dir, settings, bundle),
         "fastapi": fastapi_service(data_dir, settings, bundle),
+        BENTOML: bentoml_service(data_dir, settings, bundle),
     }
-    wanted = arguments.only or list(services)
+    wanted, lacking = measurable(arguments.only or list(services), has_bentoml())
+    if lacking:
+        console.print(f"{lacking} is not installed and not measured; run 'make bench-peer'")
     measured = {name: _load(console, name, services[name], arguments) for name in wanted}
     loads = {name: runs for name, (runs, _) in measured.items()}
     at_half = measured[GRAPH][1] if GRAPH in measured else None
@@ -106,7 +127,10 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=["graph", "graph by handles", "graph fused", "naive", "fastapi"],
+        choices=["graph", "graph by handles", "graph fused", "naive", "fastapi", BENTOML],
+    )
+    parser.add_argument(
+        "--connections", type=int, action="append", help=f"instead of {CONNECTIONS}"
     )
     return parser.parse_args(words)
 

@@ -18,6 +18,8 @@ from recsys.errors import FleetError
 
 START_TIMEOUT_S = 180
 PROBE_PATH = "/v1/recommend?user_id=1&k=20"
+PEER_PACKAGES = Path("var/bench-peer")
+"""Where `make bench-peer` puts what only a baseline imports, apart from the service's packages."""
 _CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -64,6 +66,30 @@ def fastapi_service(data_dir: Path, settings: Path, bundle: Path) -> Generator[s
     environment = {"BENCH_SETTINGS": str(settings), "BENCH_BUNDLE": str(bundle)}
     with _process(command, data_dir / "fastapi.log", environment) as process:
         yield _await_http(process, port, data_dir / "fastapi.log")
+
+
+@contextmanager
+def bentoml_service(data_dir: Path, settings: Path, bundle: Path) -> Generator[str]:
+    """BentoML with two workers, everything in each; only where `has_bentoml`."""
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", "bench.bentoml_service:Recommend"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(Path.cwd())]
+    environment = {
+        "BENCH_SETTINGS": str(settings),
+        "BENCH_BUNDLE": str(bundle),
+        "BENTOML_HOME": str(data_dir / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": os.pathsep.join(
+            (str(PEER_PACKAGES.resolve()), *filter(None, [os.environ.get("PYTHONPATH")]))
+        ),
+    }
+    with _process(command, data_dir / "bentoml.log", environment) as process:
+        yield _await_http(process, port, data_dir / "bentoml.log", "/readyz")
+
+
+def has_bentoml() -> bool:
+    """Whether `make bench-peer` has installed it."""
+    return (PEER_PACKAGES / "bentoml").is_dir()
 
 
 @contextmanager
@@ -127,14 +153,16 @@ def _process(
                 process.wait()
 
 
-def _await_http(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
+def _await_http(
+    process: subprocess.Popen[bytes], port: int, log: Path, path: str = PROBE_PATH
+) -> str:
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         try:
-            with urllib.request.urlopen(address + PROBE_PATH, timeout=5):
+            with urllib.request.urlopen(address + path, timeout=5):
                 return address
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)

@@ -21,6 +21,14 @@ request = function()
   return wrk.format("GET", string.format("{path}", math.random(0, {n_users} - 1)))
 end
 """
+_POST_SCRIPT = """
+math.randomseed(tonumber(os.getenv("WRK_SEED") or "1"))
+headers = {{["content-type"] = "application/json"}}
+request = function()
+  body = string.format([[{body}]], math.random(0, {n_users} - 1))
+  return wrk.format("POST", "{path}", headers, body)
+end
+"""
 _PAUSES = """
 delay = function()
   return math.floor(-{pause_ms} * math.log(1 - math.random()) + 0.5)
@@ -81,6 +89,13 @@ def need_wrk() -> None:
         raise FleetError("wrk is not installed; install it, as in 'apt-get install wrk'")
 
 
+def wrk_script(path: str, n_users: int, pause_ms: float = 0.0, body: str = "") -> str:
+    """What makes wrk's requests; see `run_wrk` for the arguments."""
+    template = _POST_SCRIPT if body else _SCRIPT
+    pauses = _PAUSES.format(pause_ms=pause_ms) if pause_ms > 0 else ""
+    return template.format(path=path, body=body, n_users=n_users) + pauses
+
+
 def run_wrk(
     address: str,
     path: str,
@@ -88,10 +103,12 @@ def run_wrk(
     connections: int,
     duration_s: int,
     pause_ms: float = 0.0,
+    body: str = "",
 ) -> LoadFigures:
     """Load `address` with GET `path`, whose `%d` becomes a random user of `n_users`.
 
     Args:
+        body: JSON to POST to `path` instead; the `%d` stands here.
         pause_ms: each connection waits so long on average, exponentially drawn, before it asks.
 
     Raises:
@@ -99,9 +116,7 @@ def run_wrk(
     """
     need_wrk()
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT.format(path=path, n_users=n_users))
-        if pause_ms > 0:
-            script.write(_PAUSES.format(pause_ms=pause_ms))
+        script.write(wrk_script(path, n_users, pause_ms, body))
         script.flush()
         done = subprocess.run(
             [

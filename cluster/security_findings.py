@@ -1,6 +1,6 @@
-"""The doctor's checks of keys and signatures: who may ask, and whose bundles are loaded.
+"""The doctor's checks of keys, signatures and links: who may ask, and whose bundles are loaded.
 
-Reads the control store and key files; changes nothing and shows no secret.
+Reads the control store, key files and certificates; changes nothing and shows no secret.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _DAY_MS = 24 * 3600 * 1000
 SOON_DAYS = 7
-"""A key that expires within so many days is told."""
+"""A key or certificate that expires within so many days is told."""
 
 
 def check_keys(settings: Settings) -> Iterable[Finding]:
@@ -115,5 +116,37 @@ def signing_findings(
         yield Finding("ok", "signatures", f"none is demanded; {made}")
 
 
-SECURITY_CHECKS: tuple[Check, ...] = (check_keys, check_signing)
+def check_links(settings: Settings) -> Iterable[Finding]:
+    """Whether stage links are encrypted, and whether their certificates can be used and last."""
+    from recsys.link_certificates import read_link_contexts
+
+    tls = settings.security.link_tls
+    if not tls.is_on:
+        if settings.serve.placement == "link":
+            yield Finding("ok", "stage links", "plain text; keep nodes on a private network")
+        return
+    if settings.serve.placement != "link":
+        detail = f"none is made with serve.placement = {settings.serve.placement!r}"
+        mend = "security.link_tls encrypts links only; see docs/security.md"
+        yield Finding("warn", "stage links", detail, mend)
+    try:
+        contexts = read_link_contexts(tls)
+    except ConfigError as error:
+        what, _, mend = str(error).rpartition("; ")
+        yield Finding("fail", "stage links", what, mend)
+        return
+    yield link_finding(contexts.ends_at, datetime.now(UTC))
+
+
+def link_finding(ends_at: datetime, now: datetime) -> Finding:
+    """How long the certificates of the links last."""
+    left_days = (ends_at - now) / timedelta(days=1)
+    if left_days < SOON_DAYS:
+        detail = f"a certificate ends in {left_days:.1f} days"
+        mend = "put new files in place of security.link_tls; they are read without a restart"
+        return Finding("warn", "stage links", detail, mend)
+    return Finding("ok", "stage links", f"mutual TLS, certificates end on {ends_at:%Y-%m-%d}")
+
+
+SECURITY_CHECKS: tuple[Check, ...] = (check_keys, check_signing, check_links)
 """In the order they are shown, before those of servers."""

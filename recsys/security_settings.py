@@ -32,6 +32,22 @@ class JwtSettings(Branch):
     """How often the provider's keys are read anew."""
 
 
+class LinkTlsSettings(Branch):
+    """Mutual TLS of the stage links: all three files, PEM, or none. Read anew once replaced."""
+
+    cert_file: str = ""
+    """The certificate that this node's gateways and stages show; of `ca_file`'s authority."""
+    key_file: str = ""
+    """Its private key, without a password."""
+    ca_file: str = ""
+    """Certificates of the links' own authority: whoever it signs for passes as a node."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether links are encrypted."""
+        return bool(self.cert_file or self.key_file or self.ca_file)
+
+
 class SecuritySettings(Branch):
     """Who may ask what, how often, and which bundles may be loaded."""
 
@@ -53,6 +69,7 @@ class SecuritySettings(Branch):
     signing_key_file: str = ""
     """A private Ed25519 key (PEM) that signs what is published here; empty signs nothing."""
     jwt: JwtSettings = JwtSettings()
+    link_tls: LinkTlsSettings = LinkTlsSettings()
 
 
 def demands_keys(security: SecuritySettings, host: str) -> bool:

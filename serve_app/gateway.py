@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from recsys.link_certificates import open_link_certificates
 from recsys.settings import Settings
 from recsys.stages import GATEWAY, SCORER, Stage, stage_names
 from recsys.stores.features.open_features import open_features
@@ -206,7 +207,9 @@ class GatewayReplica:
         if placement == "fused":
             use_one_thread()
         else:
-            self._stages = RemoteStages(placement, handles, random.Random(name), telemetry)
+            certificates = open_link_certificates(resolved)
+            rng = random.Random(name)
+            self._stages = RemoteStages(placement, handles, rng, telemetry, certificates)
             await self._stages.start()
         remote = self._stages
         self._graph = Graph(

@@ -25,6 +25,10 @@ COUNTERS = {
         "Stage calls that a second replica was asked for because the first was late.",
         ("stage",),
     ),
+    "flywheel_refused_links": (
+        "Connections that came to no stage link: `tls`, `greeting` or `crowd`.",
+        ("stage", "reason"),
+    ),
     "flywheel_experiment_fallbacks": (
         "Requests of an experiment that stable answered, because their side's bundle was missing.",
         ("experiment",),

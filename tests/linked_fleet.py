@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import uvloop
 
+from recsys.link_certificates import LinkCertificates
 from recsys.types import Batch
 from serve_app.links.handshake import LinkAddress
 from serve_app.links.link_pool import LinkPool, Roster
@@ -19,16 +21,22 @@ from serve_app.stages.placement import RemoteStage
 
 HOST = "127.0.0.1"
 
+Go = Callable[[Callable[[], Coroutine[None, None, None]]], None]
+"""Runs a scenario to its end."""
+
 
 @dataclass
 class Replica:
     """A stage replica in this process; says who answered."""
 
     name: str
+    certificates: LinkCertificates | None = None
     n_calls: int = 0
     bundles: list[str] = field(default_factory=list)
     """Asked for, in the order they were."""
     lacking: set[str] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+    """The reason of each connection that came to no link."""
     server: LinkServer = field(init=False)
     address: LinkAddress = field(init=False)
 
@@ -48,7 +56,7 @@ class Replica:
 
     async def start(self) -> None:
         """Listen."""
-        self.server = LinkServer(self.run, self.name)
+        self.server = LinkServer(self.run, self.name, self.certificates, self.refused.append)
         self.address = await self.server.start(HOST)
 
 
@@ -69,9 +77,11 @@ class Fleet:
 
 
 @asynccontextmanager
-async def a_fleet(n_replicas: int) -> AsyncGenerator[Fleet]:
-    """Some replicas and a started pool; all is closed at the end."""
-    replicas = [Replica(f"r{n}") for n in range(n_replicas)]
+async def a_fleet(
+    n_replicas: int, certificates: LinkCertificates | None = None
+) -> AsyncGenerator[Fleet]:
+    """Some replicas and a started pool, all at one node; all is closed at the end."""
+    replicas = [Replica(f"r{n}", certificates) for n in range(n_replicas)]
     for replica in replicas:
         await replica.start()
     listed = [replica.address for replica in replicas]
@@ -83,7 +93,7 @@ async def a_fleet(n_replicas: int) -> AsyncGenerator[Fleet]:
         return Roster(heard, len(listed) - len(heard))
 
     hedged: list[str] = []
-    pool = LinkPool("scorer", find, random.Random(5), lambda: hedged.append("scorer"))
+    pool = LinkPool("scorer", find, random.Random(5), lambda: hedged.append("scorer"), certificates)
     await pool.start()
     try:
         yield Fleet(replicas, listed, silent, pool, hedged)
@@ -91,6 +101,25 @@ async def a_fleet(n_replicas: int) -> AsyncGenerator[Fleet]:
         await pool.stop()
         for replica in replicas:
             await replica.server.stop(0.0)
+
+
+def runs_on(loop: str) -> Go:
+    """Runs scenarios on the loop of either kind of replica, but none for ever.
+
+    Args:
+        loop: `asyncio` or `uvloop`.
+    """
+    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+
+    def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(20):
+                await scenario()
+
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(bounded())
+
+    return run
 
 
 async def until(is_true: Callable[[], bool]) -> None:

@@ -39,13 +39,13 @@ class Authority:
         self.ca_file = directory / f"{name}.pem"
         self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, name: str) -> Signed:
-        """A key of the loopback address or of a client, signed."""
+    def sign(self, name: str, days: float = 1.0) -> Signed:
+        """A key of the loopback address or of a client, signed; it ends in so many days."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         certificate = (
-            _draft(subject, self._name, key)
+            _draft(subject, self._name, key, days)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -58,11 +58,12 @@ class Authority:
         files = [self._directory / f"{name}{end}" for end in (".key", ".crt", ".both")]
         for path, text in zip(files, (key_text, cert_text, key_text + cert_text), strict=True):
             path.write_bytes(text)
+        files[0].chmod(0o600)
         return Signed(*files)
 
 
 def _draft(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = 1.0
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -71,6 +72,6 @@ def _draft(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _DAY)
-        .not_valid_after(now + _DAY)
+        .not_valid_before(now - 30 * _DAY)
+        .not_valid_after(now + days * _DAY)
     )

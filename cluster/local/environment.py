@@ -47,13 +47,17 @@ def absolute_settings(settings: Settings) -> Settings:
     def absolute(location: str) -> str:
         return location if not location or "://" in location else str(Path(location).resolve())
 
-    return settings.model_copy(
-        update={
-            "data_dir": settings.data_dir.resolve(),
-            "registry_url": absolute(settings.registry_url),
-            "lake_url": absolute(settings.lake_url),
-        }
-    )
+    changed: dict[str, object] = {
+        "data_dir": settings.data_dir.resolve(),
+        "registry_url": absolute(settings.registry_url),
+        "lake_url": absolute(settings.lake_url),
+    }
+    tls = settings.security.link_tls
+    if tls.is_on:
+        files = {name: absolute(path) for name, path in tls.model_dump().items()}
+        link_tls = tls.model_copy(update=files)
+        changed["security"] = settings.security.model_copy(update={"link_tls": link_tls})
+    return settings.model_copy(update=changed)
 
 
 def temp_dir_of(settings: Settings) -> Path:

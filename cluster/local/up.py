@@ -51,6 +51,7 @@ def up(console: Console, wait: bool, foreground: bool, serve_config: Path | None
 
     settings = absolute_settings(console.settings)
     _check_schedule(settings)
+    _check_links(settings)
     files = RunFiles(settings.run_dir)
     _let_it_stop(files)
     if is_locked(files.lock):
@@ -78,6 +79,17 @@ def _check_schedule(settings: Settings) -> None:
     from cluster.rollouts.driving.scheduled_rollout import scheduled_plan
 
     scheduled_plan(settings)
+
+
+def _check_links(settings: Settings) -> None:
+    """Refuse certificates that no replica could open its links with.
+
+    Raises:
+        ConfigError: a file of `security.link_tls` cannot be used.
+    """
+    from recsys.link_certificates import open_link_certificates
+
+    open_link_certificates(settings)
 
 
 def _adopt_bundle(console: Console, settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -226,24 +227,33 @@ class Link(asyncio.BufferedProtocol):
 
 
 async def open_link(
-    address: LinkAddress, on_room: Callable[[], None], on_leave: Callable[[], None]
+    address: LinkAddress,
+    on_room: Callable[[], None],
+    on_leave: Callable[[], None],
+    tls: ssl.SSLContext | None = None,
 ) -> Link:
-    """Connect and greet; see `Link` for the arguments.
+    """Connect and greet; see `Link` for the other arguments.
+
+    Args:
+        tls: what the connection is secured with; None leaves it plain.
 
     Raises:
-        LinkLost: the replica cannot be reached or knows another token.
+        LinkLost: the replica cannot be reached, knows another token, or either end refuses the
+            other's certificate.
     """
     loop = asyncio.get_running_loop()
     link = Link(address, on_room, on_leave)
     try:
         async with asyncio.timeout(CONNECT_S):
-            await loop.create_connection(lambda: link, address.host, address.port)
+            await loop.create_connection(lambda: link, address.host, address.port, ssl=tls)
             await link.greeted
     except BaseException as error:
         link.close()
         if not isinstance(error, OSError):
             raise
         reason = str(error) or f"no greeting within {CONNECT_S:.0f} s"
+        if isinstance(error, ssl.SSLError):
+            reason += "; expected TLS of the same authority at both ends, see security.link_tls"
         raise LinkLost(
             f"replica {address.replica_id} at {address.host}:{address.port}: {reason}"
         ) from error

@@ -14,6 +14,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from recsys.link_certificates import LinkCertificates
 from recsys.types import Batch
 from serve_app.links.first_answer import first_answer
 from serve_app.links.handshake import LinkAddress
@@ -64,6 +65,7 @@ class LinkPool:
         find: the replicas that Serve runs now; may fail.
         rng: spreads the attempts of several gateways over time.
         on_hedge: told of each call that a second replica is asked for because the first is late.
+        certificates: of the links, where they are encrypted.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class LinkPool:
         find: Callable[[], Awaitable[Roster]],
         rng: random.Random,
         on_hedge: Callable[[], None] = lambda: None,
+        certificates: LinkCertificates | None = None,
     ) -> None:
         self._stage = stage
         self._find = find
         self._rng = rng
         self._on_hedge = on_hedge
+        self._certificates = certificates
         self._hedges = HedgeRules()
         self._links: dict[str, Link] = {}
         self._refusals: dict[str, _Refusal] = {}
@@ -197,9 +201,10 @@ class LinkPool:
         refusal = self._refusals.get(address.replica_id)
         if address.replica_id in self._links or (refusal and now_s < refusal.next_s):
             return
+        tls = None if self._certificates is None else self._certificates.contexts().client
         try:
             self._links[address.replica_id] = await open_link(
-                address, self._on_room, self._on_leave
+                address, self._on_room, self._on_leave, tls
             )
             self._refusals.pop(address.replica_id, None)
             self._on_room()

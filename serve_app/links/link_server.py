@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
+from recsys.link_certificates import LinkCertificates
 from recsys.types import Batch
 from serve_app.links.frame_reader import FrameReader
 from serve_app.links.frames import (
@@ -34,6 +35,7 @@ from serve_app.links.handshake import (
     new_token,
     server_proof,
 )
+from serve_app.links.secured_listener import SecuredListener
 
 logger = logging.getLogger("ray.serve")
 
@@ -62,23 +64,40 @@ class LinkServer:
     Args:
         run: answers a call; runs on the loop, as a thread would cost more than it gains.
         replica_id: unique among replicas and their restarts.
+        certificates: of the links, where they are encrypted.
+        on_refused: told of each connection that came to no link: `greeting` where the peer did
+            not prove that it knows the token, and what `SecuredListener` tells.
     """
 
-    def __init__(self, run: Run, replica_id: str) -> None:
+    def __init__(
+        self,
+        run: Run,
+        replica_id: str,
+        certificates: LinkCertificates | None = None,
+        on_refused: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._run = run
         self._replica_id = replica_id
+        self._certificates = certificates
+        self.on_refused = on_refused
         self.token = new_token()
         self.links: set[_ServerLink] = set()
         self.is_stopping = False
         self._lines: dict[str, dict[tuple[_ServerLink, int], _Call]] = {}
         """By bundle, the one whose turn is next first; none of them is empty."""
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | SecuredListener | None = None
 
     async def start(self, host: str) -> LinkAddress:
         """Listen on a free port of `host`."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _ServerLink(self), host, 0)
-        port = int(self._server.sockets[0].getsockname()[1])
+        if self._certificates is None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(lambda: _ServerLink(self), host, 0)
+            port = int(self._server.sockets[0].getsockname()[1])
+        else:
+            self._server = SecuredListener(
+                lambda: _ServerLink(self), self._certificates, self.on_refused
+            )
+            port = self._server.start(host)
         return LinkAddress(self._replica_id, host, port, self.token)
 
     async def stop(self, grace_s: float) -> None:
@@ -168,6 +187,7 @@ class _ServerLink(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         others = self._server.links
         if sum(not link._is_trusted for link in others) >= MAX_STRANGERS:
+            self._server.on_refused("crowd")
             self._transport.abort()
             return
         others.add(self)
@@ -175,6 +195,8 @@ class _ServerLink(asyncio.BufferedProtocol):
         self._limit = asyncio.get_running_loop().call_later(GREETING_S, self.close)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self in self._server.links and not self._is_trusted:
+            self._server.on_refused("greeting")
         self._server.links.discard(self)
         if self._limit is not None:
             self._limit.cancel()

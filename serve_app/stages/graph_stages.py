@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from recsys.link_certificates import LinkCertificates
 from recsys.stages import SCORER
 from serve_app.links.handshake import LinkAddress
 from serve_app.links.link_pool import LinkPool, Roster
@@ -30,6 +31,7 @@ class RemoteStages:
         placement: how they are called.
         handles: a handle per stage name; with links it only tells who is there.
         telemetry: counts calls that are made twice.
+        certificates: of the links, where they are encrypted.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class RemoteStages:
         handles: Mapping[str, DeploymentHandle[Any]],
         rng: random.Random,
         telemetry: Telemetry,
+        certificates: LinkCertificates | None = None,
     ) -> None:
         self._telemetry = telemetry
+        self._certificates = certificates
         self._pools: list[LinkPool] = []
         self.clients: dict[str, StageClient] = {}
         self.clients_beside: dict[str, StageClient] = {}
@@ -64,7 +68,7 @@ class RemoteStages:
         def hedged() -> None:
             self._telemetry.count("flywheel_hedged_calls", stage=stage)
 
-        pool = LinkPool(stage, roster_by(handle), rng, hedged)
+        pool = LinkPool(stage, roster_by(handle), rng, hedged, self._certificates)
         self._pools.append(pool)
         return pool.ask
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from recsys.link_certificates import open_link_certificates
 from recsys.settings import Settings
 from recsys.types import Batch
 from serve_app.kept_memory import keep_freed_memory
@@ -13,6 +14,7 @@ from serve_app.links.link_server import LinkServer
 from serve_app.residents.bundle_loading import BundleLoader, LoadedBundle
 from serve_app.residents.residency import Residency
 from serve_app.stages.handle_calls import PackedBatch, pack_batch, unpack_batch
+from serve_app.telemetry import RayMetrics, Telemetry
 
 LEAVE_S = 5.0
 """How long a replica that stops waits for the gateways to go elsewhere."""
@@ -46,6 +48,8 @@ class StageReplica:
         self._stage = stage
         keep_freed_memory()
         resolved = Settings.model_validate(settings)
+        # Before the bundles, which take longer to load than files that cannot be used to refuse.
+        certificates = open_link_certificates(resolved)
         if stage == "scorer":
             use_one_thread()
         loader = BundleLoader(
@@ -55,7 +59,14 @@ class StageReplica:
             resolved, stage, replica_name(), loader.load
         )
         await asyncio.to_thread(self._residency.start)
-        self._links = LinkServer(self._run, replica_name())
+        self._telemetry = Telemetry()
+        self._metrics = RayMetrics(self._telemetry)
+        self._links = LinkServer(
+            self._run,
+            replica_name(),
+            certificates,
+            self._count_refused,
+        )
         self._address: LinkAddress | None = None
         if resolved.serve.placement == "link":
             from ray.util import get_node_ip_address
@@ -72,6 +83,9 @@ class StageReplica:
         answer = self._run(method, bundle_id, unpack_batch(packed))
         return None if answer is None else pack_batch(answer)
 
+    def _count_refused(self, reason: str) -> None:
+        self._telemetry.count("flywheel_refused_links", stage=self._stage, reason=reason)
+
     def _run(self, method: str, bundle_id: str, batch: Batch) -> Batch | None:
         loaded = self._residency.get(bundle_id)
         return None if loaded is None else loaded.stages[self._stage](method, batch)
@@ -82,5 +96,7 @@ class StageReplica:
             if hasattr(self, "_links"):
                 await self._links.stop(LEAVE_S)
         finally:
+            if hasattr(self, "_metrics"):
+                self._metrics.stop()
             if hasattr(self, "_residency"):
                 await asyncio.to_thread(self._residency.stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from cluster.experiments.experiment_sides import ordering_sides
 from cluster.experiments.experiment_writer import ExperimentWriter
 from recsys.experiment_plan import Layer
 from recsys.feature_definitions import MS_PER_DAY
+from recsys.security_settings import LinkTlsSettings, SecuritySettings
 from recsys.settings import Settings
 from recsys.stores.control.control import ControlReader
 from recsys.stores.features.feature_update import FeatureUpdate, PairTotals, Ranked
@@ -31,6 +33,7 @@ from tests.bundles_for_tests import (
 )
 from tests.feature_backends import pairs_of, store
 from tests.graph_server import serving
+from tests.tls_files import Authority
 from train_app.following.features.load_history import load_histories
 
 pytestmark = pytest.mark.integration
@@ -47,18 +50,21 @@ class Placements:
     remote: httpx.Client
 
 
-@pytest.fixture(scope="module", params=["link", "handle"])
+@pytest.fixture(scope="module", params=["link", "link over TLS", "handle"])
 def placements(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Placements]:
     """Stages called over links or Serve handles, without any of the ingress flags."""
+    folder = tmp_path_factory.mktemp("placements")
     settings = small_settings(
-        tmp_path_factory.mktemp("placements"),
-        placement=request.param,
+        folder,
+        placement=request.param.partition(" ")[0],
         # What is answered is asked here, not how fast on a busy machine.
         stage_timeout_ms=10_000,
         deadline_ms=20_000,
     )
+    if "TLS" in request.param:
+        settings = settings.model_copy(update={"security": secured_links(folder)})
     manifest = publish_small(settings, settings.data_dir / "staging", n_items=N_ITEMS)
     histories = [(name, small_history(n, N_ITEMS, 3 * n)) for n, name in enumerate(USERS)]
     writer = SqliteFeatureWriter(settings.feature_path)
@@ -69,6 +75,18 @@ def placements(
     draw_at_random_for_some(settings)
     with serving(settings, haproxy=False) as client:
         yield Placements(settings, client)
+
+
+def secured_links(folder: Path) -> SecuritySettings:
+    """Links with certificates of an authority of their own."""
+    authority = Authority(folder)
+    node = authority.sign("node")
+    tls = LinkTlsSettings(
+        cert_file=str(node.cert_file),
+        key_file=str(node.key_file),
+        ca_file=str(authority.ca_file),
+    )
+    return SecuritySettings(link_tls=tls)
 
 
 def write_live_lists(writer: SqliteFeatureWriter) -> None:

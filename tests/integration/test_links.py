@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import uvloop
 
 from serve_app.links import link_pool, link_server
 from serve_app.links.frames import Frame, Kind, pack_frame
@@ -18,27 +16,15 @@ from serve_app.links.link import LinkLost, StageError, open_link
 from serve_app.links.link_pool import WINDOW
 from serve_app.links.link_server import LinkServer
 from serve_app.stages.placement import StageAway
-from tests.linked_fleet import HOST, Fleet, Replica, a_fleet, ask, freeze, until, who
+from tests.linked_fleet import HOST, Fleet, Go, Replica, a_fleet, ask, freeze, runs_on, until, who
 
 pytestmark = pytest.mark.integration
-
-Go = Callable[[Callable[[], Coroutine[None, None, None]]], None]
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def go(request: pytest.FixtureRequest) -> Go:
     """Runs a scenario on the loop of either kind of replica, but not for ever."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await scenario()
-
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(bounded())
-
-    return run
+    return runs_on(request.param)
 
 
 def test_a_stage_answers_misses_and_fails_over_its_link(go: Go) -> None:
@@ -368,6 +354,7 @@ def test_whoever_does_not_know_the_token_is_turned_away(go: Go) -> None:
                         pass
                     raise ConnectionResetError
                 writer.close()
+            await until(lambda: fleet.replicas[0].refused == ["greeting"] * 3)
             assert fleet.replicas[0].n_calls == 0
             impostor = LinkServer(fleet.replicas[0].run, "r0")
             theirs = await impostor.start(HOST)

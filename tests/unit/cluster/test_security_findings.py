@@ -1,7 +1,8 @@
-"""The doctor on keys and signatures: each thing that can be wrong has its finding and its mend."""
+"""The doctor on keys, signatures, links: whatever can be wrong has its finding and its mend."""
 
 from __future__ import annotations
 
+import datetime
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,17 @@ from cluster.findings import Finding
 from cluster.keys.key_writer import KeyWriter
 from cluster.security_findings import (
     check_keys,
+    check_links,
     check_signing,
     key_findings,
+    link_finding,
     open_door_finding,
 )
 from recsys.bundles.signatures import write_signing_key
 from recsys.keys import new_key
 from recsys.security_settings import SecuritySettings
 from recsys.settings import ServeSettings, Settings
+from tests.tls_files import Authority
 
 NOW_MS = 1_760_000_000_000
 DAY_MS = 86_400_000
@@ -99,3 +103,44 @@ def test_the_control_store_is_asked_for_its_keys(tmp_path: Path) -> None:
     writer.add(KEY, NOW_MS)
     writer.close()
     assert one(list(check_keys(settings))) == ("ok", "1 live", "")
+
+
+def links(placement: str = "link", **files: str) -> list[tuple[str, str, str]]:
+    """What is said of links with these files, each as level, text and mend."""
+    security = SecuritySettings.model_validate({"link_tls": files})
+    serve = ServeSettings.model_validate({"placement": placement})
+    found = check_links(Settings(security=security, serve=serve))
+    return [(finding.level, finding.detail, finding.mend) for finding in found]
+
+
+def test_certificates_of_links_are_there_valid_and_of_one_authority(tmp_path: Path) -> None:
+    """Off is well; a missing, an unreadable or an expired file fails with what to do."""
+    ((level, detail, _),) = links()
+    assert (level, "plain text" in detail) == ("ok", True)
+    assert links("fused") == []
+    authority = Authority(tmp_path)
+    signed, old = authority.sign("node"), authority.sign("old", days=-1.0)
+    files = {
+        "cert_file": str(signed.cert_file),
+        "key_file": str(signed.key_file),
+        "ca_file": str(authority.ca_file),
+    }
+    ((level, detail, mend),) = links(**files)
+    assert (level, "ends in 1.0 days" in detail) == ("warn", True)
+    assert "without a restart" in mend
+    assert [found[0] for found in links("handle", **files)] == ["warn", "warn"]
+    for wrong, words, to_do in (
+        ({"key_file": ""}, "security.link_tls.key_file is empty", "or none"),
+        ({"ca_file": str(tmp_path / "absent.pem")}, "cannot be read (No such file", "put it there"),
+        ({"cert_file": str(tmp_path)}, "cannot be read (Is a directory", "put it there"),
+        ({"cert_file": str(old.cert_file)}, "expired at", "replace it"),
+    ):
+        ((level, detail, mend),) = links(**{**files, **wrong})
+        assert (level, words in detail, to_do in mend) == ("fail", True, True), (detail, mend)
+
+
+def test_certificates_that_last_are_well() -> None:
+    """Their end is told."""
+    now = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+    found = link_finding(now + datetime.timedelta(days=90), now)
+    assert (found.level, found.detail) == ("ok", "mutual TLS, certificates end on 2026-05-30")
