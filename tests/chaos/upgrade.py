@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -31,6 +31,8 @@ from tests.loop_driver import Loop, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 N_CALLERS = 4
+VISIT_EVERY_S = 0.25
+"""Of one caller: 32 requests a second in all, as far as they are answered in time."""
 QUARTER_S = 5.0
 READY_TIMEOUT_S = 240.0
 _PUBLISH = """
@@ -56,6 +58,18 @@ class Upgrade:
     failures: Counter[str] = field(default_factory=Counter)
     bundles: set[str] = field(default_factory=set)
     n_lost: int = -1
+
+    def as_document(self) -> dict[str, object]:
+        """What is printed."""
+        return {
+            "revision": self.revision,
+            "seconds": self.seconds,
+            "n_requests": dict(self.n_requests),
+            "failures": dict(self.failures),
+            "bundles": sorted(self.bundles),
+            "n_lost": self.n_lost,
+            "broken": self.broken(),
+        }
 
     def broken(self) -> list[str]:
         """Promises that were not kept."""
@@ -98,6 +112,7 @@ class Callers:
     def _call(self, number: int) -> None:
         rng = random.Random(number)
         turn = 0
+        next_s = time.monotonic()
         while not self._over.is_set():
             side = "new" if rng.random() < self.share else "old"
             try:
@@ -106,6 +121,8 @@ class Callers:
                 with self._lock:
                     self._found.failures[f"{side}: {type(error).__name__} {error}"[:200]] += 1
             turn += 1
+            next_s += VISIT_EVERY_S
+            self._over.wait(max(0.0, next_s - time.monotonic()))
 
     def _visit(self, loop: Loop, side: str, name: str) -> None:
         bundle_id = str(loop.recommend(f"u{name}", 5)["bundle_id"])
@@ -192,16 +209,11 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="flywheel-upgrade-"))
     folder.chmod(0o755)  # Postgres' own user passes through.
     found = Upgrade(parser.parse_args().revision)
-    stack = Stack(folder)
-    try:
-        run(stack, found)
-    finally:
-        document = asdict(found) | {"bundles": sorted(found.bundles), "broken": found.broken()}
-        print(json.dumps(document, indent=1), flush=True)
-        if stack.loop is not None:
-            with suppress(AssertionError):
-                stack.loop.run("down")
-        stack.stores.kill()
+    with Stack(folder) as stack:
+        try:
+            run(stack, found)
+        finally:
+            print(json.dumps(found.as_document(), indent=1), flush=True)
     if not found.broken():
         shutil.rmtree(folder)
     return 1 if found.broken() else 0
