@@ -1,0 +1,42 @@
+"""Two Ray nodes on one machine: replicas on both, one service, and nothing left of it after."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.local.owned_processes import owned_now, read_record
+from cluster.local.run_files import RunFiles
+from tests.bundles_for_tests import publish_small, small_settings
+from tests.loop_driver import Loop
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Generator[Loop]:
+    """A service of small models on two nodes."""
+    loop = Loop(tmp_path / "var", CLUSTER__NODES="2", CLUSTER__START_TIMEOUT_S="240")
+    publish_small(small_settings(tmp_path / "var"), tmp_path / "staging")
+    loop.run("up", "--wait")
+    try:
+        yield loop
+    finally:
+        loop.run("down")
+
+
+def test_a_service_on_two_nodes_answers_and_leaves_nothing(loop: Loop) -> None:
+    """Replicas are children of both raylets; `down` ends the second node too."""
+    record = read_record(RunFiles(loop.data_dir / "run").record)
+    assert record is not None
+    processes = [psutil.Process(process.pid) for process in owned_now(record)]
+    raylets = [process for process in processes if process.name() == "raylet"]
+    assert len(raylets) == 2
+    for raylet in raylets:
+        titles = [" ".join(child.cmdline()) for child in raylet.children(recursive=True)]
+        assert [title for title in titles if title.lower().startswith("ray::serve")], titles
+    answer = loop.recommend("u1", 5)
+    assert (len(answer["items"]), answer["degraded"]) == (5, [])
+    loop.run("down")
+    assert not [process for process in processes if process.is_running()]
