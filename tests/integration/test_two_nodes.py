@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.local.owned_processes import owned_now, read_record
+from cluster.local.owned_processes import is_alive, owned_now, read_record
 from cluster.local.run_files import RunFiles
 from tests.bundles_for_tests import publish_small, small_settings
 from tests.loop_driver import Loop
@@ -30,7 +30,8 @@ def test_a_service_on_two_nodes_answers_and_leaves_nothing(loop: Loop) -> None:
     """Replicas are children of both raylets; `down` ends the second node too."""
     record = read_record(RunFiles(loop.data_dir / "run").record)
     assert record is not None
-    processes = [psutil.Process(process.pid) for process in owned_now(record)]
+    owned = owned_now(record)
+    processes = [psutil.Process(process.pid) for process in owned]
     raylets = [process for process in processes if process.name() == "raylet"]
     assert len(raylets) == 2
     for raylet in raylets:
@@ -39,4 +40,4 @@ def test_a_service_on_two_nodes_answers_and_leaves_nothing(loop: Loop) -> None:
     answer = loop.recommend("u1", 5)
     assert (len(answer["items"]), answer["degraded"]) == (5, [])
     loop.run("down")
-    assert not [process for process in processes if process.is_running()]
+    assert not [process for process in owned if is_alive(process)]
