@@ -1,4 +1,4 @@
-"""Two Ray nodes on one machine: replicas on both, one service, and nothing left of it after."""
+"""Two Ray nodes on one machine: replicas on both, no port beyond the documented, nothing left."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 
 from cluster.local.owned_processes import is_alive, owned_now, read_record
 from cluster.local.run_files import RunFiles
+from recsys.settings_files import load_settings
 from tests.bundles_for_tests import publish_small, small_settings
 from tests.loop_driver import Loop
+from tests.open_ports import documented_ports, listeners
 
 
 @pytest.fixture
@@ -37,6 +39,9 @@ def test_a_service_on_two_nodes_answers_and_leaves_nothing(loop: Loop) -> None:
     for raylet in raylets:
         titles = [" ".join(child.cmdline()) for child in raylet.children(recursive=True)]
         assert [title for title in titles if title.lower().startswith("ray::serve")], titles
+    rows = documented_ports(load_settings(environ=loop.environment))
+    found = listeners({process.pid for process in processes})
+    assert [one for one in found if not any(row.covers(one) for row in rows)] == []
     answer = loop.recommend("u1", 5)
     assert (len(answer["items"]), answer["degraded"]) == (5, [])
     loop.run("down")
