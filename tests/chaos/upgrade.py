@@ -3,7 +3,7 @@
 Production's stores of its own. The revision, checked out of git, publishes a bundle and serves; the
 present one starts beside it on the same stores, traffic is moved by quarters as a gateway's weights
 move it, and the old one is ended. Prints what was measured as JSON; exit code 1 where a request
-failed, another bundle answered, or an acknowledged event was lost.
+failed, another bundle answered, an acknowledged event was lost, or a history was not read.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import httpx
 from tests.chaos.whole_stack import CONFIG, Stack
 from tests.loop_driver import Loop, wait_for
 
+VIEWED = "i7"
 REPOSITORY = Path(__file__).parents[2]
 N_CALLERS = 4
 VISIT_EVERY_S = 0.25
@@ -58,6 +59,8 @@ class Upgrade:
     failures: Counter[str] = field(default_factory=Counter)
     bundles: set[str] = field(default_factory=set)
     n_lost: int = -1
+    n_forgotten: int = -1
+    """Users of the old one, from before the new one ran, whose visit the new one does not know."""
 
     def as_document(self) -> dict[str, object]:
         """What is printed."""
@@ -68,6 +71,7 @@ class Upgrade:
             "failures": dict(self.failures),
             "bundles": sorted(self.bundles),
             "n_lost": self.n_lost,
+            "n_forgotten": self.n_forgotten,
             "broken": self.broken(),
         }
 
@@ -78,6 +82,8 @@ class Upgrade:
             found.append(f"several bundles, or none, answered: {sorted(self.bundles)}")
         if self.n_lost:
             found.append(f"{self.n_lost} acknowledged events lost")
+        if self.n_forgotten:
+            found.append(f"{self.n_forgotten} of {N_CALLERS} histories of the old one are not read")
         return found + [
             f"{side} answered nothing" for side in ("old", "new") if not self.n_requests[side]
         ]
@@ -126,7 +132,7 @@ class Callers:
 
     def _visit(self, loop: Loop, side: str, name: str) -> None:
         bundle_id = str(loop.recommend(f"u{name}", 5)["bundle_id"])
-        event = {"event_id": name, "kind": "view", "user_id": f"u{name}", "item_id": "i7"}
+        event = {"event_id": name, "kind": "view", "user_id": f"u{name}", "item_id": VIEWED}
         ids = loop.post_events(event)
         with self._lock:
             self._found.bundles.add(bundle_id)
@@ -191,6 +197,14 @@ def run(stack: Stack, found: Upgrade) -> None:
     stack.acknowledged = callers.acknowledged
     stack.settle("upgraded")
     found.n_lost = stack.measured.n_lost["upgraded"]
+    first_visitors = [f"u{number}-0" for number in range(N_CALLERS)]
+    found.n_forgotten = sum(not _remembers(new, user_id) for user_id in first_visitors)
+
+
+def _remembers(loop: Loop, user_id: str) -> bool:
+    """Whether the features hold the user's one visit, once."""
+    history = loop.run_json("features", "get", user_id)["history"]
+    return [event["item_id"] for event in history] == [VIEWED]
 
 
 def _up(loop: Loop, side: str, found: Upgrade) -> None:
