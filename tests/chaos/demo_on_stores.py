@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ def outcome(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, *, embedded: bool) -> dict[str, dict[str, Any]]:
-    """The summaries by the kind of stores.
+def run(folder: Path, *, embedded: bool) -> Iterator[dict[str, Any]]:
+    """The summary of the demo on production's stores, then the one on embedded ones.
 
     Raises:
         DemoFailed: one of them did not end well.
@@ -72,10 +72,9 @@ def run(folder: Path, *, embedded: bool) -> dict[str, dict[str, Any]]:
     plain = dict(os.environ)
     with Stack(folder) as stack:
         stack.start_stores()
-        summaries = {"production": demo(folder / "var", os.environ)}
+        yield demo(folder / "var", os.environ)
     if embedded:
-        summaries["embedded"] = demo(folder / "embedded", plain)
-    return summaries
+        yield demo(folder / "embedded", plain)
 
 
 def main() -> int:
@@ -87,13 +86,14 @@ def main() -> int:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="flywheel-demo-"))
     folder.chmod(0o755)  # Postgres' own user passes through.
+    endings = []
     try:
-        summaries = run(folder, embedded=options.embedded)
+        for summary in run(folder, embedded=options.embedded):
+            print(json.dumps(summary, indent=1), flush=True)
+            endings.append(outcome(summary))
     except DemoFailed as failed:
         print(f"error: {failed}; its files are in {folder}", file=sys.stderr)
         return 1
-    print(json.dumps(summaries, indent=1))
-    endings = [outcome(summary) for summary in summaries.values()]
     if any(ending != endings[0] for ending in endings):
         print(f"error: the demos ended differently: {endings}", file=sys.stderr)
         return 1
