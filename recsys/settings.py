@@ -127,8 +127,10 @@ class ServeSettings(Branch):
 class ClusterSettings(Branch):
     """Operator's side and the local Ray cluster."""
 
+    nodes: Positive = 1
+    """Ray nodes on this machine; several, to try what machines of their own would do."""
     logical_cpus: Positive = 8
-    """Admission tokens of the local Ray cluster; not a reservation of cores."""
+    """Admission tokens of each local Ray node; not a reservation of cores."""
     object_store_mb: Annotated[int, Field(ge=80)] = 200
     start_timeout_s: Positive = 120
     ready_timeout_s: Positive = 120

@@ -30,7 +30,8 @@ from brokers.stores.store_programs import (
     s3_command,
 )
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
+"""Beside trainings on two cores a start has taken 80 s."""
 _POLL_S = 0.05
 _N_BROKERS = 3
 
@@ -107,7 +108,7 @@ class LocalStores:
         self._run("s3", s3_command(self.directory / "s3", self._ports.s3), self._ports.s3, keys)
         postgres = postgres_command(self.directory / "postgres", self._ports.postgres)
         self._run("postgres", postgres, self._ports.postgres)
-        self._kafka.start_all()
+        self._kafka.start_all(START_TIMEOUT_S)
         for name in self._processes:
             self._await_port(name)
         self._make_databases()

@@ -155,6 +155,9 @@ class Supervision:
 
         self.is_fleet_started = True
         fleet.start_ray(self.settings, self.temp_dir)
+        if self.settings.cluster.nodes > 1:
+            self._say("starting", "joining further ray nodes")
+            fleet.join_nodes(self.settings)
         self._install_signals()  # Ray replaced them
         self.vital = tuple(
             row.identity

@@ -16,6 +16,7 @@ from recsys.bundles.bucket_reports import plain_place
 from recsys.bundles.bundle import MANIFEST_NAME, Manifest, parse_manifest, verify_bundle
 from recsys.bundles.registry_directory import finish_directory, unfinished_directory
 from recsys.errors import BundleCorrupt, BundleError, StoreError
+from recsys.stores.folder_lock import folder_lock
 
 _HIDDEN = ".gone"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -69,20 +70,26 @@ class BucketStore:
                 ) from error
 
     def fetch(self, bundle_id: str, cache_dir: Path) -> Path:
-        """The cached copy if it is still right, else a new download."""
+        """The cached copy if it is still right, else a new download.
+
+        Replicas of a node share the cache, so one of them downloads while the others wait: two
+        who both found no copy would each move the other's aside.
+        """
         manifest = self.read_manifest(bundle_id)
         cached = (cache_dir / bundle_id).absolute()
         if _is_intact(cached, manifest):
             return cached
-        with unfinished_directory(cache_dir, bundle_id) as copy:
+        with (
+            unfinished_directory(cache_dir, bundle_id) as copy,
+            folder_lock(cache_dir, is_shared=False),
+        ):
+            if _is_intact(cached, manifest):
+                return cached
             for name in (*sorted(manifest.files), MANIFEST_NAME):
                 self._download(bundle_id, name, copy / name)
             verify_bundle(copy)
             _set_aside(cached, copy)
-            try:
-                finish_directory(copy, cached)
-            except BundleError:
-                verify_bundle(cached)
+            finish_directory(copy, cached)
         return cached
 
     def read_file(self, bundle_id: str, name: str) -> bytes:
@@ -183,7 +190,6 @@ def _is_intact(cached: Path, manifest: Manifest) -> bool:
 
 
 def _set_aside(cached: Path, copy: Path) -> None:
-    """Move a damaged cached copy under the unfinished directory's sibling name, out of sight."""
-    # Another process may have moved it, or put a right one there, which is then verified.
+    """Move a damaged cached copy, if there is any, to where leftovers are removed in time."""
     with suppress(FileNotFoundError):
         cached.rename(copy.with_name(f"{copy.name}-damaged"))

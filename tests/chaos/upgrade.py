@@ -3,7 +3,7 @@
 Production's stores of its own. The revision, checked out of git, publishes a bundle and serves; the
 present one starts beside it on the same stores, traffic is moved by quarters as a gateway's weights
 move it, and the old one is ended. Prints what was measured as JSON; exit code 1 where a request
-failed, another bundle answered, or an acknowledged event was lost.
+failed, another bundle answered, an acknowledged event was lost, or a history was not read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -29,8 +29,11 @@ import httpx
 from tests.chaos.whole_stack import CONFIG, Stack
 from tests.loop_driver import Loop, wait_for
 
+VIEWED = "i7"
 REPOSITORY = Path(__file__).parents[2]
 N_CALLERS = 4
+VISIT_EVERY_S = 0.25
+"""Of one caller: 32 requests a second in all, as far as they are answered in time."""
 QUARTER_S = 5.0
 READY_TIMEOUT_S = 240.0
 _PUBLISH = """
@@ -56,6 +59,21 @@ class Upgrade:
     failures: Counter[str] = field(default_factory=Counter)
     bundles: set[str] = field(default_factory=set)
     n_lost: int = -1
+    n_forgotten: int = -1
+    """Users of the old one, from before the new one ran, whose visit the new one does not know."""
+
+    def as_document(self) -> dict[str, object]:
+        """What is printed."""
+        return {
+            "revision": self.revision,
+            "seconds": self.seconds,
+            "n_requests": dict(self.n_requests),
+            "failures": dict(self.failures),
+            "bundles": sorted(self.bundles),
+            "n_lost": self.n_lost,
+            "n_forgotten": self.n_forgotten,
+            "broken": self.broken(),
+        }
 
     def broken(self) -> list[str]:
         """Promises that were not kept."""
@@ -64,6 +82,8 @@ class Upgrade:
             found.append(f"several bundles, or none, answered: {sorted(self.bundles)}")
         if self.n_lost:
             found.append(f"{self.n_lost} acknowledged events lost")
+        if self.n_forgotten:
+            found.append(f"{self.n_forgotten} of {N_CALLERS} histories of the old one are not read")
         return found + [
             f"{side} answered nothing" for side in ("old", "new") if not self.n_requests[side]
         ]
@@ -98,6 +118,7 @@ class Callers:
     def _call(self, number: int) -> None:
         rng = random.Random(number)
         turn = 0
+        next_s = time.monotonic()
         while not self._over.is_set():
             side = "new" if rng.random() < self.share else "old"
             try:
@@ -106,10 +127,12 @@ class Callers:
                 with self._lock:
                     self._found.failures[f"{side}: {type(error).__name__} {error}"[:200]] += 1
             turn += 1
+            next_s += VISIT_EVERY_S
+            self._over.wait(max(0.0, next_s - time.monotonic()))
 
     def _visit(self, loop: Loop, side: str, name: str) -> None:
         bundle_id = str(loop.recommend(f"u{name}", 5)["bundle_id"])
-        event = {"event_id": name, "kind": "view", "user_id": f"u{name}", "item_id": "i7"}
+        event = {"event_id": name, "kind": "view", "user_id": f"u{name}", "item_id": VIEWED}
         ids = loop.post_events(event)
         with self._lock:
             self._found.bundles.add(bundle_id)
@@ -174,6 +197,14 @@ def run(stack: Stack, found: Upgrade) -> None:
     stack.acknowledged = callers.acknowledged
     stack.settle("upgraded")
     found.n_lost = stack.measured.n_lost["upgraded"]
+    first_visitors = [f"u{number}-0" for number in range(N_CALLERS)]
+    found.n_forgotten = sum(not _remembers(new, user_id) for user_id in first_visitors)
+
+
+def _remembers(loop: Loop, user_id: str) -> bool:
+    """Whether the features hold the user's one visit, once."""
+    history = loop.run_json("features", "get", user_id)["history"]
+    return [event["item_id"] for event in history] == [VIEWED]
 
 
 def _up(loop: Loop, side: str, found: Upgrade) -> None:
@@ -192,16 +223,11 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="flywheel-upgrade-"))
     folder.chmod(0o755)  # Postgres' own user passes through.
     found = Upgrade(parser.parse_args().revision)
-    stack = Stack(folder)
-    try:
-        run(stack, found)
-    finally:
-        document = asdict(found) | {"bundles": sorted(found.bundles), "broken": found.broken()}
-        print(json.dumps(document, indent=1), flush=True)
-        if stack.loop is not None:
-            with suppress(AssertionError):
-                stack.loop.run("down")
-        stack.stores.kill()
+    with Stack(folder) as stack:
+        try:
+            run(stack, found)
+        finally:
+            print(json.dumps(found.as_document(), indent=1), flush=True)
     if not found.broken():
         shutil.rmtree(folder)
     return 1 if found.broken() else 0

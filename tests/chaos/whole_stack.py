@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import duckdb
 import httpx
@@ -52,7 +53,7 @@ class Measured:
 
 
 class Stack:
-    """The stores and the service over them, in one folder."""
+    """The stores and the service over them in one folder; a context manager, they end with it."""
 
     def __init__(self, folder: Path) -> None:
         kafka = free_ports(3)
@@ -63,6 +64,21 @@ class Stack:
         self.measured = Measured()
         self.loop: Loop | None = None
         self.acknowledged: set[str] = set()
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self.loop is not None:
+                self.loop.run("down")
+        finally:
+            self.stores.kill()
 
     def start_stores(self) -> None:
         """Start them, and let this process and the commands find them."""
@@ -199,19 +215,15 @@ def main() -> int:
     only = parser.parse_args().only
     folder = Path(tempfile.mkdtemp(prefix="flywheel-stack-"))
     folder.chmod(0o755)  # Postgres' own user passes through.
-    stack = Stack(folder)
-    try:
-        measured = run(stack, (only,) if only else _PARTS)
-    finally:
-        # Also of a run that was cut short.
-        print(json.dumps(asdict(stack.measured), indent=1), flush=True)
-        if stack.loop is not None:
-            with suppress(AssertionError):
-                stack.loop.run("down")
-        stack.stores.kill()
-    if not measured.broken:
+    with Stack(folder) as stack:
+        try:
+            run(stack, (only,) if only else _PARTS)
+        finally:
+            # Also of a run that was cut short.
+            print(json.dumps(asdict(stack.measured), indent=1), flush=True)
+    if not stack.measured.broken:
         shutil.rmtree(folder)
-    return 1 if measured.broken else 0
+    return 1 if stack.measured.broken else 0
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recsys.bundles.bucket_objects import open_objects
-from recsys.bundles.bundle import verify_bundle
+from recsys.bundles.bundle import Manifest, verify_bundle
 from recsys.bundles.registry import Registry
 from recsys.errors import BundleCorrupt, BundleError, BundleNotFound, StoreError
 from tests.registry_places import a_staging
@@ -133,6 +133,27 @@ def test_a_damaged_cached_copy_is_downloaded_again(bucket_url: str, tmp_path: Pa
     assert verify_bundle(registry.fetch("b1", tmp_path / "cache")) == manifest
     open_objects(bucket_url).remove("b1/user_tower.safetensors")
     assert verify_bundle(registry.fetch("b1", tmp_path / "cache")) == manifest
+
+
+def test_replicas_of_a_node_share_one_cached_copy(bucket_url: str, tmp_path: Path) -> None:
+    """Fetched by many at once, it is downloaded once, and never moved from under who has it."""
+    registry = Registry(bucket_url)
+    manifest = registry.publish(a_staging(tmp_path / "staging"))
+    start = threading.Barrier(8)
+    found: list[Manifest] = []
+
+    def fetch() -> None:
+        start.wait()
+        directory = registry.fetch("b1", tmp_path / "cache")
+        found.extend(verify_bundle(directory) for _ in range(5))
+
+    threads = [threading.Thread(target=fetch) for _ in range(start.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [manifest] * 5 * start.parties
+    assert list((tmp_path / "cache").iterdir()) == [tmp_path / "cache" / "b1"]
 
 
 @pytest.mark.parametrize("content", [b"damaged", b"", None])
