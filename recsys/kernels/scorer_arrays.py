@@ -15,20 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.kernels.compiled import BOOL, FLOAT, NOTHING, compiled, given, written
+from recsys.kernels.inner_product import inner_product
 from recsys.kernels.tower_tokens import gap_bucket
 from recsys.types import FloatArray, RowArray
 
 Values: TypeAlias = NDArray[np.float64]
 
 _OTHER_KIND = 1
-
-
-@compiled(numba.float32, given(numba.float32, 1), given(numba.float32, 1), reorders=True)
-def _product(one: FloatArray, other: FloatArray) -> np.float32:
-    total = np.float32(0.0)
-    for d in range(len(one)):
-        total += one[d] * other[d]
-    return total
 
 
 @compiled(
@@ -82,7 +75,7 @@ def fill_candidates(
             row = max(rows[request, candidate], 0)
             if row >= len(vectors):
                 return False
-            score = _product(user_emb[request], vectors[row])
+            score = inner_product(user_emb[request], vectors[row])
             retrieval_scores[request, candidate] = score
             own = features[request, candidate]
             for d in range(dim):

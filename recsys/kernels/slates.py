@@ -23,6 +23,7 @@ from recsys.kernels.compiled import (
     several,
     written,
 )
+from recsys.kernels.inner_product import inner_product
 from recsys.kernels.seeded_draws import uniform_draw
 from recsys.types import FloatArray, RowArray
 
@@ -51,14 +52,6 @@ def _fill_pool(utility: FloatArray, rows: RowArray, size: int, pool: Places) -> 
     return n_pool
 
 
-@compiled(numba.float32, given(numba.float32, 1), given(numba.float32, 1), reorders=True)
-def _inner_product(one: FloatArray, other: FloatArray) -> np.float32:
-    total = np.float32(0.0)
-    for d in range(len(one)):
-        total += one[d] * other[d]
-    return total
-
-
 @compiled(
     NOTHING,
     given(numba.float32, 2),
@@ -72,7 +65,7 @@ def _fill_directions(
     """The pool's vectors at length 1, [P, D]; one without direction becomes 0, like nothing."""
     for place in range(len(directions)):
         vector = vectors[rows[pool[place]]]
-        norm = math.sqrt(_inner_product(vector, vector))
+        norm = math.sqrt(inner_product(vector, vector))
         if math.isfinite(norm) and norm > 0.0:
             for d in range(len(vector)):
                 directions[place, d] = vector[d] / norm
@@ -220,7 +213,7 @@ def _greedy(
 def _come_closer(directions: FloatArray, choice: int, is_first: bool, closest: Values) -> None:
     """Each item's greatest cosine to the items above, with one more above."""
     for place in range(len(directions)):
-        cosine = np.float64(_inner_product(directions[place], directions[choice]))
+        cosine = np.float64(inner_product(directions[place], directions[choice]))
         if is_first or cosine > closest[place]:
             closest[place] = cosine
 

@@ -268,7 +268,8 @@ def test_a_peer_that_shows_a_certificate_and_then_nothing_is_let_go(
         async with a_fleet(1, node.certificates()) as fleet:
             client = node.certificates().contexts().client
             _, writer = await asyncio.open_connection(HOST, fleet.listed[0].port, ssl=client)
-            await until(lambda: fleet.replicas[0].refused == ["greeting"])
+            await until(lambda: bool(fleet.replicas[0].refused))
+            assert fleet.replicas[0].refused == ["greeting"]
             writer.close()
             await goes_on(fleet)
 
