@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.candidates import CandidateSet
-from recsys.kernels.dropped_draws import fill_draws
+from recsys.kernels.dropped import fill_draws
 from recsys.kernels.row_table import flat_lists
 from recsys.types import NO_ROW, FloatArray, RowArray
 

@@ -1,4 +1,4 @@
-"""The towers of a bundle: the user tower as serving runs it, and the files towers are kept in.
+"""The towers of a bundle: the user tower over arrays, and the files towers are kept in.
 
 Retrieval score = inner product of a user embedding and an item vector. The networks themselves
 are `tower_networks`. Legend: B requests, L history length, N items, D width.

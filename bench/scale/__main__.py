@@ -37,7 +37,7 @@ def measure_index(n_items: int, asked: argparse.Namespace) -> dict[str, Any]:
     n_shards = max(2, -(-n_items // MOST_IN_SHARD))
     print(f"index of {n_items:,} items in {n_shards} shards", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="flywheel-scale-") as scratch:
-        folder = Path(asked.keep or scratch) / str(n_items)
+        folder = Path(asked.keep or scratch) / f"{n_items}-{asked.recall_target:g}"
         built_file = folder / "built.json"
         target = ["--recall-target", str(asked.recall_target)]
         size = ["--items", str(n_items), "--shards", str(n_shards)]

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from bench.scale.item_vectors import space_of
+from recsys.candidates import merge_top_k
 from recsys.index import TUNED_K, Shard, build_shard, load_shard, save_shard
 from recsys.settings import RetrievalSettings
 from recsys.types import FloatArray, RowArray
@@ -97,10 +98,8 @@ class Index:
                 for shard in self._shards
             )
         )
-        rows = np.concatenate([part[0][0] for part in parts])
-        scores = np.concatenate([part[1][0] for part in parts])
-        order = np.argsort(-scores, kind="stable")[:k]
-        return rows[order], scores[order]
+        rows, scores = merge_top_k([part[0] for part in parts], [part[1] for part in parts], k)
+        return rows[0], scores[0]
 
     def cpu_us(self, queries: FloatArray, k: int) -> float:
         """Processor time of one query at one shard, in microseconds, asked one by one."""

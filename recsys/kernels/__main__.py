@@ -3,7 +3,7 @@
 from recsys.kernels import (
     candidate_lists,
     chosen,
-    dropped_draws,
+    dropped,
     found,
     inner_product,
     log_chances,
@@ -11,6 +11,7 @@ from recsys.kernels import (
     row_table,
     scorer_arrays,
     seeded_draws,
+    slate_pool,
     slates,
     tower_tokens,
     traits,
@@ -19,7 +20,7 @@ from recsys.kernels import (
 __all__ = [
     "candidate_lists",
     "chosen",
-    "dropped_draws",
+    "dropped",
     "found",
     "inner_product",
     "log_chances",
@@ -27,6 +28,7 @@ __all__ = [
     "row_table",
     "scorer_arrays",
     "seeded_draws",
+    "slate_pool",
     "slates",
     "tower_tokens",
     "traits",

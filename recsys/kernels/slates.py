@@ -25,52 +25,14 @@ from recsys.kernels.compiled import (
 )
 from recsys.kernels.inner_product import inner_product
 from recsys.kernels.seeded_draws import uniform_draw
+from recsys.kernels.slate_pool import Places, Values, fill_directions, fill_pool, fill_worth
 from recsys.types import FloatArray, RowArray
 
-Values: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
-Places: TypeAlias = NDArray[np.int64]
 
 _STALE = 20.0
 """How far the best logit that is left may be from the one that weights were taken at."""
 _NONE = -1
-
-
-@compiled(INT, given(numba.float32, 1), given(numba.int32, 1), INT, written(numba.int64, 1))
-def _fill_pool(utility: FloatArray, rows: RowArray, size: int, pool: Places) -> int:
-    """The columns of the greatest finite utilities, best first, equal ones by column; how many."""
-    usable = np.empty(len(utility), np.int64)
-    n_usable = 0
-    for column in range(len(utility)):
-        if rows[column] >= 0 and math.isfinite(utility[column]):
-            usable[n_usable] = column
-            n_usable += 1
-    order = np.argsort(-utility[usable[:n_usable]], kind="mergesort")
-    n_pool = min(size, n_usable)
-    for place in range(n_pool):
-        pool[place] = usable[order[place]]
-    return n_pool
-
-
-@compiled(
-    NOTHING,
-    given(numba.float32, 2),
-    given(numba.int32, 1),
-    given(numba.int64, 1),
-    written(numba.float32, 2),
-)
-def _fill_directions(
-    vectors: FloatArray, rows: RowArray, pool: Places, directions: FloatArray
-) -> None:
-    """The pool's vectors at length 1, [P, D]; one without direction becomes 0, like nothing."""
-    for place in range(len(directions)):
-        vector = vectors[rows[pool[place]]]
-        norm = math.sqrt(inner_product(vector, vector))
-        if math.isfinite(norm) and norm > 0.0:
-            for d in range(len(vector)):
-                directions[place, d] = vector[d] / norm
-        else:
-            directions[place, :] = 0.0
 
 
 @compiled(
@@ -145,33 +107,6 @@ def _count_code(
         return
     for place in range(len(counts)):
         counts[place] += codes[rows[pool[place]]] == own
-
-
-@compiled(
-    NOTHING,
-    given(numba.float32, 1),
-    given(numba.int64, 1),
-    FLOAT,
-    FLOAT,
-    written(numba.float64, 1),
-    written(numba.float64, 1),
-)
-def _fill_worth(
-    utility: FloatArray,
-    pool: Places,
-    temperature: float,
-    weight: float,
-    logits: Values,
-    worth: Values,
-) -> None:
-    """Utility over temperature, 0 for the best, and utility scaled to 0..`weight` over the pool."""
-    high = np.float64(utility[pool[0]])
-    low = np.float64(utility[pool[len(logits) - 1]])
-    spread = high - low if high > low else 1.0
-    for place in range(len(logits)):
-        score = np.float64(utility[pool[place]])  # float() would leave it at 32 bits
-        logits[place] = (score - high) / temperature
-        worth[place] = weight * ((score - low) / spread)
 
 
 @compiled(FLOAT, given(numba.float64, 1), given(numba.boolean, 1), FLOAT, written(numba.float64, 1))
@@ -255,13 +190,13 @@ def _fill_slate(
 ) -> None:
     """One request of `fill_slates`."""
     pool = np.empty(len(utility), np.int64)
-    n_pool = _fill_pool(utility, rows, max(pool_size, length), pool)
+    n_pool = fill_pool(utility, rows, max(pool_size, length), pool)
     if n_pool == 0:
         return
     logits, weights, worth = np.empty(n_pool), np.empty(n_pool), np.empty(n_pool)
-    _fill_worth(utility, pool, temperature, 1.0 - diversity, logits, worth)
+    fill_worth(utility, pool, temperature, 1.0 - diversity, logits, worth)
     directions = np.empty((n_pool if diversity > 0.0 else 0, vectors.shape[1]), np.float32)
-    _fill_directions(vectors, rows, pool, directions)
+    fill_directions(vectors, rows, pool, directions)
     closest, reference = np.zeros(n_pool), np.inf
     feasible, is_used = np.empty(n_pool, np.bool_), np.zeros(n_pool, np.bool_)
     n_of_category, n_of_creator = np.zeros(n_pool, np.int32), np.zeros(n_pool, np.int32)

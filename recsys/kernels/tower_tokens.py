@@ -51,6 +51,16 @@ def _fill_token(
         token[d] = vector[d] * times + kind[d] + gap[d] + position[d]
 
 
+@compiled(NOTHING, INT, written(numba.float32, 2), written(numba.float32, 2))
+def _mark_newest(at: int, newest: FloatArray, unseen: FloatArray) -> None:
+    """Mark the token `at` and the one before, and what stands after each, [2, T] both."""
+    for one in range(2):
+        place = max(at - one, 0)
+        newest[one, place] = 1.0
+        for token in range(newest.shape[1]):
+            unseen[one, token] = 0.0 if token <= place else -np.inf
+
+
 @compiled(
     BOOL,
     given(numba.int32, 2),
@@ -127,9 +137,5 @@ def fill_tokens(
             )
             before_s = ages_s[request, column]
         tokens[request, at + 1 :] = 0.0
-        for one in range(2):
-            place = max(at - one, 0)
-            newest[request, one, place] = 1.0
-            for token in range(n_tokens):
-                unseen[request, 0, one, token] = 0.0 if token <= place else -np.inf
+        _mark_newest(at, newest[request], unseen[request, 0])
     return True
