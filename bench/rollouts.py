@@ -177,7 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Rollouts on simulated users.")
     parser.add_argument("--quick", action="store_true", help="a few rollouts, to try it")
     parser.add_argument(
-        "--rollouts", type=int, default=2_000, help="per setting; of losses beyond 5 % a quarter"
+        "--rollouts", type=int, default=2_000, help="per setting; of losses beyond 5 %% a quarter"
     )
     parser.add_argument("--seconds", type=float, default=100.0, help="for whole rollouts, about")
     parser.add_argument("--out", type=Path, default=Path("bench"))
